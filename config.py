@@ -1,0 +1,252 @@
+"""The one place where settings live: the dataclass `CFG`, its presets, and the command line made from it.
+
+Every field below is a command-line flag of every script (`--image-size 640`), with the comment beside it as its help.
+`CFG` is passed on as an argument and never changed in place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+ROOT = Path(__file__).resolve().parent
+TASKS = ("detection", "segmentation", "keypoint", "captioning")
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: one sentence with what was expected, what came and what to do."""
+
+
+@dataclass(frozen=True)
+class ModelCFG:
+    """What a weights file was trained as: at inference these come from the file."""
+
+    image_size: int = 192  # side of the square canvas that the model sees, pixels
+    pad_value: float = 0.3  # grey level of the canvas outside the picture, 0 to 1
+    normalize: bool = False  # subtract ImageNet's mean and divide by its deviation (for pretrained timm backbones)
+    crop_padding: float = 0.25  # margin around a prompted instance's box on each side, fraction of its longer side
+    backbone: str = "resnet18"  # any timm model name
+    backbone_kwargs: str = '{"channels": [40, 80, 160, 256]}'  # arguments for timm.create_model, JSON
+    backbone_stage: int = 3  # which feature map of a convnet, counted from 0 (plain ViTs have one map only)
+    encoder_width: int = 192  # channels of the transformer encoder on top of a convnet
+    encoder_layers: int = 3  # transformer layers on top of the backbone
+    encoder_heads: int = 3  # attention heads of these layers
+    decoder_width: int = 192  # channels of the decoder
+    decoder_layers: int = 3  # layers of the decoder
+    decoder_heads: int = 3  # attention heads of the decoder
+    mlp_ratio: int = 4  # hidden width of every MLP, times its width
+    dropout: float = 0.0  # dropout inside every MLP
+    coord_init: Literal["normal", "sincos"] = "sincos"  # start of coordinate embeddings: independent, or smooth in x
+    vocab_size: int = 3400  # token ids: 3000 without text, 35000 with the official text vocabulary
+    max_tokens: int = 256  # longest sequence, prompt included
+
+
+@dataclass(frozen=True)
+class DataCFG:
+    """Pictures, annotations and how they become sequences."""
+
+    data_root: str = ""  # folder in COCO 2017's layout; empty: drawn scenes, generated once below data/
+    scenes_train: int = 24000  # drawn training pictures
+    scenes_val: int = 500  # drawn validation pictures
+    scenes_seed: int = 0  # seed of the drawn pictures
+    train_split: str = "train2017"  # folder of training pictures and ending of their annotation files
+    val_split: str = "val2017"  # folder of validation pictures and ending of their annotation files
+    workers: int = 2  # data loading processes
+    max_objects: int = 40  # objects of a picture that detection is taught and asked for at most
+    max_points: int = 36  # polygon points of an instance at most: longer polygons are resampled
+    crops_per_image: int = 1  # prompted instances (segmentation, keypoint) that are cropped from each picture
+    orders_per_image: int = 2  # random object orders of each picture that detection is taught
+    captions_per_image: int = 2  # captions of each picture per epoch
+    caption_min_count: int = 2  # rarer words become <unk>
+    vocab: str = ""  # JSON word list of build_captioning_vocab.py; empty: built from the training captions
+    flip: float = 0.5  # probability of a mirrored training picture
+    scale_jitter: float = 0.15  # training pictures and crops are scaled by 1 ± this at most
+    box_jitter: float = 0.03  # deviation of a training prompt's box from the true box, fraction of its sides
+    color_jitter: float = 0.2  # brightness, contrast and saturation change by a factor of 1 ± this at most
+
+
+@dataclass(frozen=True)
+class TrainCFG:
+    """Optimisation and what a run writes."""
+
+    run_dir: str = "runs/multi_task"  # folder for checkpoints, metrics and curves, below the project unless absolute
+    resume: bool = False  # go on from the run folder's last checkpoint
+    pretrained: bool = False  # start the backbone from timm's ImageNet weights (needs a connection)
+    epochs: int = 14  # passes over the training pictures
+    steps_per_epoch: int = 300  # optimizer steps of an epoch at most; 0: all pictures
+    batch_size: int = 32  # pictures of one optimizer step and process
+    lr: float = 1e-3  # highest learning rate
+    warmup_steps: int = 300  # steps of linear warm-up
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"  # decay of the learning rate after warm-up
+    end_lr_factor: float = 0.01  # learning rate of the last step, fraction of the highest
+    weight_decay: float = 0.05  # AdamW's decay of weight matrices
+    beta2: float = 0.95  # AdamW's second-moment decay
+    clip_norm: float = 1.0  # highest gradient norm; 0: no clipping
+    ema_decay: float = 0.9995  # decay of the averaged weights that are evaluated and kept; 0: no averaging
+    precision: Literal["fp32", "bf16"] = "bf16"  # arithmetic of the training step
+    coord_sigma: float = 2.0  # deviation of the soft targets around a true coordinate bin, bins; 0: one bin
+    end_weight: float = 0.5  # loss weight of detection's end token
+    invisible_weight: float = 0.3  # loss weight of an invisible keypoint's tokens
+    limit_minutes: float = 0.0  # stop after the epoch in which this time is reached; 0: no limit
+    eval_images: int = 256  # validation pictures for the loss after each epoch
+    small_epochs: int = 0  # first epochs on a canvas of two thirds of the size: quicker early learning (convnets only)
+
+
+@dataclass(frozen=True)
+class InferCFG:
+    """What to infer on, how to decode, what to write."""
+
+    weights: str = "weights/scenes.safetensors"  # weights file, below the project unless it exists where you are
+    image: tuple[str, ...] = ()  # pictures or folders of pictures
+    box: str = ""  # x,y,w,h in pixels: the instance to segment or to find keypoints in; empty: detect first
+    box_class: str = "person"  # class name of --box
+    output_dir: str = "."  # folder for PNGs and result.json
+    score_threshold: float = 0.3  # detections below this are not used
+    temperature: float = 1.0  # of sampling; 0: greedy
+    top_k: int = 0  # sample among the k likeliest tokens; 0: all
+    top_p: float = 0.4  # nucleus: sample among the likeliest tokens that together have this probability
+    num_samples: int = 8  # polygons that vote for a mask; 1: one greedy polygon
+    mask_threshold: float = 0.5  # share of the votes that makes a pixel part of the mask
+    eval_batch_size: int = 32  # pictures or crops of one evaluation step
+
+
+@dataclass(frozen=True)
+class CFG:
+    """All settings of a run."""
+
+    preset: str = "demo"  # defaults to start from: demo, deit3-small
+    task: str = ",".join(TASKS)  # comma-separated tasks
+    task_weights: str = ""  # comma-separated loss weights in the order of --task; empty: all 1
+    seed: int = 0  # of weights, order, augmentation and sampling
+    device: str = "auto"  # cpu, cuda, cuda:1, ...; auto: cuda where there is one
+    model: ModelCFG = field(default_factory=ModelCFG)
+    data: DataCFG = field(default_factory=DataCFG)
+    train: TrainCFG = field(default_factory=TrainCFG)
+    infer: InferCFG = field(default_factory=InferCFG)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks by name, in the order given."""
+        return parse_tasks(self.task)
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """Task name to loss weight."""
+        if not self.task_weights:
+            return dict.fromkeys(self.tasks, 1.0)
+        try:
+            weights = [float(weight) for weight in self.task_weights.split(",")]
+        except ValueError:
+            raise UserError(f"--task-weights expects numbers with commas, got {self.task_weights!r}") from None
+        if len(weights) != len(self.tasks):
+            raise UserError(f"--task-weights needs {len(self.tasks)} numbers, one for each of --task {self.task}")
+        return dict(zip(self.tasks, weights, strict=True))
+
+
+PRESETS = {
+    "demo": CFG(),
+    # The size that PyTorch users of this family know: a DeiT-III encoder and a 6 × 256 decoder at 384 px.
+    "deit3-small": CFG(
+        preset="deit3-small",
+        model=ModelCFG(
+            image_size=384,
+            normalize=True,
+            backbone="deit3_small_patch16_384",
+            backbone_kwargs="{}",
+            encoder_layers=0,
+            decoder_width=256,
+            decoder_layers=6,
+            decoder_heads=8,
+            vocab_size=35000,
+            max_tokens=512,
+            dropout=0.05,
+        ),
+        data=DataCFG(max_objects=100, max_points=128),
+        train=TrainCFG(lr=1e-4, batch_size=16, pretrained=True),
+    ),
+}
+
+
+def parse_tasks(text: str) -> tuple[str, ...]:
+    """Split `detection,segmentation` into task names; raise UserError on an unknown or repeated one."""
+    tasks = tuple(name.strip() for name in text.split(","))
+    for name in tasks:
+        if name not in TASKS:
+            raise UserError(f"--task expects names among {', '.join(TASKS)} with commas, got {name!r}")
+    if len(set(tasks)) != len(tasks):
+        raise UserError(f"--task names a task twice: {text}")
+    return tasks
+
+
+def parse_args(args: list[str], doc: str | None = None, **overrides: Any) -> CFG:
+    """Make the CFG of a command line: defaults, then `--preset`, then a script's `overrides`, then the flags."""
+    import tyro  # not needed by anyone who imports CFG as a library
+
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default=CFG.preset)
+    name = first.parse_known_args(args)[0].preset
+    if name not in PRESETS:
+        raise UserError(f"--preset expects one of {', '.join(PRESETS)}, got {name!r}")
+    default = replace(PRESETS[name], **overrides)
+    return tyro.cli(CFG, default=default, args=args, description=doc, config=(tyro.conf.OmitArgPrefixes,))
+
+
+def replace(cfg: CFG, **values: Any) -> CFG:
+    """A copy of `cfg` with fields of any group replaced by bare name: `replace(cfg, epochs=1, task="detection")`."""
+    changes: dict[str, Any] = {}
+    for group in dataclasses.fields(cfg):
+        part = getattr(cfg, group.name)
+        if dataclasses.is_dataclass(part):
+            names = {member.name for member in dataclasses.fields(part)} & values.keys()
+            changes[group.name] = dataclasses.replace(part, **{name: values.pop(name) for name in names})
+    return dataclasses.replace(cfg, **changes, **values)
+
+
+def command_line(main: Callable[[CFG], None], doc: str | None, **overrides: Any) -> None:
+    """Run a script: parse its flags, call `main(cfg)`, turn a UserError into one line and exit status 2."""
+    try:
+        main(parse_args(sys.argv[1:], doc, **overrides))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def to_json(cfg: CFG) -> str:
+    """The whole CFG as JSON."""
+    return json.dumps(dataclasses.asdict(cfg), indent=2)
+
+
+def from_json(text: str) -> CFG:
+    """The CFG that `to_json` wrote; fields unknown to this version are left out, new ones keep their default."""
+    values = json.loads(text)
+    groups = {"model": ModelCFG, "data": DataCFG, "train": TrainCFG, "infer": InferCFG}
+    for name, group in groups.items():
+        known = {member.name for member in dataclasses.fields(group)}
+        values[name] = group(**{key: _tuple(value) for key, value in values[name].items() if key in known})
+    known = {member.name for member in dataclasses.fields(CFG)}
+    return CFG(**{key: value for key, value in values.items() if key in known})
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def project_path(path: str) -> Path:
+    """`path` itself if absolute or if it exists in the working directory, else below the project's folder."""
+    if Path(path).is_absolute() or Path(path).exists():
+        return Path(path)
+    return ROOT / path
+
+
+def scenes_root(cfg: CFG) -> Path:
+    """Where the drawn pictures of these settings live."""
+    data = cfg.data
+    return ROOT / "data" / f"scenes_{data.scenes_train}_{data.scenes_val}_seed{data.scenes_seed}"

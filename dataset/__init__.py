@@ -1,0 +1,1 @@
+"""Pictures and annotations to batches of images and token sequences."""

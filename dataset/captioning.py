@@ -1,0 +1,27 @@
+"""Examples to caption sequences."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from dataset.coco import Example
+from tokenizers.captioning import CaptioningTokenizer
+from tokenizers.vocabulary import TokenSequence
+
+OPPOSITE = {"left": "right", "right": "left"}
+
+
+def caption_sequences(
+    example: Example, flipped: bool, tokenizer: CaptioningTokenizer, count: int, rng: np.random.Generator
+) -> list[TokenSequence]:
+    """`count` random captions of the picture; in a mirrored one left is right."""
+    chosen = rng.permutation(len(example.captions))[:count]
+    captions = [example.captions[index] for index in chosen]
+    return [tokenizer.encode(mirror_caption(caption) if flipped else caption) for caption in captions]
+
+
+def mirror_caption(caption: str) -> str:
+    """The caption with the words left and right exchanged."""
+    return re.sub(r"\b(left|right)\b", lambda match: OPPOSITE[match[0]], caption)

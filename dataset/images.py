@@ -1,0 +1,39 @@
+"""Read a picture file as RGB, upright, 8 bits a channel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from config import UserError
+
+Image.MAX_IMAGE_PIXELS = 400_000_000  # larger than any photograph, small enough to fit into memory
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Pixels (H, W, 3) uint8 RGB of a picture file; raise UserError if it cannot be read whole.
+
+    EXIF rotation is applied, transparency is laid over white, 16-bit grey is scaled to 8 bits.
+    """
+    try:
+        with Image.open(path) as file:
+            picture = ImageOps.exif_transpose(file)
+            return np.asarray(_to_rgb(picture))
+    except FileNotFoundError:
+        raise UserError(f"there is no picture {path}; check the path") from None
+    except UnidentifiedImageError:
+        raise UserError(f"{path} is not a picture that can be read; expected JPEG, PNG or the like") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} cannot be read whole ({error}); the file is damaged: get it again") from None
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I"):
+        return Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        return Image.alpha_composite(white, picture).convert("RGB")
+    return picture.convert("RGB")

@@ -1,0 +1,1 @@
+"""The encoder-decoder: tokens in, logits out. It knows no task."""

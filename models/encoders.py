@@ -1,0 +1,101 @@
+"""The image encoder: any timm backbone, with transformer layers on top where it is a convnet."""
+
+from __future__ import annotations
+
+import json
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+
+from config import ModelCFG, UserError
+from models.layers import NORM_EPS, EncoderLayer, init_weights, sincos_2d
+
+
+class Backbone(nn.Module):
+    """A timm model as a grid of features.
+
+    Plain vision transformers give their final tokens; everything else gives one of its feature maps.
+    """
+
+    def __init__(self, cfg: ModelCFG, pretrained: bool) -> None:
+        super().__init__()
+        kwargs = json.loads(cfg.backbone_kwargs)
+        self.is_vit = _is_plain_vit(cfg.backbone)
+        if self.is_vit:
+            kwargs |= {"img_size": cfg.image_size, "num_classes": 0}
+        else:
+            kwargs |= {"features_only": True, "out_indices": (cfg.backbone_stage,)}
+        self.net = _create(cfg.backbone, pretrained, kwargs)
+        self.width = self.net.embed_dim if self.is_vit else self.net.feature_info.channels()[-1]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, tuple[int, int], int]:
+        """(B, 3, H, W) → tokens (B, P + h · w, C), the grid (h, w), and the number P of tokens outside the grid."""
+        if self.is_vit:
+            return self.net.forward_features(images), self.net.patch_embed.grid_size, self.net.num_prefix_tokens
+        features = self.net(images)[-1]
+        if features.shape[1] != self.width:  # some hierarchical transformers put channels last
+            features = features.permute(0, 3, 1, 2)
+        return features.flatten(2).transpose(1, 2), tuple(features.shape[2:]), 0
+
+
+def _is_plain_vit(name: str) -> bool:
+    if not timm.is_model(name):
+        raise UserError(f"--backbone expects a model name of timm, got {name!r}; timm.list_models() names them")
+    return timm.model_entrypoint(name).__module__.rsplit(".", 1)[-1] in ("vision_transformer", "deit")
+
+
+def _create(name: str, pretrained: bool, kwargs: dict) -> nn.Module:
+    try:
+        return timm.create_model(name, pretrained=pretrained, **kwargs)
+    except (OSError, RuntimeError) as error:
+        if not pretrained:
+            raise
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"timm could not load ImageNet weights for {name} ({reason}); connect, or use --no-pretrained"
+        ) from error
+
+
+class Encoder(nn.Module):
+    """Images in [0, 1] to encoded tokens (B, N, encoder width)."""
+
+    def __init__(self, cfg: ModelCFG, pretrained: bool = False) -> None:
+        super().__init__()
+        self.normalize = cfg.normalize
+        self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD).view(1, 3, 1, 1), persistent=False)
+        self.backbone = Backbone(cfg, pretrained)
+        self.width = cfg.encoder_width if cfg.encoder_layers else self.backbone.width
+        if cfg.encoder_layers:
+            self.stem = nn.Sequential(
+                nn.Linear(self.backbone.width, self.width), nn.LayerNorm(self.width, eps=NORM_EPS)
+            )
+            self.layers = nn.ModuleList(
+                EncoderLayer(self.width, cfg.encoder_heads, cfg.mlp_ratio, cfg.dropout)
+                for _ in range(cfg.encoder_layers)
+            )
+            self.norm = nn.LayerNorm(self.width, eps=NORM_EPS)
+            for part in (self.stem, self.layers):
+                part.apply(init_weights)
+        else:
+            self.stem, self.layers, self.norm = nn.Identity(), nn.ModuleList(), nn.Identity()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, tuple[int, int], int]:
+        """(B, 3, H, W) → tokens (B, P + h · w, D), the grid (h, w), and the number P of tokens outside the grid."""
+        if self.normalize:
+            images = (images - self.mean) / self.std
+        x, grid, num_prefix = self.backbone(images.contiguous(memory_format=torch.channels_last))
+        x = self.stem(x)
+        if self.layers:
+            x = x + position_code(grid, num_prefix, self.width, x)
+        for layer in self.layers:
+            x = layer(x)
+        return self.norm(x), grid, num_prefix
+
+
+def position_code(grid: tuple[int, int], num_prefix: int, width: int, like: Tensor) -> Tensor:
+    """Code (P + h · w, width) of the grid's tokens; the P tokens outside the grid (class token) have no position."""
+    return F.pad(sincos_2d(*grid, width, device=like.device), (0, 0, num_prefix, 0)).to(like.dtype)

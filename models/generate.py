@@ -1,0 +1,108 @@
+"""Decode answers to prompts: greedy or sampled, held to a grammar, many prompts on one encoding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.pix2seq import Pix2Seq
+
+CHECK_EVERY = 4  # steps between two looks at whether all sequences ended: each look makes a GPU wait
+
+
+@dataclass(frozen=True)
+class GrammarTables:
+    """A grammar on the device: `allowed` (states, V) bool, `next_state` (states, V), and the state `end`."""
+
+    allowed: Tensor
+    next_state: Tensor
+    end: int
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen; `top_k=1` or `temperature=0` is greedy."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    @property
+    def greedy(self) -> bool:
+        return self.top_k == 1 or self.temperature == 0
+
+
+@dataclass(frozen=True)
+class Generation:
+    """`tokens` (S, T) without the prompts, 0 after the end, and their `probs` (S, T).
+
+    A probability is that of the softmax over the whole vocabulary, before grammar, temperature and truncation.
+    """
+
+    tokens: Tensor
+    probs: Tensor
+
+
+def truncate_logits(logits: Tensor, top_k: int, top_p: float) -> Tensor:
+    """Put logits (S, V) outside the top k, and outside the nucleus of probability `top_p`, at −inf.
+
+    The token that crosses `top_p` is dropped and the best token always stays, as in the official code.
+    """
+    if 0 < top_k < logits.shape[-1]:
+        threshold = logits.topk(top_k).values[:, -1:]
+        logits = logits.masked_fill(logits < threshold, -torch.inf)
+    if top_p < 1:
+        ordered = logits.sort(descending=True).values
+        inside = ordered.softmax(-1).cumsum(-1) <= top_p
+        inside[:, 0] = True
+        threshold = ordered.masked_fill(~inside, torch.inf).min(-1, keepdim=True).values
+        logits = logits.masked_fill(logits < threshold, -torch.inf)
+    return logits
+
+
+def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator | None) -> Tensor:
+    """The next tokens (S,) for logits (S, V)."""
+    if sampling.greedy:
+        return logits.argmax(-1)
+    logits = truncate_logits(logits / sampling.temperature, sampling.top_k, sampling.top_p)
+    return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+
+
+@torch.inference_mode()
+def generate(
+    model: Pix2Seq,
+    memory: Tensor,
+    prompts: Tensor,
+    image_index: Tensor,
+    grammar: GrammarTables,
+    max_tokens: int,
+    sampling: Sampling = Sampling(),
+    num_samples: int = 1,
+    generator: torch.Generator | None = None,
+) -> Generation:
+    """Answer `prompts` (S, P) about `memory` (B, N, D) with at most `max_tokens` tokens each.
+
+    `image_index` (S,) says which image a prompt is about. Each prompt is answered `num_samples` times: the rows of the
+    result are prompt-major (S · num_samples). Decoding stops when every sequence has ended.
+    """
+    prompts = prompts.repeat_interleave(num_samples, 0)
+    image_index = image_index.repeat_interleave(num_samples, 0)
+    rows = len(prompts)
+    cache = model.start(memory, image_index, prompts.shape[1] + max_tokens)
+    state = torch.zeros(rows, dtype=torch.long, device=memory.device)
+    tokens = torch.zeros(rows, max_tokens, dtype=torch.long, device=memory.device)
+    probs = torch.zeros(rows, max_tokens, device=memory.device)
+    following = prompts
+    for position in range(max_tokens):
+        logits = model.step(following, cache).float()
+        permitted = logits.masked_fill(~grammar.allowed[state], -torch.inf)
+        chosen = choose(permitted, sampling, generator)[:, None]
+        tokens[:, position] = chosen[:, 0]
+        probs[:, position] = (logits.gather(1, chosen) - logits.logsumexp(-1, keepdim=True)).exp()[:, 0]
+        state = grammar.next_state[state, chosen[:, 0]]
+        following = chosen
+        if position % CHECK_EVERY == CHECK_EVERY - 1 and bool((state == grammar.end).all()):
+            break
+    return Generation(tokens[:, : position + 1], probs[:, : position + 1])

@@ -1,0 +1,76 @@
+"""A weights file describes itself: tensors, and as metadata the whole CFG, class names and caption words."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from config import CFG, UserError, from_json, to_json
+from models.pix2seq import Pix2Seq
+
+FORMAT = "pix2seq-toolkit"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model with what is needed to speak to it: `class_names` by id, caption `words` by text id."""
+
+    model: Pix2Seq
+    cfg: CFG
+    class_names: dict[int, str]
+    words: list[str]
+
+
+def save_weights(path: Path, weights: Weights, dtype: torch.dtype = torch.float32) -> None:
+    """Write `path` whole or not at all; floating-point tensors are stored as `dtype`."""
+    tensors = {
+        name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous().cpu()
+        for name, tensor in weights.model.state_dict().items()
+    }
+    metadata = {
+        "format": FORMAT,
+        "cfg": to_json(weights.cfg),
+        "class_names": json.dumps(weights.class_names),
+        "words": json.dumps(weights.words),
+    }
+    unfinished = path.with_name(path.name + ".partial")
+    save_file(tensors, unfinished, metadata)
+    os.replace(unfinished, path)
+
+
+def load_weights(path: Path) -> Weights:
+    """The model of a weights file in evaluation mode on the CPU, in float32."""
+    if not path.is_file():
+        raise UserError(f"there is no weights file {path}; train one, or name another with --weights")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except SafetensorError as error:
+        raise UserError(f"{path} is not a safetensors file ({error}); get it again") from None
+    if metadata.get("format") != FORMAT:
+        raise UserError(f"{path} was not written by this toolkit: its metadata name no {FORMAT} settings")
+    cfg = from_json(metadata["cfg"])
+    model = Pix2Seq(cfg.model).eval()
+    fit(model, tensors, path)
+    class_names = {int(key): name for key, name in json.loads(metadata["class_names"]).items()}
+    return Weights(model, cfg, class_names, json.loads(metadata["words"]))
+
+
+def fit(model: Pix2Seq, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Copy `tensors` into `model`; raise UserError with the first names that do not fit."""
+    own = model.state_dict()
+    wrong = sorted(own.keys() ^ tensors.keys())
+    wrong += [name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape]
+    if wrong:
+        raise UserError(
+            f"{path} does not fit the model that its settings describe: "
+            f"{len(wrong)} tensors differ, among them {', '.join(wrong[:3])}; use the file as it was written"
+        )
+    model.load_state_dict(tensors)

@@ -1,0 +1,1 @@
+"""Token sequences: what each task says, and which tokens may follow which."""

@@ -1,0 +1,28 @@
+"""What a run needs to go on where it stopped."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from config import UserError
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write tensors and plain numbers to `path`, whole or not at all."""
+    unfinished = path.with_name(path.name + ".partial")
+    torch.save(state, unfinished)
+    os.replace(unfinished, path)
+
+
+def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote; nothing but tensors and plain values is ever unpickled."""
+    if not path.is_file():
+        raise UserError(f"--resume expects a checkpoint {path}, which is not there; start without --resume")
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:
+        raise UserError(f"{path} cannot be read ({type(error).__name__}); start without --resume") from error

@@ -1,0 +1,58 @@
+"""Numbers of a run: a CSV file, TensorBoard events, and a picture of the curves."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+
+class Metrics:
+    """Rows of named numbers by step, appended to `metrics.csv` and to TensorBoard's events in a run folder."""
+
+    def __init__(self, folder: Path, columns: list[str], resume: bool) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+        self.path = folder / "metrics.csv"
+        self.columns = ["step", *columns]
+        self.events = SummaryWriter(str(folder / "tensorboard"))
+        if not (resume and self.path.exists()):
+            self.path.write_text(",".join(self.columns) + "\n")
+
+    def add(self, step: int, numbers: dict[str, float]) -> None:
+        """Append one row; columns without a number stay empty."""
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, self.columns, lineterminator="\n").writerow(
+                {"step": step} | {name: f"{value:.6g}" for name, value in numbers.items()}
+            )
+        for name, value in numbers.items():
+            self.events.add_scalar(name, value, step)
+        self.events.flush()
+
+
+def draw_curves(csv_path: Path, png_path: Path) -> None:
+    """Draw every loss column of `metrics.csv` over steps: training as lines, validation as dotted lines."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = list(csv.DictReader(csv_path.open()))
+    names = [name for name in (rows[0] if rows else {}) if name.startswith(("loss/", "val/"))]
+    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
+    for name in names:
+        points = [(int(row["step"]), float(row[name])) for row in rows if row[name]]
+        if points:
+            kind, task = name.split("/")
+            color = f"C{[other.split('/')[1] for other in names].index(task)}"
+            style = {"ls": "-"} if kind == "loss" else {"ls": ":", "marker": "o", "ms": 4}
+            axes.plot(
+                *zip(*points, strict=True),
+                color=color,
+                label=f"{task} ({'train' if kind == 'loss' else kind})",
+                **style,
+            )
+    axes.set(xlabel="step", ylabel="token loss", yscale="log", title=f"Losses of {csv_path.parent.name}")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(ncols=2, fontsize="small")
+    figure.savefig(png_path, dpi=110)
+    plt.close(figure)

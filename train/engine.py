@@ -1,0 +1,244 @@
+"""The training loop that every train script calls: several tasks in one step, on one encoding of the pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import time
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from tqdm import tqdm
+
+from config import CFG, UserError, project_path, to_json
+from dataset.build_captioning_vocab import caption_words
+from dataset.loaders import Batch, EpochSampler, SequenceDataset, build_loader, build_tokenizers
+from dataset.sources import open_split
+from models.pix2seq import Pix2Seq
+from models.weights import Weights, save_weights
+from train import distributed
+from train.checkpoint import load_checkpoint, save_checkpoint
+from train.curves import Metrics, draw_curves
+from train.loss import token_loss
+
+LOG_EVERY = 50  # steps between two rows of metrics
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of `--device`."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name} cannot be used here ({str(error).splitlines()[0]}); try cpu") from None
+
+
+def learning_rate(step: int, total: int, cfg: CFG) -> float:
+    """The rate of update `step` (from 0) of `total`: linear warm-up, then the schedule's decay to `end_lr_factor`."""
+    train = cfg.train
+    if step < train.warmup_steps:
+        return train.lr * step / train.warmup_steps
+    progress = min((step - train.warmup_steps) / max(total - train.warmup_steps, 1), 1.0)
+    falling = {"cosine": 0.5 * (1 + math.cos(math.pi * progress)), "linear": 1 - progress, "constant": 1.0}
+    return train.lr * (train.end_lr_factor + (1 - train.end_lr_factor) * falling[train.schedule])
+
+
+def build_optimizer(model: nn.Module, cfg: CFG) -> torch.optim.Optimizer:
+    """AdamW that decays matrices, not biases, norms and embeddings of positions."""
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": cfg.train.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, cfg.train.beta2))
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, step: int, decay: float) -> None:
+    """Move the averaged weights towards the model's; early steps count more, so that the start is soon forgotten."""
+    decay = min(decay, (1 + step) / (10 + step))
+    for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(value, 1 - decay)
+        else:
+            mean.copy_(value)
+
+
+@contextlib.contextmanager
+def arithmetic(device: torch.device, precision: str) -> Iterator[None]:
+    """Mixed precision, and on the CPU plain attention: its fused kernel is slower there to train through."""
+    kernel = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
+    with kernel, torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        yield
+
+
+def task_losses(model: Pix2Seq, batch: Batch, coord_sigma: float) -> dict[str, Tensor]:
+    """Token loss of each task in the batch."""
+    groups = [(part.tokens, part.image_index) for part in batch.tasks.values()]
+    logits = model.forward_groups(batch.images, groups)
+    return {
+        task: token_loss(answer, part.targets, part.weights, coord_sigma)
+        for (task, part), answer in zip(batch.tasks.items(), logits, strict=True)
+    }
+
+
+class Trainer:
+    """One run: data, model, optimizer, and what is written about them."""
+
+    def __init__(self, cfg: CFG) -> None:
+        self.cfg = cfg
+        self.folder = project_path(cfg.train.run_dir)
+        cfg.tasks, cfg.loss_weights  # noqa: B018 - an unknown task must fail before anything is written
+        self.device = distributed.start(pick_device(cfg.device))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(cfg.seed)
+        self._open_data()
+        self.model = Pix2Seq(cfg.model, cfg.train.pretrained and not cfg.train.resume)
+        self.model.to(self.device, memory_format=torch.channels_last)
+        self.average = copy.deepcopy(self.model).eval()
+        self.optimizer = build_optimizer(self.model, cfg)
+        self.step, self.epoch, self.best = 0, 0, math.inf
+        if cfg.train.resume:
+            self._resume()
+        if distributed.rank() == 0:
+            (self.folder / "cfg.json").write_text(to_json(cfg))
+            columns = [f"{kind}/{task}" for kind in ("loss", "val") for task in cfg.tasks]
+            columns += ["lr", "grad_norm", "images_per_s", "data_wait"]
+            self.metrics = Metrics(self.folder, columns, cfg.train.resume)
+
+    def _open_data(self) -> None:
+        cfg = self.cfg
+        if distributed.rank() == 0:  # draws the scenes, if they are needed, before the others look for them
+            open_split(cfg, cfg.data.train_split, cfg.tasks)
+        distributed.barrier()
+        training = open_split(cfg, cfg.data.train_split, cfg.tasks)
+        validation = open_split(cfg, cfg.data.val_split, cfg.tasks)
+        self.class_names = training.class_names
+        self.words = caption_words(training.all_captions(), cfg) if "captioning" in cfg.tasks else []
+        tokenizers = build_tokenizers(cfg, sorted(self.class_names), self.words)
+        ranks = distributed.rank(), distributed.world_size()
+        train_set = SequenceDataset(training, tokenizers, cfg, augment=True)
+        self.sampler = EpochSampler(len(train_set), cfg.train.batch_size, cfg.seed, *ranks)
+        self.loader = build_loader(train_set, self.sampler, cfg.data.workers)
+        val_set = SequenceDataset(validation, tokenizers, cfg, augment=False)
+        val_sampler = EpochSampler(len(val_set), cfg.train.batch_size, cfg.seed)
+        val_sampler.set_epoch(0, cfg.model.image_size, max(cfg.train.eval_images // cfg.train.batch_size, 1))
+        self.val_loader = build_loader(val_set, val_sampler, 0)
+
+    def _begin_epoch(self, epoch: int) -> None:
+        size = self.cfg.model.image_size
+        small = size * 2 // 3 if epoch < self.cfg.train.small_epochs else size
+        self.sampler.set_epoch(epoch, small, self.cfg.train.steps_per_epoch)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        self._begin_epoch(self.epoch)
+        return len(self.sampler) * self.cfg.train.epochs
+
+    def run(self) -> None:
+        """Train all epochs; after each, validate and write checkpoint, weights and curves."""
+        started, total = time.monotonic(), self.total_steps
+        while self.epoch < self.cfg.train.epochs:
+            self._train_epoch(total)
+            self.epoch += 1
+            if distributed.rank() == 0:
+                self._finish_epoch()
+            distributed.barrier()
+            minutes = (time.monotonic() - started) / 60
+            if self.cfg.train.limit_minutes and minutes >= self.cfg.train.limit_minutes:
+                print(f"stopped after {minutes:.0f} minutes; go on with --resume")
+                break
+        distributed.stop()
+
+    def _train_epoch(self, total: int) -> None:
+        self._begin_epoch(self.epoch)
+        self.model.train()
+        title = f"epoch {self.epoch + 1}/{self.cfg.train.epochs}"
+        bar = tqdm(self.loader, title, unit="step", disable=distributed.rank() > 0)
+        waited, since, losses = 0.0, time.monotonic(), {}
+        asked = time.monotonic()
+        for batch in bar:
+            waited += time.monotonic() - asked
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(self.step, total, self.cfg)
+            losses, grad_norm = self._train_step(batch.to(self.device))
+            self.step += 1
+            if self.step % LOG_EVERY == 0 and distributed.rank() == 0:
+                spent = time.monotonic() - since
+                speed = LOG_EVERY * self.cfg.train.batch_size * distributed.world_size() / spent
+                numbers = {f"loss/{task}": loss.item() for task, loss in losses.items()}
+                bar.set_postfix({task[:3]: f"{loss.item():.2f}" for task, loss in losses.items()}, img_s=f"{speed:.0f}")
+                numbers |= {"lr": self.optimizer.param_groups[0]["lr"], "grad_norm": float(grad_norm)}
+                self.metrics.add(self.step, numbers | {"images_per_s": speed, "data_wait": waited / spent})
+                waited, since = 0.0, time.monotonic()
+            asked = time.monotonic()
+
+    def _train_step(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        train, weights = self.cfg.train, self.cfg.loss_weights
+        with arithmetic(self.device, train.precision):
+            losses = task_losses(self.model, batch, train.coord_sigma)
+            total = sum(weights[task] * loss for task, loss in losses.items())
+        if not torch.isfinite(total):
+            values = ", ".join(f"{task} {loss.item():.3g}" for task, loss in losses.items())
+            raise UserError(
+                f"the loss is not finite at step {self.step} ({values}); lower --lr or use --precision fp32"
+            )
+        self.optimizer.zero_grad()
+        total.backward()
+        distributed.average([p.grad for p in self.model.parameters() if p.grad is not None])
+        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_norm or math.inf)
+        self.optimizer.step()
+        update_average(self.average, self.model, self.step, train.ema_decay)
+        return losses, grad_norm
+
+    @torch.inference_mode()
+    def validate(self) -> dict[str, float]:
+        """Mean token loss of each task over validation pictures, by the averaged weights."""
+        sums: dict[str, list[float]] = {}
+        for batch in self.val_loader:
+            with arithmetic(self.device, self.cfg.train.precision):
+                losses = task_losses(self.average, batch.to(self.device), self.cfg.train.coord_sigma)
+            for task, loss in losses.items():
+                sums.setdefault(task, []).append(loss.item())
+        return {task: sum(values) / len(values) for task, values in sums.items()}
+
+    def _finish_epoch(self) -> None:
+        losses = self.validate()
+        self.metrics.add(self.step, {f"val/{task}": loss for task, loss in losses.items()})
+        print("validation:", ", ".join(f"{task} {loss:.3f}" for task, loss in losses.items()))
+        total = sum(self.cfg.loss_weights[task] * loss for task, loss in losses.items())
+        weights = Weights(self.average, self.cfg, self.class_names, self.words)
+        save_weights(self.folder / "last.safetensors", weights)
+        if total < self.best:
+            self.best = total
+            save_weights(self.folder / "best.safetensors", weights)
+        save_checkpoint(self.folder / "checkpoint.pt", self._state())
+        draw_curves(self.folder / "metrics.csv", self.folder / "curves.png")
+
+    def _state(self) -> dict:
+        parts = {"model": self.model, "average": self.average, "optimizer": self.optimizer}
+        numbers = {"step": self.step, "epoch": self.epoch, "best": self.best}
+        return {name: part.state_dict() for name, part in parts.items()} | numbers
+
+    def _resume(self) -> None:
+        state = load_checkpoint(self.folder / "checkpoint.pt", self.device)
+        try:
+            for name in ("model", "average", "optimizer"):
+                getattr(self, name).load_state_dict(state[name])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise UserError(
+                f"{self.folder}/checkpoint.pt was written by a run with other settings; resume with those of "
+                f"{self.folder}/cfg.json ({str(error).splitlines()[0]})"
+            ) from None
+        self.step, self.epoch, self.best = state["step"], state["epoch"], state["best"]
+
+
+def train(cfg: CFG) -> None:
+    """Train as `cfg` says; results are in its run folder."""
+    trainer = Trainer(cfg)
+    trainer.run()
+    if distributed.rank() == 0:
+        print(f"wrote {trainer.folder}: best.safetensors, last.safetensors, metrics.csv, curves.png")

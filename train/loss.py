@@ -1,0 +1,33 @@
+"""The token loss."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tokenizers.vocabulary import COORD_BINS, COORD_SHIFT
+
+
+def token_loss(logits: Tensor, targets: Tensor, weights: Tensor, coord_sigma: float = 0.0) -> Tensor:
+    """Weighted mean cross-entropy of `logits` (S, L, V) against `targets` (S, L) with `weights` (S, L).
+
+    With `coord_sigma` > 0 a coordinate's target is not one bin but a normal distribution of that deviation, in bins:
+    a near miss then costs less than a far one, which a plain class loss cannot tell.
+    """
+    trained = weights > 0
+    logits, targets, weights = logits[trained].float(), targets[trained], weights[trained]
+    losses = F.cross_entropy(logits, targets, reduction="none")
+    if coord_sigma > 0:
+        is_coord = (targets >= COORD_SHIFT) & (targets < COORD_SHIFT + COORD_BINS)
+        losses[is_coord] = _soft_coord_loss(logits[is_coord], targets[is_coord], coord_sigma)
+    return (losses * weights).sum() / (weights.sum() + 1e-9)
+
+
+def _soft_coord_loss(logits: Tensor, targets: Tensor, sigma: float) -> Tensor:
+    """Cross-entropy (n,) of logits (n, V) against normal distributions around the true bins (n,)."""
+    reach = int(3 * sigma)
+    offsets = torch.arange(-reach, reach + 1, device=logits.device)
+    near = (targets[:, None] + offsets).clamp(COORD_SHIFT, COORD_SHIFT + COORD_BINS - 1)
+    share = torch.softmax(-0.5 * (offsets / sigma) ** 2, 0)
+    return logits.logsumexp(-1) - logits.gather(1, near) @ share
