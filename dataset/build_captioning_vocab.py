@@ -10,13 +10,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from config import CFG, UserError, command_line
-from tokenizers.captioning import WordVocabulary
+from tokenizers.captioning import UNKNOWN, WordVocabulary
 from tokenizers.vocabulary import TEXT_SHIFT
 
 
 def caption_words(captions: list[str], cfg: CFG) -> list[str]:
-    """The words of `--vocab` where the file exists, else those of `captions`; they must fit into the token ids."""
-    if cfg.data.vocab and Path(cfg.data.vocab).exists():
+    """The words of `--vocab` if one is named, else those of `captions`; they must fit into the token ids."""
+    if cfg.data.vocab:
         words = read_vocab(Path(cfg.data.vocab))
     else:
         words = list(WordVocabulary.build(captions, cfg.data.caption_min_count).words)
@@ -33,10 +33,14 @@ def read_vocab(path: Path) -> list[str]:
     """The words of a file that this script wrote."""
     try:
         words = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"there is no word list {path}; make it with build_captioning_vocab.py") from None
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}); make it again with build_captioning_vocab.py") from None
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise UserError(f"{path} is not a JSON list of words; make it again with build_captioning_vocab.py")
+    if words[:1] != [UNKNOWN]:
+        raise UserError(f"{path} must begin with {UNKNOWN}; make it again with build_captioning_vocab.py")
     return words
 
 

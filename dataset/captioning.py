@@ -24,4 +24,4 @@ def caption_sequences(
 
 def mirror_caption(caption: str) -> str:
     """The caption with the words left and right exchanged."""
-    return re.sub(r"\b(left|right)\b", lambda match: OPPOSITE[match[0]], caption)
+    return re.sub(r"\b(left|right)\b", lambda match: OPPOSITE[match[0].lower()], caption, flags=re.IGNORECASE)

@@ -11,6 +11,7 @@ import numpy as np
 
 from config import UserError
 from dataset.images import read_image
+from tokenizers.vocabulary import CLASS_SHIFT, COORD_SHIFT
 
 NUM_KEYPOINTS = 17
 # A mirrored person's left joints are its right ones: COCO's order with each left/right pair swapped.
@@ -53,6 +54,12 @@ class CocoDataset:
             for name in ("person_keypoints", "instances")
             for category in annotated.get(name, {}).get("categories", [])
         }
+        odd = [number for number in self.class_names if not 0 < number < COORD_SHIFT - CLASS_SHIFT]
+        if odd:
+            raise UserError(
+                f"{root / 'annotations'}: category ids must be 1 to {COORD_SHIFT - CLASS_SHIFT - 1}, got {odd[0]} "
+                f"({self.class_names[odd[0]]}); number the categories from 1"
+            )
         images = {image["id"]: image for content in annotated.values() for image in content["images"]}
         self.images = [images[image_id] for image_id in sorted(images)]
         self.objects = _by_image(_merge_objects(annotated))

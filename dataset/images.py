@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,10 @@ def read_image(path: str | Path) -> np.ndarray:
     EXIF rotation is applied, transparency is laid over white, 16-bit grey is scaled to 8 bits.
     """
     try:
-        with Image.open(path) as file:
-            picture = ImageOps.exif_transpose(file)
-            return np.asarray(_to_rgb(picture))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd metadata harm no pixel
+            with Image.open(path) as file:
+                return np.asarray(_to_rgb(ImageOps.exif_transpose(file)))
     except FileNotFoundError:
         raise UserError(f"there is no picture {path}; check the path") from None
     except UnidentifiedImageError:

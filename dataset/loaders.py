@@ -39,6 +39,21 @@ def build_tokenizers(cfg: CFG, class_ids: Sequence[int], words: Sequence[str]) -
     }
 
 
+def check_lengths(cfg: CFG) -> None:
+    """Raise UserError if the longest sequence that may be taught does not fit into the decoder."""
+    objects, points = cfg.data.max_objects, cfg.data.max_points
+    longest = {
+        "detection": (5 * objects + 1, f"--max-objects {objects}"),
+        "segmentation": (2 * points + points // 3 + 5, f"--max-points {points}"),
+    }
+    for task, (length, flag) in longest.items():
+        if task in cfg.tasks and length > cfg.model.max_tokens:
+            raise UserError(
+                f"{flag} makes {task} sequences of up to {length} tokens, but --max-tokens is {cfg.model.max_tokens}; "
+                f"lower the one or raise the other"
+            )
+
+
 @dataclass
 class Sample:
     """What one picture teaches: `canvases` (H, W, 3) uint8, and for each task (canvas number, sequence) pairs."""
@@ -78,6 +93,7 @@ class SequenceDataset(Dataset):
 
     def __init__(self, examples: CocoDataset, tokenizers: dict, cfg: CFG, augment: bool) -> None:
         self.examples, self.tokenizers, self.cfg, self.augment = examples, tokenizers, cfg, augment
+        check_lengths(cfg)
         self.indices = examples.indices_for(cfg.tasks)
         if not self.indices:
             raise UserError(f"{examples.folder} has no picture with annotations for --task {cfg.task}")

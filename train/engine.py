@@ -17,6 +17,7 @@ from config import CFG, UserError, project_path, to_json
 from dataset.build_captioning_vocab import caption_words
 from dataset.loaders import Batch, EpochSampler, SequenceDataset, build_loader, build_tokenizers
 from dataset.sources import open_split
+from models.device import pick_device
 from models.pix2seq import Pix2Seq
 from models.weights import Weights, save_weights
 from train import distributed
@@ -25,16 +26,6 @@ from train.curves import Metrics, draw_curves
 from train.loss import token_loss
 
 LOG_EVERY = 50  # steps between two rows of metrics
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of `--device`."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name} cannot be used here ({str(error).splitlines()[0]}); try cpu") from None
 
 
 def learning_rate(step: int, total: int, cfg: CFG) -> float:
@@ -84,6 +75,12 @@ def task_losses(model: Pix2Seq, batch: Batch, coord_sigma: float) -> dict[str, T
     }
 
 
+def _summary(losses: dict[str, Tensor], lr: float, speed: float) -> dict[str, str]:
+    """What the progress bar shows."""
+    shown = {task: f"{loss.item():.2f}" for task, loss in losses.items()}
+    return shown | {"lr": f"{lr:.1e}", "images/s": f"{speed:.0f}"}
+
+
 class Trainer:
     """One run: data, model, optimizer, and what is written about them."""
 
@@ -96,6 +93,8 @@ class Trainer:
         torch.manual_seed(cfg.seed)
         self._open_data()
         self.model = Pix2Seq(cfg.model, cfg.train.pretrained and not cfg.train.resume)
+        if cfg.train.small_epochs and self.model.encoder.backbone.is_vit:
+            raise UserError(f"--small-epochs needs a convnet: {cfg.model.backbone} has one canvas size; set it to 0")
         self.model.to(self.device, memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.model).eval()
         self.optimizer = build_optimizer(self.model, cfg)
@@ -147,18 +146,19 @@ class Trainer:
             if distributed.rank() == 0:
                 self._finish_epoch()
             distributed.barrier()
-            minutes = (time.monotonic() - started) / 60
-            if self.cfg.train.limit_minutes and minutes >= self.cfg.train.limit_minutes:
-                print(f"stopped after {minutes:.0f} minutes; go on with --resume")
+            clock = torch.tensor([(time.monotonic() - started) / 60], device=self.device)
+            distributed.average([clock])  # all processes must agree on when to stop
+            if self.cfg.train.limit_minutes and clock.item() >= self.cfg.train.limit_minutes:
+                if distributed.rank() == 0:
+                    print(f"stopped after {clock.item():.0f} minutes; go on with --resume")
                 break
-        distributed.stop()
 
     def _train_epoch(self, total: int) -> None:
         self._begin_epoch(self.epoch)
         self.model.train()
         title = f"epoch {self.epoch + 1}/{self.cfg.train.epochs}"
         bar = tqdm(self.loader, title, unit="step", disable=distributed.rank() > 0)
-        waited, since, losses = 0.0, time.monotonic(), {}
+        waited, since, counted, losses = 0.0, time.monotonic(), self.step, {}
         asked = time.monotonic()
         for batch in bar:
             waited += time.monotonic() - asked
@@ -168,12 +168,13 @@ class Trainer:
             self.step += 1
             if self.step % LOG_EVERY == 0 and distributed.rank() == 0:
                 spent = time.monotonic() - since
-                speed = LOG_EVERY * self.cfg.train.batch_size * distributed.world_size() / spent
+                steps = self.step - counted  # fewer than LOG_EVERY in the first row of an epoch
+                speed = steps * self.cfg.train.batch_size * distributed.world_size() / spent
                 numbers = {f"loss/{task}": loss.item() for task, loss in losses.items()}
-                bar.set_postfix({task[:3]: f"{loss.item():.2f}" for task, loss in losses.items()}, img_s=f"{speed:.0f}")
+                bar.set_postfix(_summary(losses, self.optimizer.param_groups[0]["lr"], speed))
                 numbers |= {"lr": self.optimizer.param_groups[0]["lr"], "grad_norm": float(grad_norm)}
                 self.metrics.add(self.step, numbers | {"images_per_s": speed, "data_wait": waited / spent})
-                waited, since = 0.0, time.monotonic()
+                waited, since, counted = 0.0, time.monotonic(), self.step
             asked = time.monotonic()
 
     def _train_step(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
@@ -242,3 +243,4 @@ def train(cfg: CFG) -> None:
     trainer.run()
     if distributed.rank() == 0:
         print(f"wrote {trainer.folder}: best.safetensors, last.safetensors, metrics.csv, curves.png")
+    distributed.stop()

@@ -25,9 +25,12 @@ def token_loss(logits: Tensor, targets: Tensor, weights: Tensor, coord_sigma: fl
 
 
 def _soft_coord_loss(logits: Tensor, targets: Tensor, sigma: float) -> Tensor:
-    """Cross-entropy (n,) of logits (n, V) against normal distributions around the true bins (n,)."""
+    """Cross-entropy (n,) of logits (n, V) against normal distributions around the true bins (n,), cut at the edges."""
     reach = int(3 * sigma)
     offsets = torch.arange(-reach, reach + 1, device=logits.device)
-    near = (targets[:, None] + offsets).clamp(COORD_SHIFT, COORD_SHIFT + COORD_BINS - 1)
-    share = torch.softmax(-0.5 * (offsets / sigma) ** 2, 0)
-    return logits.logsumexp(-1) - logits.gather(1, near) @ share
+    near = targets[:, None] + offsets
+    inside = (near >= COORD_SHIFT) & (near < COORD_SHIFT + COORD_BINS)
+    heights = (-0.5 * (offsets / sigma) ** 2).expand_as(near)
+    share = heights.masked_fill(~inside, -torch.inf).softmax(1)
+    near = near.clamp(COORD_SHIFT, COORD_SHIFT + COORD_BINS - 1)  # what lies outside has no share
+    return logits.logsumexp(-1) - (logits.gather(1, near) * share).sum(1)
