@@ -22,6 +22,10 @@ TASKS = ("detection", "segmentation", "keypoint", "captioning")
 class UserError(Exception):
     """A mistake that the user can mend: one sentence with what was expected, what came and what to do."""
 
+    def __str__(self) -> str:
+        """The sentence; a data loading process puts its whole traceback in front."""
+        return super().__str__().rpartition("config.UserError: ")[2].strip()
+
 
 @dataclass(frozen=True)
 class ModelCFG:
@@ -91,6 +95,7 @@ class TrainCFG:
     ema_decay: float = 0.9995  # decay of the averaged weights that are evaluated and kept; 0: no averaging
     precision: Literal["fp32", "bf16"] = "bf16"  # arithmetic of the training step
     coord_sigma: float = 2.0  # deviation of the soft targets around a true coordinate bin, bins; 0: one bin
+    dense_weight: float = 1.0  # loss weight of what each cell of the memory says of its object; 0: sequences alone
     end_weight: float = 0.5  # loss weight of detection's end token
     invisible_weight: float = 0.3  # loss weight of an invisible keypoint's tokens
     limit_minutes: float = 0.0  # stop after the epoch in which this time is reached; 0: no limit

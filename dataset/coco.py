@@ -122,7 +122,7 @@ def annotation_path(root: Path, name: str, split: str) -> Path:
 
 
 def _merge_objects(annotated: dict[str, dict]) -> list[dict]:
-    """Objects of both files, without crowds and empty boxes; a person in both (same id) is one object with keypoints."""
+    """Objects of both files but crowds and empty boxes; a person in both (same id) is one object with keypoints."""
     merged: dict[int, dict] = {}
     for name in ("instances", "person_keypoints"):
         for annotation in annotated.get(name, {}).get("annotations", []):

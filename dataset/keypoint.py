@@ -15,16 +15,20 @@ def has_keypoints(example: Example) -> np.ndarray:
     return (example.keypoints[:, :, 2] > 0).any(axis=1)
 
 
-def keypoint_sequence(
-    example: Example, index: int, box: np.ndarray, geometry: Geometry, flipped: bool, tokenizer: KeypointTokenizer
-) -> TokenSequence:
-    """Object `index`'s keypoints, prompted by `box` (4,) y1 x1 y2 x2 in canvas fractions.
+def keypoints_on_canvas(keypoints: np.ndarray, geometry: Geometry, flipped: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Keypoints (17, 3) x y v of a picture as points (17, 2) y x in canvas fractions, and which are to be seen (17,).
 
     Left and right joints swap names if the canvas is mirrored (`flipped`); points off the canvas are invisible.
     """
-    keypoints = example.keypoints[index]
     if flipped:
         keypoints = keypoints[list(KEYPOINT_FLIP)]
     points = geometry.to_fractions(keypoints[:, :2])
-    visible = (keypoints[:, 2] > 0) & ((points >= 0) & (points <= 1)).all(axis=1)
+    return points, (keypoints[:, 2] > 0) & ((points >= 0) & (points <= 1)).all(axis=1)
+
+
+def keypoint_sequence(
+    example: Example, index: int, box: np.ndarray, geometry: Geometry, flipped: bool, tokenizer: KeypointTokenizer
+) -> TokenSequence:
+    """Object `index`'s keypoints, prompted by `box` (4,) y1 x1 y2 x2 in canvas fractions."""
+    points, visible = keypoints_on_canvas(example.keypoints[index], geometry, flipped)
     return tokenizer.encode(box, example.classes[index], points, visible)

@@ -12,10 +12,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from config import CFG, UserError
 from dataset.captioning import caption_sequences
-from dataset.coco import CocoDataset, Example
+from dataset.coco import NUM_KEYPOINTS, CocoDataset, Example
 from dataset.detection import detection_sequence
 from dataset.geometry import Geometry
-from dataset.keypoint import has_keypoints, keypoint_sequence
+from dataset.keypoint import has_keypoints, keypoint_sequence, keypoints_on_canvas
 from dataset.segmentation import has_mask, segmentation_sequence
 from dataset.transforms import jitter_box, jitter_colors, jitter_geometry
 from tokenizers.captioning import CaptioningTokenizer, WordVocabulary
@@ -54,11 +54,24 @@ def check_lengths(cfg: CFG) -> None:
             )
 
 
+@dataclass(frozen=True)
+class CanvasObjects:
+    """Objects on a canvas, y before x in canvas fractions: `boxes` (M, 4), `classes` (M,), `points` (M, 17, 2),
+    `visible` (M, 17)."""
+
+    boxes: np.ndarray
+    classes: np.ndarray
+    points: np.ndarray
+    visible: np.ndarray
+
+
 @dataclass
 class Sample:
-    """What one picture teaches: `canvases` (H, W, 3) uint8, and for each task (canvas number, sequence) pairs."""
+    """What one picture teaches: `canvases` (H, W, 3) uint8 with the `objects` on each, and for each task
+    (canvas number, sequence) pairs."""
 
     canvases: list[np.ndarray] = field(default_factory=list)
+    objects: list[CanvasObjects] = field(default_factory=list)
     sequences: dict[str, list[tuple[int, TokenSequence]]] = field(default_factory=dict)
 
 
@@ -76,16 +89,31 @@ class TaskBatch:
 
 
 @dataclass(frozen=True)
+class ObjectBatch:
+    """CanvasObjects of B canvases, padded with class 0: `boxes` (B, M, 4), `classes` (B, M), `points` (B, M, 17, 2),
+    `visible` (B, M, 17)."""
+
+    boxes: Tensor
+    classes: Tensor
+    points: Tensor
+    visible: Tensor
+
+    def to(self, device: torch.device) -> ObjectBatch:
+        return ObjectBatch(*(part.to(device, non_blocking=True) for part in vars(self).values()))
+
+
+@dataclass(frozen=True)
 class Batch:
-    """`images` (B, 3, H, W) uint8 and, by task name, the sequences about them."""
+    """`images` (B, 3, H, W) uint8, the `objects` on them, and by task name the sequences about them."""
 
     images: Tensor
+    objects: ObjectBatch
     tasks: dict[str, TaskBatch]
 
     def to(self, device: torch.device) -> Batch:
         """On `device`, images as floats in [0, 1]."""
         images = self.images.to(device, non_blocking=True).float() / 255
-        return Batch(images, {task: part.to(device) for task, part in self.tasks.items()})
+        return Batch(images, self.objects.to(device), {task: part.to(device) for task, part in self.tasks.items()})
 
 
 class SequenceDataset(Dataset):
@@ -125,6 +153,7 @@ class SequenceDataset(Dataset):
             geometry = jitter_geometry(geometry, data, flipped, rng)
         canvas = geometry.warp(example.image, self.cfg.model.pad_value)
         sample.canvases.append(jitter_colors(canvas, data.color_jitter, rng) if self.augment else canvas)
+        sample.objects.append(canvas_objects(example, geometry, flipped))
         return geometry, flipped
 
     def _add_whole_picture(self, sample: Sample, example: Example, size: int, rng: np.random.Generator) -> None:
@@ -176,6 +205,15 @@ class SequenceDataset(Dataset):
             sample.sequences.setdefault("keypoint", []).append((number, sequence))
 
 
+def canvas_objects(example: Example, geometry: Geometry, flipped: bool) -> CanvasObjects:
+    """The example's objects as they lie on its canvas."""
+    placed = [keypoints_on_canvas(keypoints, geometry, flipped) for keypoints in example.keypoints]
+    points = np.array([points for points, _ in placed], dtype=np.float32).reshape(-1, NUM_KEYPOINTS, 2)
+    visible = np.array([visible for _, visible in placed], dtype=np.float32).reshape(-1, NUM_KEYPOINTS)
+    boxes = np.clip(geometry.box_fractions(example.boxes), 0, 1).astype(np.float32)
+    return CanvasObjects(boxes, example.classes, points, visible)
+
+
 def collate(samples: list[Sample]) -> Batch:
     """Stack canvases and pad each task's sequences to its longest one; a task with no sequence is left out."""
     canvases = np.stack([canvas for sample in samples for canvas in sample.canvases])
@@ -186,7 +224,20 @@ def collate(samples: list[Sample]) -> Batch:
             sequences.setdefault(task, []).extend((offset + number, sequence) for number, sequence in pairs)
         offset += len(sample.canvases)
     images = torch.from_numpy(canvases).permute(0, 3, 1, 2)
-    return Batch(images, {task: _pad(pairs) for task, pairs in sequences.items() if pairs})
+    objects = _pad_objects([objects for sample in samples for objects in sample.objects])
+    return Batch(images, objects, {task: _pad(pairs) for task, pairs in sequences.items() if pairs})
+
+
+def _pad_objects(canvases: list[CanvasObjects]) -> ObjectBatch:
+    most = max(max(len(canvas.classes) for canvas in canvases), 1)
+    padded = []
+    for name in ("boxes", "classes", "points", "visible"):
+        parts = [getattr(canvas, name) for canvas in canvases]
+        whole = np.zeros((len(parts), most, *parts[0].shape[1:]), dtype=parts[0].dtype)
+        for row, part in zip(whole, parts, strict=True):
+            row[: len(part)] = part
+        padded.append(torch.from_numpy(whole))
+    return ObjectBatch(*padded)
 
 
 def _pad(pairs: list[tuple[int, TokenSequence]]) -> TaskBatch:

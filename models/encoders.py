@@ -22,7 +22,7 @@ class Backbone(nn.Module):
 
     def __init__(self, cfg: ModelCFG, pretrained: bool) -> None:
         super().__init__()
-        kwargs = json.loads(cfg.backbone_kwargs)
+        kwargs = _arguments(cfg.backbone_kwargs)
         self.is_vit = _is_plain_vit(cfg.backbone)
         if self.is_vit:
             kwargs |= {"img_size": cfg.image_size, "num_classes": 0}
@@ -34,7 +34,8 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, tuple[int, int], int]:
         """(B, 3, H, W) → tokens (B, P + h · w, C), the grid (h, w), and the number P of tokens outside the grid."""
         if self.is_vit:
-            return self.net.forward_features(images), self.net.patch_embed.grid_size, self.net.num_prefix_tokens
+            tokens = self.net.fc_norm(self.net.forward_features(images))  # the final norm of ViTs without class token
+            return tokens, self.net.patch_embed.grid_size, self.net.num_prefix_tokens
         features = self.net(images)[-1]
         if features.shape[1] != self.width:  # some hierarchical transformers put channels last
             features = features.permute(0, 3, 1, 2)
@@ -47,9 +48,21 @@ def _is_plain_vit(name: str) -> bool:
     return timm.model_entrypoint(name).__module__.rsplit(".", 1)[-1] in ("vision_transformer", "deit")
 
 
+def _arguments(text: str) -> dict:
+    try:
+        arguments = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"--backbone-kwargs expects JSON, got {text!r} ({error})") from None
+    if not isinstance(arguments, dict):
+        raise UserError(f"--backbone-kwargs expects a JSON object of timm arguments, got {text!r}")
+    return arguments
+
+
 def _create(name: str, pretrained: bool, kwargs: dict) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=pretrained, **kwargs)
+    except TypeError as error:
+        raise UserError(f"--backbone-kwargs does not fit {name}: {error}") from error
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise

@@ -56,11 +56,14 @@ def load_weights(path: Path) -> Weights:
         raise UserError(f"{path} is not a safetensors file ({error}); get it again") from None
     if metadata.get("format") != FORMAT:
         raise UserError(f"{path} was not written by this toolkit: its metadata name no {FORMAT} settings")
-    cfg = from_json(metadata["cfg"])
+    try:
+        cfg, words = from_json(metadata["cfg"]), json.loads(metadata["words"])
+        class_names = {int(key): name for key, name in json.loads(metadata["class_names"]).items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"the settings in {path} cannot be read ({error!r}); get it again") from None
     model = Pix2Seq(cfg.model).eval()
     fit(model, tensors, path)
-    class_names = {int(key): name for key, name in json.loads(metadata["class_names"]).items()}
-    return Weights(model, cfg, class_names, json.loads(metadata["words"]))
+    return Weights(model, cfg, class_names, words)
 
 
 def fit(model: Pix2Seq, tensors: dict[str, torch.Tensor], path: Path) -> None:

@@ -33,6 +33,7 @@ class WordVocabulary:
         for caption in captions:
             for word in split_words(caption):
                 counts[word] = counts.get(word, 0) + 1
+        counts.pop(UNKNOWN, None)
         common = sorted((word for word in counts if counts[word] >= min_count), key=lambda word: (-counts[word], word))
         return cls([UNKNOWN, *common])
 

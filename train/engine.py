@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from config import CFG, UserError, project_path, to_json
 from dataset.build_captioning_vocab import caption_words
+from dataset.coco import NUM_KEYPOINTS
 from dataset.loaders import Batch, EpochSampler, SequenceDataset, build_loader, build_tokenizers
 from dataset.sources import open_split
 from models.device import pick_device
@@ -23,6 +24,7 @@ from models.weights import Weights, save_weights
 from train import distributed
 from train.checkpoint import load_checkpoint, save_checkpoint
 from train.curves import Metrics, draw_curves
+from train.dense import DenseSupervision
 from train.loss import token_loss
 
 LOG_EVERY = 50  # steps between two rows of metrics
@@ -65,14 +67,17 @@ def arithmetic(device: torch.device, precision: str) -> Iterator[None]:
         yield
 
 
-def task_losses(model: Pix2Seq, batch: Batch, coord_sigma: float) -> dict[str, Tensor]:
-    """Token loss of each task in the batch."""
+def batch_losses(
+    model: Pix2Seq, batch: Batch, coord_sigma: float, dense: DenseSupervision | None = None
+) -> dict[str, Tensor]:
+    """Token loss of each task in the batch, and with `dense` the loss `dense` of the memory's cells."""
+    memory = model.encode(batch.images)
     groups = [(part.tokens, part.image_index) for part in batch.tasks.values()]
-    logits = model.forward_groups(batch.images, groups)
-    return {
+    losses = {
         task: token_loss(answer, part.targets, part.weights, coord_sigma)
-        for (task, part), answer in zip(batch.tasks.items(), logits, strict=True)
+        for (task, part), answer in zip(batch.tasks.items(), model.answer_groups(memory, groups), strict=True)
     }
+    return losses | ({"dense": dense(memory, batch.objects)} if dense else {})
 
 
 def _summary(losses: dict[str, Tensor], lr: float, speed: float) -> dict[str, str]:
@@ -97,13 +102,20 @@ class Trainer:
             raise UserError(f"--small-epochs needs a convnet: {cfg.model.backbone} has one canvas size; set it to 0")
         self.model.to(self.device, memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.model).eval()
-        self.optimizer = build_optimizer(self.model, cfg)
+        self.loss_weights = dict(cfg.loss_weights)
+        self.dense = None
+        if cfg.train.dense_weight:
+            num_classes = max(self.class_names, default=0) + 1
+            self.dense = DenseSupervision(cfg.model.decoder_width, num_classes, NUM_KEYPOINTS).to(self.device)
+            self.loss_weights["dense"] = cfg.train.dense_weight
+        self.trained = nn.ModuleList(part for part in (self.model, self.dense) if part)
+        self.optimizer = build_optimizer(self.trained, cfg)
         self.step, self.epoch, self.best = 0, 0, math.inf
         if cfg.train.resume:
             self._resume()
         if distributed.rank() == 0:
             (self.folder / "cfg.json").write_text(to_json(cfg))
-            columns = [f"{kind}/{task}" for kind in ("loss", "val") for task in cfg.tasks]
+            columns = [f"loss/{name}" for name in self.loss_weights] + [f"val/{task}" for task in cfg.tasks]
             columns += ["lr", "grad_norm", "images_per_s", "data_wait"]
             self.metrics = Metrics(self.folder, columns, cfg.train.resume)
 
@@ -178,10 +190,10 @@ class Trainer:
             asked = time.monotonic()
 
     def _train_step(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        train, weights = self.cfg.train, self.cfg.loss_weights
+        train = self.cfg.train
         with arithmetic(self.device, train.precision):
-            losses = task_losses(self.model, batch, train.coord_sigma)
-            total = sum(weights[task] * loss for task, loss in losses.items())
+            losses = batch_losses(self.model, batch, train.coord_sigma, self.dense)
+            total = sum(self.loss_weights[name] * loss for name, loss in losses.items())
         if not torch.isfinite(total):
             values = ", ".join(f"{task} {loss.item():.3g}" for task, loss in losses.items())
             raise UserError(
@@ -189,8 +201,8 @@ class Trainer:
             )
         self.optimizer.zero_grad()
         total.backward()
-        distributed.average([p.grad for p in self.model.parameters() if p.grad is not None])
-        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_norm or math.inf)
+        distributed.average([p.grad for p in self.trained.parameters() if p.grad is not None])
+        grad_norm = nn.utils.clip_grad_norm_(self.trained.parameters(), train.clip_norm or math.inf)
         self.optimizer.step()
         update_average(self.average, self.model, self.step, train.ema_decay)
         return losses, grad_norm
@@ -201,7 +213,7 @@ class Trainer:
         sums: dict[str, list[float]] = {}
         for batch in self.val_loader:
             with arithmetic(self.device, self.cfg.train.precision):
-                losses = task_losses(self.average, batch.to(self.device), self.cfg.train.coord_sigma)
+                losses = batch_losses(self.average, batch.to(self.device), self.cfg.train.coord_sigma)
             for task, loss in losses.items():
                 sums.setdefault(task, []).append(loss.item())
         return {task: sum(values) / len(values) for task, values in sums.items()}
@@ -210,7 +222,7 @@ class Trainer:
         losses = self.validate()
         self.metrics.add(self.step, {f"val/{task}": loss for task, loss in losses.items()})
         print("validation:", ", ".join(f"{task} {loss:.3f}" for task, loss in losses.items()))
-        total = sum(self.cfg.loss_weights[task] * loss for task, loss in losses.items())
+        total = sum(self.loss_weights[task] * loss for task, loss in losses.items())
         weights = Weights(self.average, self.cfg, self.class_names, self.words)
         save_weights(self.folder / "last.safetensors", weights)
         if total < self.best:
@@ -220,14 +232,14 @@ class Trainer:
         draw_curves(self.folder / "metrics.csv", self.folder / "curves.png")
 
     def _state(self) -> dict:
-        parts = {"model": self.model, "average": self.average, "optimizer": self.optimizer}
+        parts = {"trained": self.trained, "average": self.average, "optimizer": self.optimizer}
         numbers = {"step": self.step, "epoch": self.epoch, "best": self.best}
         return {name: part.state_dict() for name, part in parts.items()} | numbers
 
     def _resume(self) -> None:
         state = load_checkpoint(self.folder / "checkpoint.pt", self.device)
         try:
-            for name in ("model", "average", "optimizer"):
+            for name in ("trained", "average", "optimizer"):
                 getattr(self, name).load_state_dict(state[name])
         except (RuntimeError, ValueError, KeyError) as error:
             raise UserError(

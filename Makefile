@@ -1,0 +1,59 @@
+# Everything runs in .venv, which the first command fills: python3, pip and make are enough to begin with.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
+READY := $(VENV)/.requirements
+READY_DEV := $(VENV)/.requirements-dev
+
+IMAGE ?= images/demo.jpg
+OUTPUT ?= results/demo
+# The run that made weights/scenes.safetensors; `make weights RECIPE="..."` trains another.
+RECIPE ?= --run-dir runs/scenes
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all format bench evaluate weights clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(READY) ## all four tasks on IMAGE (images/demo.jpg); pictures go to OUTPUT (results/demo)
+	@$(RUN) infer/infer_single_image_multi_task.py --image "$(IMAGE)" --output-dir "$(OUTPUT)" $(ARGS)
+	@echo "The pictures are here:" && find "$(abspath $(OUTPUT))" -name '*.png' | sort
+
+test: $(READY_DEV) ## style, then the quick tests
+	@$(VENV)/bin/ruff check --quiet .
+	@$(VENV)/bin/ruff format --check . || { echo "run 'make format'"; exit 1; }
+	@$(RUN) -m pytest $(ARGS)
+
+test-all: $(READY_DEV) ## every test, the slow ones too
+	@$(RUN) -m pytest -m "slow or not slow" $(ARGS)
+
+format: $(READY_DEV) ## put the code into the project's style
+	@$(VENV)/bin/ruff check --fix .
+	@$(VENV)/bin/ruff format .
+
+bench: $(READY) ## the README's speed figures
+	@$(RUN) bench/benchmark.py $(ARGS)
+
+evaluate: $(READY) ## the README's accuracy figures
+	@$(RUN) evaluate/evaluate_multi_task.py $(ARGS)
+
+weights: $(READY) ## train the shipped weights again
+	@$(RUN) train/train_multi_task.py $(RECIPE) $(ARGS)
+
+clean: ## remove what tools and demo left; .venv, data, runs and weights stay
+	@rm -rf results .pytest_cache .ruff_cache .hypothesis
+	@find . -path ./$(VENV) -prune -o -type d -name __pycache__ -print | xargs rm -rf
+
+$(READY): requirements.txt
+	@echo "Installing requirements.txt into $(VENV) (once; some minutes) ..."
+	@$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@$(PIP) -r requirements.txt
+	@touch $@
+
+$(READY_DEV): requirements-dev.txt $(READY)
+	@echo "Installing requirements-dev.txt into $(VENV) (once) ..."
+	@$(PIP) -r requirements-dev.txt
+	@touch $@

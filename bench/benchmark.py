@@ -1,0 +1,139 @@
+"""Measure the speed of encoding, decoding and training with the model and data that the flags describe.
+
+python bench/benchmark.py
+python bench/benchmark.py --preset deit3-small --device cuda --batch-size 16
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from config import CFG, command_line
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from models.pix2seq import Pix2Seq
+
+ANSWER_TOKENS = 128
+TRAIN_STEPS = 12
+REPEATS = 5
+
+
+def main(cfg: CFG) -> None:
+    import torch
+
+    from models.device import pick_device
+    from models.pix2seq import Pix2Seq
+
+    torch.manual_seed(cfg.seed)
+    device = pick_device(cfg.device)
+    model = Pix2Seq(cfg.model).eval().to(device, memory_format=torch.channels_last)
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    print(f"{device}, {torch.get_num_threads()} threads; {millions:.1f} M parameters, {cfg.model.image_size} px")
+    with torch.inference_mode():
+        benchmark_inference(model, cfg)
+    benchmark_training(model, cfg)
+
+
+def benchmark_inference(model: Pix2Seq, cfg: CFG) -> None:
+    """Encoding and decoding, of one picture and of a chunk of pictures."""
+    import torch
+
+    for count in dict.fromkeys((1, cfg.infer.eval_batch_size)):
+        images = torch.rand(count, 3, cfg.model.image_size, cfg.model.image_size, device=model.device)
+        memory = model.encode(images)
+        encoding_s = fastest(lambda images=images: model.encode(images), model)
+        report(f"encode, {count} at a time", 1e3 * encoding_s / count, "ms per picture")
+        length = min(ANSWER_TOKENS, cfg.model.max_tokens)
+        cached_s = fastest(lambda memory=memory, length=length: decode_cached(model, memory, length), model)
+        report(f"decode, {count} at a time", 1e3 * cached_s / length, "ms per step")
+        report(f"decode, {count} at a time", count * length / cached_s, "tokens/s")
+        if count == 1:
+            uncached_s = fastest(lambda memory=memory, length=length: decode_uncached(model, memory, length), model, 1)
+            report("decode without a cache", 1e3 * uncached_s / length, "ms per step")
+            report("the cache makes decoding", uncached_s / cached_s, f"times as fast over {length} tokens")
+
+
+def decode_cached(model: Pix2Seq, memory: Tensor, length: int) -> None:
+    """Greedy answers of `length` tokens, one for each picture of `memory` (B, N, D)."""
+    import torch
+
+    tokens = torch.full((len(memory), 1), 10, device=model.device)
+    cache = model.start(memory, torch.arange(len(memory), device=model.device), length)
+    for _ in range(length):
+        tokens = model.step(tokens, cache).argmax(-1, keepdim=True)
+
+
+def decode_uncached(model: Pix2Seq, memory: Tensor, length: int) -> None:
+    """The same answers, with the whole sequence read again for each token."""
+    import torch
+
+    tokens = torch.full((len(memory), 1), 10, device=model.device)
+    which = torch.arange(len(memory), device=model.device)
+    for _ in range(length):
+        logits = model.decoder(tokens, model.decoder.read(memory), which)
+        tokens = torch.cat([tokens, logits[:, -1].argmax(-1, keepdim=True)], dim=1)
+
+
+def benchmark_training(model: Pix2Seq, cfg: CFG) -> None:
+    """Steps of the training loop on real batches, and how long they wait for these."""
+    from dataset.build_captioning_vocab import caption_words
+    from dataset.loaders import EpochSampler, SequenceDataset, build_loader, build_tokenizers
+    from dataset.sources import open_split
+    from train.engine import arithmetic, build_optimizer, task_losses
+
+    split = open_split(cfg, cfg.data.train_split, cfg.tasks)
+    words = caption_words(split.all_captions(), cfg) if "captioning" in cfg.tasks else []
+    examples = SequenceDataset(split, build_tokenizers(cfg, sorted(split.class_names), words), cfg, augment=True)
+    sampler = EpochSampler(len(examples), cfg.train.batch_size, cfg.seed)
+    sampler.set_epoch(0, cfg.model.image_size, TRAIN_STEPS + 1)
+    batches = iter(build_loader(examples, sampler, cfg.data.workers))
+    optimizer = build_optimizer(model.train(), cfg)
+
+    def step(batch) -> None:
+        with arithmetic(model.device, cfg.train.precision):
+            loss = sum(task_losses(model, batch.to(model.device), cfg.train.coord_sigma).values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss.item()  # waits for the device
+
+    step(next(batches))
+    started, waited, steps = time.perf_counter(), 0.0, len(sampler) - 1
+    for _ in range(steps):
+        asked = time.perf_counter()
+        batch = next(batches)
+        waited += time.perf_counter() - asked
+        step(batch)
+    spent = time.perf_counter() - started
+    report(f"train, {cfg.train.batch_size} at a time", steps * cfg.train.batch_size / spent, "images/s")
+    report("train, share of waiting for data", 100 * waited / spent, "%")
+
+
+def fastest(work: Callable[[], object], model: Pix2Seq, repeats: int = REPEATS) -> float:
+    """Seconds of the fastest of some repetitions, after one to warm up."""
+    import torch
+
+    times = []
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        work()
+        if model.device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return min(times[1:])
+
+
+def report(what: str, value: float, unit: str) -> None:
+    print(f"{what:<34} {value:10.2f} {unit}")
+
+
+if __name__ == "__main__":
+    command_line(main, __doc__, scenes_train=640, scenes_val=32)

@@ -1,0 +1,1 @@
+"""Inference scripts over one predictor."""

@@ -1,0 +1,63 @@
+"""Polygons in picture pixels to masks, by COCO's own rasteriser: run lengths that `pycocotools` and JSON both take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+
+@dataclass(frozen=True)
+class Mask:
+    """`rle` is COCO's compressed run lengths at the picture's size; `score` the mean share of votes for its pixels."""
+
+    rle: dict
+    score: float
+
+
+def encode_mask(mask: np.ndarray) -> dict:
+    """Run lengths of a mask (H, W) bool or 0/1."""
+    rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": list(mask.shape), "counts": rle["counts"].decode("ascii")}
+
+
+def decode_mask(rle: dict) -> np.ndarray:
+    """The mask (H, W) bool of run lengths."""
+    return coco_mask.decode(rle).astype(bool)
+
+
+def rasterize(polygons: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
+    """The union (height, width) uint8 of polygons [(K, 2)] of x y; what lies outside is cut off."""
+    if not polygons:
+        return np.zeros((height, width), np.uint8, order="F")
+    parts = coco_mask.frPyObjects([polygon.ravel().tolist() for polygon in polygons], height, width)
+    return coco_mask.decode(coco_mask.merge(parts))
+
+
+def vote(samples: Sequence[Sequence[np.ndarray]], height: int, width: int, threshold: float) -> Mask:
+    """The pixels that at least a share `threshold` of the `samples` hold; each is a list of polygons [(K, 2)] of x y.
+
+    Only the polygons' own bounding box is rasterised: a small object in a large photograph costs little.
+    """
+    mask = np.zeros((height, width), np.uint8, order="F")
+    points = [polygon for polygons in samples for polygon in polygons]
+    if not points:
+        return Mask(encode_mask(mask), 0.0)
+    corner, end = _window(np.concatenate(points), height, width)
+    shape = (end - corner)[::-1]
+    votes = np.zeros(shape, np.uint16, order="F")
+    for polygons in samples:
+        votes += rasterize([polygon - corner for polygon in polygons], *(int(side) for side in shape))
+    inside = votes >= max(threshold * len(samples), 1)
+    mask[corner[1] : end[1], corner[0] : end[0]] = inside
+    score = float(votes[inside].mean()) / len(samples) if inside.any() else 0.0
+    return Mask(encode_mask(mask), score)
+
+
+def _window(points: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Upper left corner and end, x y in whole pixels, of the part of the picture that points (K, 2) span."""
+    size = [width, height]
+    corner = np.clip(np.floor(points.min(axis=0)), 0, size).astype(int)
+    return corner, np.clip(np.ceil(points.max(axis=0)), corner, size).astype(int)

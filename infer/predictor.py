@@ -1,0 +1,276 @@
+"""Ask a trained model about pictures: boxes, masks, keypoints and captions in the pictures' own pixels.
+
+Every canvas is encoded once, and the prompts of a chunk of canvases are answered together. Answers to several questions
+about the same canvases share what `encode_pictures` or `encode_crops` returned.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from config import CFG, UserError, project_path
+from dataset.geometry import Geometry
+from dataset.loaders import build_tokenizers
+from infer.masks import Mask, vote
+from infer.results import Instances, Pose, Prompt, Result, prompts_for
+from models.device import pick_device
+from models.generate import GrammarTables, Sampling, generate
+from models.weights import Weights, load_weights
+from tokenizers.keypoint import Keypoints
+from tokenizers.segmentation import MIN_POINTS
+
+KEYPOINT_CLASS = "person"
+MAX_CAPTION_WORDS = 64  # longer than COCO's longest caption
+GREEDY = Sampling()
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Encoded canvases: `memory`, (N, D) for each, and the `geometries` that took pictures to them."""
+
+    memory: Sequence[Tensor]
+    geometries: Sequence[Geometry]
+
+    def take(self, indices: Sequence[int]) -> Encoded:
+        """Some of the canvases."""
+        return Encoded([self.memory[i] for i in indices], [self.geometries[i] for i in indices])
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`tokens` (T,) after the prompt and their `probs` (T,)."""
+
+    tokens: np.ndarray
+    probs: np.ndarray
+
+
+class Predictor:
+    """A model with what is needed to ask it. Pictures are (H, W, 3) uint8 RGB of any size."""
+
+    def __init__(self, weights: Weights, cfg: CFG, device: torch.device) -> None:
+        check_decoding(cfg)
+        self.cfg = dataclasses.replace(cfg, model=weights.cfg.model)
+        self.device = device
+        self.model = weights.model.eval().to(device, memory_format=torch.channels_last)
+        self.class_names = weights.class_names
+        self.trained_tasks = weights.cfg.tasks
+        self.tokenizers = build_tokenizers(self.cfg, sorted(weights.class_names), weights.words)
+        self.grammars = {task: self._grammar_tables(task) for task in self.trained_tasks}
+
+    def _grammar_tables(self, task: str) -> GrammarTables:
+        grammar = self.tokenizers[task].grammar()
+        tables = (torch.from_numpy(table).to(self.device) for table in (grammar.allowed, grammar.next_state))
+        return GrammarTables(*tables, grammar.end)
+
+    def require(self, tasks: Sequence[str]) -> None:
+        """Raise UserError if the model was not trained for one of `tasks`."""
+        for task in tasks:
+            if task not in self.trained_tasks:
+                known = ", ".join(self.trained_tasks)
+                raise UserError(f"the weights were trained for {known}, not for {task}; name others with --weights")
+
+    @property
+    def keypoint_class(self) -> int | None:
+        """The class id of people, who have keypoints."""
+        ids = [class_id for class_id, name in self.class_names.items() if name == KEYPOINT_CLASS]
+        return ids[0] if ids else None
+
+    def encode_pictures(self, images: Sequence[np.ndarray]) -> Encoded:
+        """Whole pictures, for `detect` and `caption`."""
+        size = self.cfg.model.image_size
+        return self._encode(images, [Geometry.letterbox(image.shape[1], image.shape[0], size) for image in images])
+
+    def encode_crops(self, images: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> Encoded:
+        """A crop for each prompt, for `segment` and `keypoints`."""
+        model = self.cfg.model
+        geometries = [Geometry.crop(prompt.box, model.crop_padding, model.image_size) for prompt in prompts]
+        return self._encode([images[prompt.image_number] for prompt in prompts], geometries)
+
+    @torch.inference_mode()
+    def _encode(self, images: Sequence[np.ndarray], geometries: Sequence[Geometry]) -> Encoded:
+        memory: list[Tensor] = []
+        for chunk in self._chunks(len(geometries)):
+            pairs = zip(images[chunk], geometries[chunk], strict=True)
+            canvases = np.stack([geometry.warp(image, self.cfg.model.pad_value) for image, geometry in pairs])
+            batch = torch.from_numpy(canvases).to(self.device).permute(0, 3, 1, 2).float() / 255  # (B, 3, H, W)
+            memory.extend(self.model.encode(batch))
+        return Encoded(memory, geometries)
+
+    def _chunks(self, count: int) -> list[slice]:
+        size = self.cfg.infer.eval_batch_size
+        return [slice(start, start + size) for start in range(0, count, size)]
+
+    def _answers(
+        self,
+        task: str,
+        encoded: Encoded,
+        prompts: Sequence[np.ndarray],
+        sampling: Sampling = GREEDY,
+        num_samples: int = 1,
+    ) -> list[Answer]:
+        """`num_samples` answers to each of `prompts` (P,), prompt k about canvas k, prompt-major."""
+        answers: list[Answer] = []
+        generator = torch.Generator(self.device).manual_seed(self.cfg.seed)
+        max_tokens = min(self._longest_answer(task), self.cfg.model.max_tokens - len(prompts[0]) + 1) if prompts else 0
+        for chunk in self._chunks(len(prompts)):
+            memory = torch.stack(encoded.memory[chunk])
+            tokens = torch.from_numpy(np.stack(prompts[chunk])).to(self.device)
+            which = torch.arange(len(tokens), device=self.device)
+            said = generate(
+                self.model, memory, tokens, which, self.grammars[task], max_tokens, sampling, num_samples, generator
+            )
+            answers += map(Answer, said.tokens.cpu().numpy(), said.probs.cpu().numpy())
+        return answers
+
+    def _longest_answer(self, task: str) -> int:
+        """Tokens of the longest answer that the settings ask for, the end included."""
+        data, pairs = self.cfg.data, self.tokenizers["keypoint"].num_points
+        return {
+            "detection": 5 * data.max_objects + 1,
+            "segmentation": 2 * data.max_points + data.max_points // MIN_POINTS,  # one separator less, one end
+            "keypoint": 2 * pairs,
+            "captioning": MAX_CAPTION_WORDS + 1,
+        }[task]
+
+    def detect(self, images: Sequence[np.ndarray], encoded: Encoded | None = None) -> list[Instances]:
+        """The instances of each picture, surest first, boxes clipped to the picture; none of them is empty."""
+        encoded = encoded or self.encode_pictures(images)
+        tokenizer = self.tokenizers["detection"]
+        answers = self._answers("detection", encoded, [tokenizer.prompt()] * len(images))
+        found = []
+        for image, geometry, answer in zip(images, encoded.geometries, answers, strict=True):
+            detections = tokenizer.decode(answer.tokens, answer.probs)
+            boxes = clip_boxes(geometry.boxes_from_fractions(detections.boxes), image)
+            order = np.argsort(-detections.scores, kind="stable")
+            order = order[(boxes[order, 2:] > boxes[order, :2]).all(axis=1)]
+            found.append(Instances(boxes, detections.classes, detections.scores)[order])
+        return found
+
+    def caption(self, images: Sequence[np.ndarray], encoded: Encoded | None = None) -> list[str]:
+        """A caption of each picture."""
+        encoded = encoded or self.encode_pictures(images)
+        tokenizer = self.tokenizers["captioning"]
+        answers = self._answers("captioning", encoded, [tokenizer.prompt()] * len(images))
+        return [tokenizer.decode(answer.tokens) for answer in answers]
+
+    def segment(
+        self, images: Sequence[np.ndarray], prompts: Sequence[Prompt], encoded: Encoded | None = None
+    ) -> list[Mask]:
+        """The mask of each prompted instance, at its picture's size: `num_samples` sampled outlines vote on it."""
+        encoded = encoded or self.encode_crops(images, prompts)
+        tokenizer, infer = self.tokenizers["segmentation"], self.cfg.infer
+        count = infer.num_samples
+        sampling = GREEDY if count == 1 else Sampling(infer.temperature, infer.top_k, infer.top_p)
+        tokens = self._instance_prompts("segmentation", encoded, prompts)
+        answers = self._answers("segmentation", encoded, tokens, sampling, count)
+        masks = []
+        for number, (prompt, geometry) in enumerate(zip(prompts, encoded.geometries, strict=True)):
+            samples = [tokenizer.decode(answer.tokens) for answer in answers[number * count : (number + 1) * count]]
+            samples = [[geometry.from_fractions(polygon) for polygon in polygons] for polygons in samples]
+            masks.append(vote(samples, *images[prompt.image_number].shape[:2], infer.mask_threshold))
+        return masks
+
+    def keypoints(
+        self, images: Sequence[np.ndarray], prompts: Sequence[Prompt], encoded: Encoded | None = None
+    ) -> list[Pose]:
+        """The keypoints of each prompted person."""
+        encoded = encoded or self.encode_crops(images, prompts)
+        tokenizer = self.tokenizers["keypoint"]
+        answers = self._answers("keypoint", encoded, self._instance_prompts("keypoint", encoded, prompts))
+        poses = []
+        for prompt, geometry, answer in zip(prompts, encoded.geometries, answers, strict=True):
+            decoded = tokenizer.decode(answer.tokens, answer.probs)
+            poses.append(pose_in_picture(decoded, geometry, prompt.box, images[prompt.image_number]))
+        return poses
+
+    def _instance_prompts(self, task: str, encoded: Encoded, prompts: Sequence[Prompt]) -> list[np.ndarray]:
+        tokenizer = self.tokenizers[task]
+        return [
+            tokenizer.prompt(np.clip(geometry.box_fractions(prompt.box)[0], 0, 1), prompt.class_id)
+            for geometry, prompt in zip(encoded.geometries, prompts, strict=True)
+        ]
+
+    def describe(self, image: np.ndarray, tasks: Sequence[str], instances: Instances | None = None) -> Result:
+        """All `tasks` on one picture: masks and keypoints of the `instances` given, else of those detected.
+
+        Detected instances below `score_threshold` are left out, and all but people where only keypoints are asked.
+        """
+        whole = self.encode_pictures([image]) if instances is None or "captioning" in tasks else None
+        if instances is None:
+            instances = self._detect_sure(image, tasks, whole)
+        result = self.describe_instances([image], tasks, [instances])[0]
+        caption = self.caption([image], whole)[0] if "captioning" in tasks else None
+        return dataclasses.replace(result, caption=caption)
+
+    def _detect_sure(self, image: np.ndarray, tasks: Sequence[str], whole: Encoded) -> Instances:
+        if set(tasks) == {"captioning"}:
+            return Instances.none()
+        instances = self.detect([image], whole)[0]
+        instances = instances[instances.scores >= self.cfg.infer.score_threshold]
+        if set(tasks) <= {"keypoint", "captioning"}:
+            return instances[instances.classes == self.keypoint_class]
+        return instances
+
+    def describe_instances(
+        self, images: Sequence[np.ndarray], tasks: Sequence[str], found: Sequence[Instances]
+    ) -> list[Result]:
+        """Masks of the instances found in each picture and poses of the people; an instance's crop serves both."""
+        prompts = [prompt for number, instances in enumerate(found) for prompt in prompts_for(instances, number)]
+        people = [index for index, prompt in enumerate(prompts) if prompt.class_id == self.keypoint_class]
+        masks = poses = crops = None
+        if "segmentation" in tasks:
+            crops = self.encode_crops(images, prompts)
+            masks = self.segment(images, prompts, crops)
+        if "keypoint" in tasks:
+            poses = [None] * len(prompts)
+            of_people = self.keypoints(images, [prompts[i] for i in people], crops and crops.take(people))
+            for index, pose in zip(people, of_people, strict=True):
+                poses[index] = pose
+        ends = np.cumsum([len(instances) for instances in found]).tolist()
+        parts = [slice(end - len(instances), end) for end, instances in zip(ends, found, strict=True)]
+        return [
+            Result(instances, masks and masks[part], poses and poses[part])
+            for instances, part in zip(found, parts, strict=True)
+        ]
+
+
+def load_predictor(cfg: CFG) -> Predictor:
+    """The predictor of `--weights` on `--device`."""
+    return Predictor(load_weights(project_path(cfg.infer.weights)), cfg, pick_device(cfg.device))
+
+
+def check_decoding(cfg: CFG) -> None:
+    """Raise UserError for settings that no decoding can follow."""
+    infer, data = cfg.infer, cfg.data
+    for name, value, fits, expected in (
+        ("num-samples", infer.num_samples, infer.num_samples >= 1, "at least 1"),
+        ("temperature", infer.temperature, infer.temperature >= 0, "a number that is not negative"),
+        ("top-p", infer.top_p, 0 < infer.top_p <= 1, "a number above 0, at most 1"),
+        ("top-k", infer.top_k, infer.top_k >= 0, "a number that is not negative"),
+        ("eval-batch-size", infer.eval_batch_size, infer.eval_batch_size >= 1, "at least 1"),
+        ("max-objects", data.max_objects, data.max_objects >= 1, "at least 1"),
+        ("max-points", data.max_points, data.max_points >= MIN_POINTS, f"at least {MIN_POINTS}"),
+    ):
+        if not fits:
+            raise UserError(f"--{name} expects {expected}, got {value}")
+
+
+def clip_boxes(boxes: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Boxes (n, 4) x1 y1 x2 y2 cut to the picture."""
+    height, width = image.shape[:2]
+    return np.clip(boxes, 0, [width, height, width, height])
+
+
+def pose_in_picture(decoded: Keypoints, geometry: Geometry, box: np.ndarray, image: np.ndarray) -> Pose:
+    """Keypoints on a canvas to the picture; an invisible one is put at the centre of `box`."""
+    height, width = image.shape[:2]
+    points = np.clip(geometry.from_fractions(decoded.points), 0, [width, height])
+    center = np.reshape(box, (2, 2)).mean(axis=0)
+    visible = decoded.visible[:, None]
+    return Pose(np.concatenate([np.where(visible, points, center), np.where(visible, 2, 0)], axis=1), decoded.score)

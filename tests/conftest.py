@@ -1,0 +1,94 @@
+"""Settings, a model and pictures small enough for a test."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tiny models lose time to threads
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+import config
+from config import CFG
+from dataset import scenes
+from models.pix2seq import Pix2Seq
+
+cv2.setNumThreads(0)
+torch.set_num_threads(1)
+settings.register_profile("tests", deadline=None, max_examples=60)
+settings.load_profile("tests")
+
+TINY = dict(
+    image_size=64,
+    backbone="resnet18",
+    backbone_kwargs='{"channels": [8, 16, 24, 32]}',
+    backbone_stage=3,
+    encoder_width=32,
+    encoder_layers=1,
+    encoder_heads=2,
+    decoder_width=32,
+    decoder_layers=2,
+    decoder_heads=2,
+    mlp_ratio=2,
+    vocab_size=3200,
+    max_tokens=160,
+    workers=0,
+    max_objects=20,
+    max_points=24,
+    batch_size=4,
+    epochs=1,
+    lr=2e-3,
+    warmup_steps=2,
+    precision="fp32",
+    eval_images=4,
+    device="cpu",
+)
+
+
+@pytest.fixture(scope="session")
+def scenes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A drawn dataset of 12 training and 6 validation pictures."""
+    root = tmp_path_factory.mktemp("data") / "scenes"
+    scenes.write_dataset(root, num_train=12, num_val=6, seed=1)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_model_cfg() -> CFG:
+    """The smallest settings of a model; no pictures belong to them."""
+    return config.replace(CFG(), **TINY)
+
+
+@pytest.fixture
+def tiny_cfg(tiny_model_cfg: CFG, scenes_root: Path, tmp_path: Path) -> CFG:
+    """The smallest settings of a run on the drawn dataset, into a folder of its own."""
+    return config.replace(tiny_model_cfg, data_root=str(scenes_root), run_dir=str(tmp_path / "run"))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_model_cfg: CFG) -> Pix2Seq:
+    """A random model in evaluation mode, with weights large enough that its answers depend on what it sees."""
+    torch.manual_seed(0)
+    model = Pix2Seq(tiny_model_cfg.model).eval()
+    with torch.no_grad():
+        model.decoder.embedding.weight.mul_(10)
+        model.decoder.positions.mul_(10)
+    return model
+
+
+@pytest.fixture(scope="session")
+def reference() -> Callable[[str], dict[str, np.ndarray]]:
+    """Load numbers of the official TensorFlow code by file name; skip where they are not at hand."""
+    folder = config.ROOT.parent / "shared" / "reference" / "tasks"
+
+    def load(name: str) -> dict[str, np.ndarray]:
+        if not (folder / name).is_file():
+            pytest.skip(f"the reference numbers {folder / name} are not here")
+        return dict(np.load(folder / name))
+
+    return load

@@ -1,0 +1,142 @@
+"""COCO's layout on disk, read for the tasks that are asked for."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from config import TASKS, UserError
+from dataset.coco import CocoDataset
+from dataset.detection import detection_sequence
+from dataset.geometry import Geometry
+from dataset.scenes import KINDS
+from tokenizers.detection import DetectionTokenizer
+from tokenizers.vocabulary import END
+
+
+def write_split(root: Path, split: str = "val2017", **files: dict) -> Path:
+    """A dataset of the given annotation files without pictures."""
+    (root / split).mkdir(parents=True)
+    (root / "annotations").mkdir()
+    for name, content in files.items():
+        (root / "annotations" / f"{name}_{split}.json").write_text(json.dumps(content))
+    return root
+
+
+def annotation(number: int, **values) -> dict:
+    return {"id": number, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "iscrowd": 0} | values
+
+
+IMAGES = [{"id": 1, "file_name": "1.jpg"}, {"id": 2, "file_name": "2.jpg"}]
+CATEGORIES = [{"id": 1, "name": "person"}, {"id": 3, "name": "car"}]
+
+
+@pytest.fixture(scope="module")
+def scenes(scenes_root: Path) -> CocoDataset:
+    return CocoDataset(scenes_root, "train2017", TASKS)
+
+
+def test_all_pictures_are_there(scenes: CocoDataset):
+    assert len(scenes) == 12
+    assert [scenes[index].image_id for index in range(12)] == list(range(1, 13))
+
+
+def test_class_names_are_by_category_id(scenes: CocoDataset):
+    assert scenes.class_names == {kind.category_id: kind.name for kind in KINDS}
+
+
+def test_boxes_lie_in_the_picture(scenes: CocoDataset):
+    for index in range(len(scenes)):
+        example = scenes[index]
+        height, width = example.image.shape[:2]
+        assert np.all(example.boxes[:, :2] < example.boxes[:, 2:])
+        assert np.all(example.boxes >= 0) and np.all(example.boxes <= [width, height, width, height])
+
+
+def test_polygons_lie_in_their_boxes(scenes: CocoDataset):
+    for index in range(len(scenes)):
+        example = scenes[index]
+        for box, polygons in zip(example.boxes, example.polygons, strict=True):
+            points = np.concatenate(polygons)
+            assert np.all(points >= box[:2] - 1.5) and np.all(points <= box[2:] + 1.5)
+
+
+def test_every_picture_has_captions(scenes: CocoDataset):
+    assert all(scenes[index].captions for index in range(len(scenes)))
+
+
+def test_people_are_one_object_with_polygons_and_keypoints(scenes: CocoDataset, scenes_root: Path):
+    alone = CocoDataset(scenes_root, "train2017", ["detection"])
+    for index in range(len(scenes)):
+        example = scenes[index]
+        assert np.array_equal(example.boxes, alone[index].boxes)
+        labelled = (example.keypoints[:, :, 2] > 0).any(1)
+        assert np.array_equal(labelled, labelled & (example.classes == 1))
+        assert all(example.polygons[person] for person in np.flatnonzero(labelled))
+    assert sum((scenes[index].keypoints[:, :, 2] > 0).any() for index in range(len(scenes))) >= 3
+
+
+def test_keypoints_alone_need_no_other_file(scenes_root: Path):
+    people = CocoDataset(scenes_root, "train2017", ["keypoint"])
+    assert people.class_names == {1: "person"}
+    assert all(np.all(people[index].classes == 1) for index in range(len(people)))
+
+
+def test_crowds_and_empty_boxes_are_left_out(tmp_path: Path):
+    objects = [annotation(1), annotation(2, iscrowd=1), annotation(3, bbox=[5, 5, 0, 4])]
+    root = write_split(tmp_path, instances={"images": IMAGES, "annotations": objects, "categories": CATEGORIES})
+    dataset = CocoDataset(root, "val2017", ["detection"])
+    assert [entry["id"] for entry in dataset.objects[1]] == [1]
+
+
+def test_an_image_without_objects_is_taught_as_an_immediate_end(tmp_path: Path):
+    root = write_split(tmp_path, instances={"images": IMAGES, "annotations": [annotation(1)], "categories": CATEGORIES})
+    for entry in IMAGES:
+        Image.new("RGB", (8, 6)).save(root / "val2017" / entry["file_name"])
+    empty = CocoDataset(root, "val2017", ["detection"])[1]
+    tokenizer = DetectionTokenizer(3000, [1, 3])
+    sequence = detection_sequence(empty, Geometry.letterbox(8, 6, 64), tokenizer, 40, np.random.default_rng(0))
+    assert sequence.target.tolist() == [END]
+
+
+def test_instance_tasks_skip_pictures_they_cannot_learn_from(tmp_path: Path):
+    triangle = [[0, 0, 4, 0, 4, 4]]
+    objects = [annotation(1), annotation(2, image_id=2, segmentation=triangle)]
+    root = write_split(tmp_path, instances={"images": IMAGES, "annotations": objects, "categories": CATEGORIES})
+    dataset = CocoDataset(root, "val2017", ["detection", "segmentation"])
+    assert dataset.indices_for(["segmentation"]) == [1]
+    assert dataset.indices_for(["detection", "segmentation"]) == [0, 1]
+
+
+@pytest.mark.parametrize("number", [0, 900, -3])
+def test_category_ids_that_have_no_token_are_refused(tmp_path: Path, number: int):
+    content = {"images": IMAGES, "annotations": [], "categories": [{"id": number, "name": "thing"}]}
+    root = write_split(tmp_path, instances=content)
+    with pytest.raises(UserError, match="1 to 899"):
+        CocoDataset(root, "val2017", ["detection"])
+
+
+def test_a_missing_picture_folder_is_named(tmp_path: Path):
+    with pytest.raises(UserError, match=r"--data-root expects .*val2017"):
+        CocoDataset(tmp_path, "val2017", ["detection"])
+
+
+def test_a_missing_annotation_file_is_named(tmp_path: Path):
+    with pytest.raises(UserError, match=r"captions_val2017\.json"):
+        CocoDataset(write_split(tmp_path), "val2017", ["captioning"])
+
+
+def test_a_missing_picture_is_named(tmp_path: Path):
+    root = write_split(tmp_path, instances={"images": IMAGES, "annotations": [], "categories": CATEGORIES})
+    with pytest.raises(UserError, match=r"1\.jpg"):
+        CocoDataset(root, "val2017", ["detection"])[0]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"images": []}'])
+def test_annotations_in_another_format_are_refused(tmp_path: Path, content: str):
+    root = write_split(tmp_path)
+    (root / "annotations" / "instances_val2017.json").write_text(content)
+    with pytest.raises(UserError, match=r"instances_val2017\.json"):
+        CocoDataset(root, "val2017", ["detection"])

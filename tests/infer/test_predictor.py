@@ -1,0 +1,178 @@
+"""Answers come back in the picture's own pixels, one for each question."""
+
+import numpy as np
+import pytest
+
+from config import UserError
+from infer.masks import decode_mask
+from infer.predictor import Predictor
+from infer.results import Instances, Prompt, coco_results
+from models.generate import generate
+from tokenizers.vocabulary import CLASS_SHIFT, INVISIBLE, TEXT_SHIFT, quantize
+
+WIDE = np.zeros((100, 200, 3), np.uint8)  # letterboxed, 200 px span the canvas
+BOX = np.array([50.0, 20.0, 90.0, 60.0])  # cropped with a quarter on each side: pixels 40 … 100 and 10 … 70
+CROP_X, CROP_Y, CROP_PX = 40, 10, 60
+
+
+def crop_tokens(points_px: list[tuple[float, float]]) -> list[int]:
+    """Tokens y x of points x y of the picture, in the crop around BOX."""
+    points = (np.array(points_px) - [CROP_X, CROP_Y]) / CROP_PX
+    return quantize(points[:, ::-1]).ravel().tolist()
+
+
+def noise(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_boxes_are_in_pixels_and_surest_first(make_predictor, answer_with):
+    answer_with("detection", [*quantize([0.1, 0.2, 0.3, 0.6]), CLASS_SHIFT + 3, 0])
+    found = make_predictor().detect([WIDE])[0]
+    assert found.boxes[0] == pytest.approx([40, 20, 120, 60], abs=0.2)
+    assert (found.classes.tolist(), found.scores.tolist()) == ([3], [0.9])
+
+
+def test_boxes_are_clipped_and_empty_ones_dropped(make_predictor, answer_with):
+    beyond = [*quantize([0.4, 0.0, 1.0, 1.0]), CLASS_SHIFT + 1]  # the picture ends at half the canvas
+    padding = [*quantize([0.6, 0.2, 0.9, 0.8]), CLASS_SHIFT + 1]
+    flat = [*quantize([0.1, 0.2, 0.1, 0.8]), CLASS_SHIFT + 1]
+    answer_with("detection", [*beyond, *padding, *flat, 0])
+    boxes = make_predictor().detect([WIDE])[0].boxes
+    assert boxes == pytest.approx(np.array([[0, 80, 200, 100]]), abs=0.2)
+
+
+def test_a_mask_lies_where_its_polygon_says(make_predictor, answer_with):
+    answer_with("segmentation", [*crop_tokens([(50, 20), (80, 20), (80, 50), (50, 50)]), 0])
+    mask = make_predictor(num_samples=1).segment([WIDE], [Prompt(0, BOX, 1)])[0]
+    expected = np.zeros((100, 200), bool)
+    expected[20:50, 50:80] = True
+    wrong = decode_mask(mask.rle) != expected
+    assert wrong.sum() <= 60  # an outline of 120 px, half of it off by one at most
+    assert mask.score == 1
+
+
+def test_samples_vote_on_a_mask(make_predictor, answer_with):
+    small = crop_tokens([(50, 20), (60, 20), (60, 50), (50, 50)])
+    large = crop_tokens([(50, 20), (90, 20), (90, 50), (50, 50)])
+    answer_with("segmentation", [*small, 0], [*small, 0], [*large, 0])
+    areas = []
+    for threshold in (0.3, 0.6):
+        predictor = make_predictor(num_samples=3, mask_threshold=threshold)
+        areas.append(decode_mask(predictor.segment([WIDE], [Prompt(0, BOX, 1)])[0].rle).sum())
+    assert areas == pytest.approx([40 * 30, 10 * 30], rel=0.07)
+
+
+def test_an_empty_answer_is_an_empty_mask(make_predictor, answer_with):
+    answer_with("segmentation", [0])
+    mask = make_predictor(num_samples=2).segment([WIDE], [Prompt(0, BOX, 1)])[0]
+    assert (mask.rle["size"], mask.score, decode_mask(mask.rle).any()) == ([100, 200], 0, False)
+
+
+def test_keypoints_are_in_pixels_and_invisible_ones_at_the_box_centre(make_predictor, answer_with):
+    answer_with("keypoint", [*crop_tokens([(60, 30)]), *[INVISIBLE] * 32])
+    pose = make_predictor().keypoints([WIDE], [Prompt(0, BOX, 1)])[0]
+    assert pose.keypoints[0] == pytest.approx([60, 30, 2], abs=0.1)
+    assert (pose.keypoints[1:] == [70, 40, 0]).all()
+    assert pose.score == pytest.approx(0.9)
+
+
+def test_captions_are_words(make_predictor, answer_with):
+    answer_with("captioning", [TEXT_SHIFT + 1, TEXT_SHIFT + 2, 0])
+    assert make_predictor().caption([WIDE, WIDE]) == ["a person"] * 2
+
+
+def test_real_answers_have_one_entry_for_each_question(make_predictor):
+    predictor = make_predictor(num_samples=2, eval_batch_size=2)
+    images = [noise(40, 60), noise(70, 1), noise(300, 200)]
+    prompts = [Prompt(number, np.array([0.0, 0.0, 30.0, 20.0]), 1) for number in (0, 2, 2, 1, 0)]
+    crops = predictor.encode_crops(images, prompts)
+    assert len(predictor.detect(images)) == len(predictor.caption(images)) == 3
+    masks = predictor.segment(images, prompts, crops)
+    assert [mask.rle["size"] for mask in masks] == [[40, 60], [300, 200], [300, 200], [70, 1], [40, 60]]
+    assert [pose.keypoints.shape for pose in predictor.keypoints(images, prompts, crops)] == [(17, 3)] * 5
+
+
+def test_no_pictures_and_no_prompts_are_no_answers(make_predictor):
+    predictor = make_predictor()
+    assert predictor.detect([]) == predictor.caption([]) == []
+    assert predictor.segment([WIDE], []) == predictor.keypoints([WIDE], []) == []
+
+
+def test_sampling_repeats_itself_for_a_seed(make_predictor):
+    def masks(seed: int) -> list:
+        return make_predictor(num_samples=3, top_p=1.0, seed=seed).segment([noise(80, 80)], [Prompt(0, BOX, 1)])
+
+    assert masks(0) == masks(0)
+    assert masks(0) != masks(1)
+
+
+def test_answers_do_not_depend_on_the_size_of_chunks(make_predictor):
+    images = [noise(30 + 10 * i, 50) for i in range(5)]
+    found = [make_predictor(eval_batch_size=size).detect(images) for size in (1, 5)]
+    for one, other in zip(*found, strict=True):
+        assert np.array_equal(one.boxes, other.boxes)
+
+
+def test_a_chunk_is_answered_in_one_call(make_predictor, monkeypatch):
+    calls = []
+    monkeypatch.setattr("infer.predictor.generate", lambda *args: calls.append(len(args[2])) or generate(*args))
+    make_predictor(eval_batch_size=4).keypoints([WIDE], [Prompt(0, BOX, 1)] * 6)
+    assert calls == [4, 2]
+
+
+def test_an_answer_never_exceeds_what_the_model_was_trained_for(make_predictor):
+    predictor = make_predictor(max_objects=1000, max_points=1000)
+    predictor.detect([noise(50, 50)])
+    predictor.segment([noise(50, 50)], [Prompt(0, np.array([0.0, 0.0, 9.0, 9.0]), 1)])
+
+
+def test_describe_encodes_each_canvas_once(make_predictor, answer_with, monkeypatch):
+    answer_with("detection", [*quantize([0.1, 0.1, 0.3, 0.3]), CLASS_SHIFT + 1, 0])
+    answer_with("segmentation", [*crop_tokens([(50, 20), (60, 20), (60, 50)]), 0])
+    answer_with("keypoint", [INVISIBLE] * 34)
+    answer_with("captioning", [TEXT_SHIFT + 3, 0])
+    predictor = make_predictor()
+    encoded, encode = [], predictor.model.encode
+    monkeypatch.setattr(predictor.model, "encode", lambda images: encoded.append(len(images)) or encode(images))
+    result = predictor.describe(WIDE, predictor.trained_tasks)
+    assert encoded == [1, 1]
+    assert (len(result.instances), len(result.masks), len(result.poses), result.caption) == (1, 1, 1, "car")
+
+
+def test_only_people_have_keypoints(make_predictor, answer_with):
+    answer_with("keypoint", [INVISIBLE] * 34)
+    instances = Instances(np.stack([BOX, BOX]), np.array([3, 1]), np.ones(2))
+    result = make_predictor().describe(WIDE, ("keypoint",), instances)
+    assert result.poses[0] is None
+    assert result.poses[1].keypoints.shape == (17, 3)
+
+
+def test_unsure_detections_are_left_out(make_predictor, answer_with):
+    answer_with("detection", [*quantize([0.1, 0.1, 0.3, 0.3]), CLASS_SHIFT + 1, 0], prob=0.2)
+    assert len(make_predictor(score_threshold=0.3).describe(WIDE, ("detection",)).instances) == 0
+
+
+def test_coco_results_hold_all_that_is_known(make_predictor, answer_with):
+    answer_with("segmentation", [*crop_tokens([(50, 20), (60, 20), (60, 50)]), 0])
+    answer_with("keypoint", [INVISIBLE] * 34)
+    answer_with("captioning", [TEXT_SHIFT + 1, 0])
+    instances = Instances(BOX[None], np.array([1]), np.array([0.5]))
+    tasks = ("segmentation", "keypoint", "captioning")
+    entry, caption = coco_results(7, make_predictor().describe(WIDE, tasks, instances))
+    assert {"image_id": 7, "category_id": 1, "bbox": [50, 20, 40, 40], "score": 0.5}.items() <= entry.items()
+    assert isinstance(entry["segmentation"]["counts"], str)
+    assert len(entry["keypoints"]) == 51
+    assert caption == {"image_id": 7, "caption": "a"}
+
+
+def test_a_task_that_was_not_trained_is_refused(make_predictor):
+    predictor: Predictor = make_predictor()
+    predictor.trained_tasks = ("detection",)
+    with pytest.raises(UserError, match="not for captioning"):
+        predictor.require(["detection", "captioning"])
+
+
+@pytest.mark.parametrize("values", [{"num_samples": 0}, {"top_p": 0.0}, {"temperature": -1.0}, {"max_points": 2}])
+def test_settings_that_cannot_be_decoded_are_refused(make_predictor, values):
+    with pytest.raises(UserError, match="expects"):
+        make_predictor(**values)

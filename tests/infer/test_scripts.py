@@ -1,0 +1,255 @@
+"""The inference scripts as a user meets them: files written, tables printed, mistakes answered in one line."""
+
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import config
+from infer.run import output_folder, unique_names
+from tokenizers.vocabulary import CLASS_SHIFT, INVISIBLE, TEXT_SHIFT, quantize
+
+SCRIPTS = sorted((config.ROOT / "infer").glob("infer_single_image_*.py"))
+PNGS = {"object_detection.png", "instance_segmentation.png", "keypoint_detection.png"}
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "000000000042.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out" / "deep"
+
+
+@pytest.fixture
+def run_script(monkeypatch: pytest.MonkeyPatch, weights_path: Path, out: Path):
+    """Run a script in this process with the tiny weights; later flags override these."""
+
+    def run(name: str, *flags: str | Path) -> None:
+        path = config.ROOT / "infer" / f"infer_single_image_{name}.py"
+        common = ["--weights", weights_path, "--output-dir", out, "--device", "cpu", "--num-samples", "2"]
+        monkeypatch.setattr(sys, "argv", [str(word) for word in [path, *common, *flags]])
+        runpy.run_path(str(path), run_name="__main__")
+
+    return run
+
+
+@pytest.fixture
+def talkative(answer_with) -> None:
+    """The model sees a person and a car, and has an answer to everything."""
+    boxes = [*quantize([0.1, 0.2, 0.6, 0.6]), CLASS_SHIFT + 1, *quantize([0.1, 0.2, 0.5, 0.9]), CLASS_SHIFT + 3, 0]
+    answer_with("detection", boxes)
+    answer_with("segmentation", [*quantize(np.array([0.3, 0.3, 0.3, 0.6, 0.6, 0.6])), 0])
+    answer_with("keypoint", [*quantize(np.linspace(0.3, 0.7, 32)), INVISIBLE, INVISIBLE])
+    answer_with("captioning", [TEXT_SHIFT + 1, TEXT_SHIFT + 2, 0])
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("object_detection", {"object_detection.png"}),
+        ("voc", {"object_detection.png"}),
+        ("segmentation", {"instance_segmentation.png"}),
+        ("keypoint", {"keypoint_detection.png"}),
+        ("caption", set()),
+        ("multi_task", PNGS),
+    ],
+)
+def test_each_script_writes_its_files(run_script, talkative, picture, out, script, expected):
+    run_script(script, "--image", picture)
+    assert files(out) == expected | {"result.json"}
+    assert all(Image.open(out / name).size == (90, 60) for name in expected)
+    assert all(entry["image_id"] == 42 for entry in json.loads((out / "result.json").read_text()))
+
+
+def test_the_table_and_the_caption_are_printed(run_script, talkative, picture, capsys):
+    run_script("multi_task", "--image", picture)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["class", "score", "x", "y", "w", "h"]
+    assert [line.split()[0] for line in lines[2:4]] == ["person", "car"]
+    assert len({len(line) for line in lines[1:4]}) == 1
+    assert lines[4] == "  caption: a person"
+
+
+def test_a_box_is_asked_about_without_detection(run_script, talkative, picture, out):
+    run_script("segmentation", "--image", picture, "--box", "10,5,30.5,200", "--box-class", "dog")
+    (entry,) = json.loads((out / "result.json").read_text())
+    assert (entry["bbox"], entry["category_id"], entry["score"]) == ([10, 5, 30.5, 55], 18, 1)
+
+
+def test_keypoints_are_sought_in_people_only(run_script, talkative, picture, out):
+    run_script("keypoint", "--image", picture)
+    (entry,) = json.loads((out / "result.json").read_text())
+    assert (entry["category_id"], len(entry["keypoints"])) == (1, 51)
+
+
+def test_each_of_several_pictures_has_its_folder(run_script, talkative, picture, out, tmp_path):
+    other = tmp_path / "more"
+    other.mkdir()
+    for suffix in ("jpg", "png"):
+        Image.new("RGB", (20, 30)).save(other / f"000000000042.{suffix}")
+    (other / "notes.txt").write_text("no picture")
+    run_script("object_detection", "--image", picture, other)
+    names = ["000000000042", "000000000042_2", "000000000042_3"]
+    assert files(out) == {f"{name}/{file}" for name in names for file in ("object_detection.png", "result.json")}
+
+
+def test_names_are_unique_even_where_a_number_is_taken():
+    assert unique_names([Path("a.png"), Path("a_2.png"), Path("b/a.jpg")]) == ["a", "a_2", "a_3"]
+
+
+def save_as(path: Path, kind: str) -> Path:
+    """A picture of an unusual kind."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 4), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pictures = {
+        "rgba.png": (Image.fromarray(pixels), {}),
+        "grey.jpg": (Image.fromarray(pixels[:, :, 0]), {}),
+        "16bit.png": (Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 257), {}),
+        "narrow.png": (Image.fromarray(pixels[:, :1, :3]), {}),
+        "dot.png": (Image.fromarray(pixels[:1, :1, :3]), {}),
+        "turned.jpg": (Image.fromarray(pixels[:, :, :3]), {"exif": exif}),
+        "cmyk.jpg": (Image.fromarray(pixels[:, :, :3]).convert("CMYK"), {}),
+    }
+    picture, options = pictures[kind]
+    picture.save(path / kind, **options)
+    return path / kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [
+        ("rgba.png", (30, 40)),
+        ("grey.jpg", (30, 40)),
+        ("16bit.png", (30, 40)),
+        ("narrow.png", (1, 40)),
+        ("dot.png", (1, 1)),
+        ("turned.jpg", (40, 30)),
+        ("cmyk.jpg", (30, 40)),
+    ],
+)
+def test_every_kind_of_picture_works(run_script, talkative, tmp_path, out, kind, size):
+    run_script("multi_task", "--image", save_as(tmp_path, kind))
+    assert files(out) == PNGS | {"result.json"}
+    assert all(Image.open(out / name).size == size for name in PNGS)
+
+
+def test_the_untalkative_model_works_too(run_script, picture, out):
+    run_script("multi_task", "--image", picture, "--score-threshold", "0")
+    assert files(out) == PNGS | {"result.json"}
+
+
+def refused(run_script, capsys, name: str, *flags: str | Path) -> str:
+    """The one line that a mistake is answered with; the exit status is 2."""
+    with pytest.raises(SystemExit) as stop:
+        run_script(name, *flags)
+    error = capsys.readouterr().err
+    assert (stop.value.code, error.count("\n")) == (2, 1), error
+    assert error.startswith("error: ")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--image", "{tmp}/missing.png"], "there is no picture"),
+        (["--image", "{tmp}/notes.png"], "is not a picture"),
+        (["--image", "{tmp}/cut.jpg"], "cannot be read whole"),
+        (["--image", "{picture}", "{tmp}/cut.jpg"], "cannot be read whole"),
+        (["--image", "{tmp}/empty"], "holds no pictures"),
+        ([], "--image expects"),
+        (["--image", "{picture}", "--box", "1,2,3"], "four numbers"),
+        (["--image", "{picture}", "--box", "1,2,3,a"], "four numbers"),
+        (["--image", "{picture}", "--box", "1,2,3,nan"], "four numbers"),
+        (["--image", "{picture}", "--box", "90,0,5,5"], "outside the picture"),
+        (["--image", "{picture}", "--box", "1,1,0,5"], "above zero"),
+        (["--image", "{picture}", "--box", "1,1,5,5", "--box-class", "unicorn"], "expects one of person, car, dog"),
+        (["--image", "{picture}", "--task", "painting"], "--task expects"),
+        (["--image", "{picture}", "--num-samples", "0"], "--num-samples expects"),
+        (["--image", "{picture}", "--device", "abacus"], "--device abacus"),
+        (["--image", "{picture}", "--weights", "{tmp}/missing.safetensors"], "no weights file"),
+        (["--image", "{picture}", "--weights", "{tmp}/notes.png"], "not a safetensors file"),
+        (["--image", "{picture}", "--weights", "{tmp}/half.safetensors"], "not a safetensors file"),
+        (["--image", "{picture}", "--output-dir", "{tmp}/notes.png"], "--output-dir"),
+        (["--image", "{picture}", "--output-dir", "{tmp}/notes.png/below"], "--output-dir"),
+        (["--image", "{picture}", "--output-dir", "/proc/nowhere"], "--output-dir"),
+    ],
+)
+def test_a_mistake_is_answered_in_one_line(
+    run_script, talkative, capsys, picture, tmp_path, out, weights_path, flags, message
+):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.png").write_text("no picture, no weights")
+    Image.open(picture).save(tmp_path / "cut.jpg", quality=95)
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:3000])
+    (tmp_path / "half.safetensors").write_bytes(weights_path.read_bytes()[: weights_path.stat().st_size // 2])
+    flags = [flag.format(tmp=tmp_path, picture=picture) for flag in flags]
+    assert message in refused(run_script, capsys, "segmentation", *flags)
+    assert not out.parent.exists()
+
+
+def test_a_box_without_a_use_is_refused(run_script, capsys, picture):
+    assert "leave it out" in refused(run_script, capsys, "caption", "--image", picture, "--box", "1,1,5,5")
+
+
+def test_keypoints_of_a_car_are_refused(run_script, capsys, picture):
+    flags = ["--image", picture, "--box", "1,1,5,5", "--box-class", "car"]
+    assert "only a person" in refused(run_script, capsys, "keypoint", *flags)
+
+
+def test_a_task_that_the_weights_cannot_do_is_refused(run_script, capsys, picture, tmp_path, weights_path):
+    from models.weights import Weights, load_weights, save_weights
+
+    weights = load_weights(weights_path)
+    cfg = config.replace(weights.cfg, task="segmentation")
+    save_weights(tmp_path / "one.safetensors", Weights(weights.model, cfg, weights.class_names, weights.words))
+    flags = ["--image", picture, "--weights", tmp_path / "one.safetensors"]
+    assert "not for captioning" in refused(run_script, capsys, "caption", *flags)
+    assert "not for detection" in refused(run_script, capsys, "segmentation", *flags)
+    run_script("segmentation", *flags, "--box", "10,10,20,20")
+
+
+def test_old_output_outlives_a_failure(run_script, talkative, capsys, picture, out, tmp_path):
+    run_script("object_detection", "--image", picture)
+    before = (out / "result.json").read_bytes()
+    (tmp_path / "notes.png").write_text("no picture")
+    refused(run_script, capsys, "object_detection", "--image", picture, tmp_path / "notes.png")
+    assert (out / "result.json").read_bytes() == before
+    assert files(out) == {"object_detection.png", "result.json"}
+
+
+def test_nothing_is_left_behind_when_interrupted(tmp_path: Path):
+    with pytest.raises(KeyboardInterrupt), output_folder(tmp_path / "new" / "folder") as staging:
+        (staging / "half.png").write_text("half")
+        raise KeyboardInterrupt
+    assert not (tmp_path / "new").exists()
+
+
+def test_help_imports_nothing_slow():
+    names = [path.stem for path in SCRIPTS]
+    assert len(names) == 6
+    program = (
+        "import runpy, sys\n"
+        f"for path in {[str(path) for path in SCRIPTS]}:\n"
+        "    sys.argv = [path, '--help']\n"
+        "    try: runpy.run_path(path, run_name='__main__')\n"
+        "    except SystemExit as stop: assert not stop.code\n"
+        "assert not {'torch', 'timm', 'nltk', 'matplotlib', 'PIL'} & sys.modules.keys()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--num-samples" in done.stdout

@@ -1,0 +1,224 @@
+"""Decoding: greedy or sampled, many prompts on one encoding, always within the grammar."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from config import TASKS
+from models.generate import GrammarTables, Sampling, choose, generate, truncate_logits
+from models.pix2seq import Pix2Seq
+from tokenizers.captioning import CaptioningTokenizer, WordVocabulary
+from tokenizers.detection import DetectionTokenizer
+from tokenizers.keypoint import KeypointTokenizer
+from tokenizers.segmentation import SegmentationTokenizer
+from tokenizers.vocabulary import END, Grammar
+
+VOCAB_SIZE = 3200
+SAMPLED = Sampling(temperature=1.0, top_p=0.95)
+BOX = np.array([0.1, 0.1, 0.8, 0.7])
+
+tokenizers = {
+    "detection": DetectionTokenizer(VOCAB_SIZE, (1, 3, 18)),
+    "segmentation": SegmentationTokenizer(VOCAB_SIZE),
+    "keypoint": KeypointTokenizer(VOCAB_SIZE),
+    "captioning": CaptioningTokenizer(VOCAB_SIZE, WordVocabulary(["<unk>", *"abcdefgh"])),
+}
+
+
+def on_device(grammar: Grammar) -> GrammarTables:
+    return GrammarTables(torch.from_numpy(grammar.allowed), torch.from_numpy(grammar.next_state), grammar.end)
+
+
+def tables(task: str) -> GrammarTables:
+    return on_device(tokenizers[task].grammar())
+
+
+def prompts(task: str, count: int) -> torch.Tensor:
+    """Prompts (count, P), all different where the task has an instance to point at."""
+    if task in ("detection", "captioning"):
+        rows = [tokenizers[task].prompt()] * count
+    else:
+        rows = [tokenizers[task].prompt(BOX + 0.02 * row, 1) for row in range(count)]
+    return torch.from_numpy(np.stack(rows))
+
+
+def accepts(grammar: GrammarTables, tokens: torch.Tensor) -> bool:
+    state = 0
+    for token in tokens.tolist():
+        if not grammar.allowed[state, token]:
+            return False
+        state = int(grammar.next_state[state, token])
+    return True
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return torch.rand(2, 3, 64, 64, generator=seeded())
+
+
+@pytest.fixture(scope="module")
+def memory(tiny_model: Pix2Seq, images: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        return tiny_model.encode(images)
+
+
+INDEX = torch.tensor([0, 1, 1])
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("task", TASKS)
+def test_greedy_decoding_equals_uncached_argmax(tiny_model: Pix2Seq, images, memory, task: str):
+    grammar, said = tables(task), prompts(task, 3)
+    found = generate(tiny_model, memory, said, INDEX, grammar, 12)
+    state, sequence = torch.zeros(3, dtype=torch.long), said
+    for step in range(found.tokens.shape[1]):
+        logits = tiny_model(images, sequence, INDEX)[:, -1]
+        token = logits.masked_fill(~grammar.allowed[state], -torch.inf).argmax(-1)
+        assert torch.equal(found.tokens[:, step], token)
+        probability = logits.softmax(-1).gather(1, token[:, None])[:, 0]
+        torch.testing.assert_close(found.probs[:, step], probability, atol=1e-5, rtol=1e-4)
+        state, sequence = grammar.next_state[state, token], torch.cat([sequence, token[:, None]], dim=1)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "sampling", [Sampling(), SAMPLED, Sampling(temperature=5.0)], ids=["greedy", "nucleus", "wild"]
+)
+def test_random_weights_still_obey_the_grammar(tiny_model: Pix2Seq, memory, task: str, sampling: Sampling):
+    grammar = tables(task)
+    found = generate(
+        tiny_model, memory, prompts(task, 3), INDEX, grammar, 60, sampling, num_samples=3, generator=seeded()
+    )
+    assert all(accepts(grammar, row) for row in found.tokens)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_rows_do_not_limit_each_other(tiny_model: Pix2Seq, memory, task: str):
+    said, grammar = prompts(task, 3), tables(task)
+    together = generate(tiny_model, memory, said, INDEX, grammar, 20)
+    for row in range(3):
+        alone = generate(tiny_model, memory, said[row : row + 1], INDEX[row : row + 1], grammar, 20)
+        length = min(alone.tokens.shape[1], together.tokens.shape[1])
+        assert torch.equal(together.tokens[row, :length], alone.tokens[0, :length])
+        assert not together.tokens[row, length:].any()
+
+
+def test_greedy_samples_of_a_prompt_are_equal_and_stand_together(tiny_model: Pix2Seq, memory):
+    said, grammar = prompts("segmentation", 3), tables("segmentation")
+    once = generate(tiny_model, memory, said, INDEX, grammar, 16)
+    thrice = generate(tiny_model, memory, said, INDEX, grammar, 16, num_samples=3)
+    assert torch.equal(thrice.tokens, once.tokens.repeat_interleave(3, 0))
+
+
+def test_samples_of_a_prompt_differ(tiny_model: Pix2Seq, memory):
+    sampling = Sampling(temperature=1.0)
+    found = generate(
+        tiny_model, memory, prompts("segmentation", 1), INDEX[:1], tables("segmentation"), 16, sampling, 4, seeded()
+    )
+    assert len({tuple(row) for row in found.tokens.tolist()}) == 4
+
+
+def test_the_same_seed_samples_the_same(tiny_model: Pix2Seq, memory):
+    first, second, other = (
+        generate(
+            tiny_model, memory, prompts("keypoint", 3), INDEX, tables("keypoint"), 34, SAMPLED, 2, seeded(seed)
+        ).tokens
+        for seed in (5, 5, 6)
+    )
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+def test_decoding_stops_soon_after_all_have_ended(tiny_model: Pix2Seq, memory):
+    grammar = Grammar(3, VOCAB_SIZE)  # exactly three tokens, then the end
+    for state in range(3):
+        grammar.allow(state, slice(1000, 2000), state + 1)
+    found = generate(tiny_model, memory, prompts("detection", 2), INDEX[:2], on_device(grammar), 100)
+    assert found.tokens.shape[1] == 4
+    assert found.tokens[:, 3].tolist() == [END, END]
+
+
+def test_tokens_after_the_end_are_padding(tiny_model: Pix2Seq, memory):
+    grammar = Grammar(2, VOCAB_SIZE)  # as many tokens as wanted, of which one ends it
+    grammar.allow(0, slice(1000, 1004), 1)
+    grammar.allow(1, slice(1000, 1004), 1)
+    grammar.allow(1, END, grammar.end)
+    wild = Sampling(temperature=100.0)
+    tokens = generate(
+        tiny_model, memory, prompts("detection", 1), INDEX[:1], on_device(grammar), 60, wild, 20, seeded()
+    ).tokens
+    lengths = (tokens != END).sum(1)
+    assert len(set(lengths.tolist())) > 3
+    assert all(row[:length].all() for row, length in zip(tokens, lengths.tolist(), strict=True))
+
+
+def test_no_prompts_give_no_answers(tiny_model: Pix2Seq, memory):
+    found = generate(
+        tiny_model, memory, prompts("keypoint", 3)[:0], INDEX[:0], tables("keypoint"), 34, SAMPLED, 4, seeded()
+    )
+    assert found.tokens.shape[0] == found.probs.shape[0] == 0
+
+
+def test_probabilities_are_those_before_grammar_and_temperature(tiny_model: Pix2Seq, images, memory):
+    said = prompts("detection", 1)
+    found = generate(
+        tiny_model, memory, said, INDEX[:1], tables("detection"), 1, Sampling(temperature=3.0), 1, seeded()
+    )
+    with torch.inference_mode():
+        expected = tiny_model(images, said, INDEX[:1])[:, -1].softmax(-1)
+    torch.testing.assert_close(found.probs[0, 0], expected[0, found.tokens[0, 0]], atol=1e-6, rtol=1e-4)
+
+
+# Truncation
+
+
+@pytest.mark.parametrize("top_k", [0, 1, 2, 5, 40])
+@pytest.mark.parametrize("top_p", [1.0, 0.99, 0.8, 0.4, 0.1, 0.0])
+def test_truncation_equals_the_official_code(reference, top_k: int, top_p: float):
+    data = reference("top_logits.npz")
+    expected = torch.from_numpy(data[f"out_k{top_k}_p{top_p}"])
+    expected = expected.masked_fill(expected == float(data["mask_value"]), -torch.inf)
+    assert torch.equal(truncate_logits(torch.from_numpy(data["logits"]), top_k, top_p), expected)
+
+
+def test_a_nucleus_holds_no_more_than_its_probability():
+    logits = torch.randn(50, 300, generator=seeded()) * 3
+    kept = truncate_logits(logits, 0, 0.7).isfinite()
+    mass = (logits.softmax(-1) * kept).sum(-1)
+    assert torch.all((mass <= 0.7 + 1e-5) | (kept.sum(-1) == 1))
+
+
+def test_top_k_keeps_the_k_likeliest():
+    logits = torch.randn(10, 300, generator=seeded())
+    kept = truncate_logits(logits, 7, 1.0).isfinite()
+    assert torch.equal(kept.nonzero()[:, 1].view(10, 7), logits.topk(7).indices.sort().values)
+
+
+@pytest.mark.parametrize("changes", [{"temperature": 0.0}, {"top_k": 1}, {"top_p": 0.0}])
+def test_three_ways_to_be_greedy(changes: dict):
+    logits = torch.randn(20, 100, generator=seeded())
+    sampling = dataclasses.replace(Sampling(temperature=1.0), **changes)
+    assert torch.equal(choose(logits, sampling, seeded()), logits.argmax(-1))
+
+
+def test_sampling_follows_the_softmax():
+    logits = torch.tensor([0.7, 0.2, 0.1]).log().expand(20_000, 3)
+    counts = torch.bincount(choose(logits, Sampling(temperature=1.0), seeded()), minlength=3) / 20_000
+    torch.testing.assert_close(counts, torch.tensor([0.7, 0.2, 0.1]), atol=0.02, rtol=0)
+
+
+def test_tokens_that_the_grammar_forbids_are_never_sampled():
+    logits = torch.randn(500, 100, generator=seeded())
+    logits[:, ::2] = -torch.inf
+    for sampling in (
+        Sampling(temperature=1.0),
+        Sampling(temperature=9.0, top_k=80),
+        Sampling(temperature=1.0, top_p=0.4),
+    ):
+        assert torch.all(choose(logits, sampling, seeded()) % 2 == 1)

@@ -1,0 +1,112 @@
+"""A weights file describes itself, and a file that does not is refused."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from config import CFG, UserError, from_json, to_json
+from models.pix2seq import Pix2Seq
+from models.weights import Weights, load_weights, save_weights
+
+NAMES = {1: "person", 18: "dog"}
+WORDS = ["<unk>", "a", "dög"]
+
+
+@pytest.fixture
+def path(tiny_model: Pix2Seq, tiny_model_cfg: CFG, tmp_path: Path) -> Path:
+    file = tmp_path / "tiny.safetensors"
+    save_weights(file, Weights(tiny_model, tiny_model_cfg, NAMES, WORDS))
+    return file
+
+
+def contents(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118 - it is no dict
+
+
+@torch.no_grad()
+def test_a_loaded_model_gives_the_same_logits(tiny_model: Pix2Seq, path: Path):
+    images, tokens, index = torch.rand(1, 3, 64, 64), torch.randint(0, 3200, (2, 9)), torch.tensor([0, 0])
+    loaded = load_weights(path).model
+    assert not loaded.training
+    assert torch.equal(loaded(images, tokens, index), tiny_model(images, tokens, index))
+
+
+def test_settings_classes_and_words_come_from_the_file(tiny_model_cfg: CFG, path: Path):
+    weights = load_weights(path)
+    assert (weights.cfg, weights.class_names, weights.words) == (tiny_model_cfg, NAMES, WORDS)
+
+
+def test_metadata_can_be_read_without_the_toolkit(tiny_model_cfg: CFG, path: Path):
+    _, metadata = contents(path)
+    assert set(metadata) == {"format", "cfg", "class_names", "words"}
+    assert from_json(metadata["cfg"]) == tiny_model_cfg
+
+
+@torch.no_grad()
+def test_half_precision_halves_the_file_and_hardly_moves_logits(tiny_model: Pix2Seq, tiny_model_cfg: CFG, path: Path):
+    half = path.with_name("half.safetensors")
+    save_weights(half, Weights(tiny_model, tiny_model_cfg, NAMES, WORDS), torch.float16)
+    assert half.stat().st_size < 0.6 * path.stat().st_size
+    images, tokens, index = torch.rand(1, 3, 64, 64), torch.randint(0, 3200, (2, 9)), torch.tensor([0, 0])
+    found = load_weights(half).model(images, tokens, index)
+    torch.testing.assert_close(found, tiny_model(images, tokens, index), atol=0.05, rtol=0)
+
+
+def test_nothing_unfinished_is_left(path: Path):
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_a_missing_file_is_named(tmp_path: Path):
+    with pytest.raises(UserError, match=r"there is no weights file .*none\.safetensors"):
+        load_weights(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\x80\x04N.", b"\xff" * 200])
+def test_garbage_is_refused(tmp_path: Path, content: bytes):
+    path = tmp_path / "garbage.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="not a safetensors file"):
+        load_weights(path)
+
+
+def test_a_truncated_file_is_refused(path: Path):
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(UserError, match="not a safetensors file"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
+def test_a_foreign_file_is_refused(tmp_path: Path, metadata: dict | None):
+    path = tmp_path / "foreign.safetensors"
+    save_file({"weight": torch.zeros(2)}, path, metadata)
+    with pytest.raises(UserError, match="not written by this toolkit"):
+        load_weights(path)
+
+
+def test_a_tensor_of_another_shape_is_named(path: Path):
+    tensors, metadata = contents(path)
+    tensors["decoder.bias"] = torch.zeros(7)
+    save_file(tensors, path, metadata)
+    with pytest.raises(UserError, match=r"1 tensors differ, among them decoder\.bias"):
+        load_weights(path)
+
+
+def test_missing_and_surplus_tensors_are_counted(path: Path):
+    tensors, metadata = contents(path)
+    tensors["invented"] = tensors.pop("decoder.bias")
+    save_file(tensors, path, metadata)
+    with pytest.raises(UserError, match="2 tensors differ"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize("changes", [{"cfg": "{}"}, {"cfg": "no json"}, {"words": "{"}, {"class_names": "[]"}])
+def test_damaged_metadata_are_refused(tiny_model_cfg: CFG, path: Path, changes: dict[str, str]):
+    tensors, metadata = contents(path)
+    assert metadata["cfg"] == to_json(tiny_model_cfg)
+    save_file(tensors, path, metadata | changes)
+    with pytest.raises(UserError, match=r"tiny\.safetensors"):
+        load_weights(path)

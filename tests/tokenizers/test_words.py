@@ -1,0 +1,72 @@
+"""The caption vocabulary: which words, in which order, and the file that holds them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import config
+from config import CFG, UserError
+from dataset.build_captioning_vocab import caption_words, main, read_vocab
+from tokenizers.captioning import UNKNOWN, WordVocabulary, split_words
+
+CAPTIONS = ["A dog runs.", "a dog, a cat", "The cat sleeps", "a zeppelin"]
+
+
+def test_words_are_sorted_by_count_then_alphabet():
+    assert WordVocabulary.build(CAPTIONS, 2).words == [UNKNOWN, "a", "cat", "dog"]
+
+
+def test_rare_words_are_unknown():
+    vocabulary = WordVocabulary.build(CAPTIONS, 2)
+    assert vocabulary.encode("a zeppelin") == [1, 0]
+    assert vocabulary.decode([1, 0]) == f"a {UNKNOWN}"
+
+
+@settings(max_examples=20)
+@given(st.lists(st.text(max_size=40), max_size=8), st.integers(1, 3))
+def test_no_word_stands_twice(captions: list[str], min_count: int):
+    words = WordVocabulary.build([*captions, f"{UNKNOWN} {UNKNOWN} {UNKNOWN}"], min_count).words
+    assert len(set(words)) == len(words)
+
+
+@given(st.text(max_size=60))
+def test_a_vocabulary_of_a_caption_spells_it(caption: str):
+    vocabulary = WordVocabulary.build([caption], 1)
+    assert vocabulary.decode(vocabulary.encode(caption)) == " ".join(split_words(caption))
+
+
+def test_ids_beyond_the_vocabulary_read_as_unknown():
+    assert WordVocabulary([UNKNOWN, "a"]).decode([1, 2, 5000]) == f"a {UNKNOWN} {UNKNOWN}"
+
+
+def test_the_script_writes_what_training_reads(tiny_cfg: CFG, tmp_path: Path):
+    path = tmp_path / "vocab.json"
+    cfg = config.replace(tiny_cfg, vocab=str(path))
+    main(cfg)
+    words = read_vocab(path)
+    assert words[0] == UNKNOWN
+    assert "a" in words
+    assert caption_words(["other captions"], cfg) == words
+
+
+@pytest.mark.parametrize("content", ["{", '{"a": 1}', "[1, 2]", '["a", "dog"]'])
+def test_a_file_that_is_no_word_list_is_refused(tmp_path: Path, content: str):
+    path = tmp_path / "vocab.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"vocab\.json"):
+        read_vocab(path)
+
+
+def test_a_word_list_that_is_not_there_is_refused(tiny_model_cfg: CFG, tmp_path: Path):
+    with pytest.raises(UserError, match="there is no"):
+        caption_words(["a dog"], config.replace(tiny_model_cfg, vocab=str(tmp_path / "typo.json")))
+
+
+def test_more_words_than_token_ids_are_refused(tiny_model_cfg: CFG, tmp_path: Path):
+    path = tmp_path / "vocab.json"
+    path.write_text(json.dumps([UNKNOWN, *(str(i) for i in range(200))]))
+    with pytest.raises(UserError, match="--vocab-size"):
+        caption_words([], config.replace(tiny_model_cfg, vocab=str(path)))

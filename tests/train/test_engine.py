@@ -1,0 +1,290 @@
+"""A run: it learns, writes what it should, goes on where it stopped, and refuses what cannot work."""
+
+import csv
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import config
+from config import CFG, ROOT, TASKS, UserError
+from models.weights import load_weights
+from train import engine
+from train.checkpoint import load_checkpoint, save_checkpoint
+from train.engine import Trainer, batch_losses, train
+
+
+def weights_of(cfg: CFG, name: str = "last.safetensors") -> dict[str, torch.Tensor]:
+    return load_weights(Path(cfg.train.run_dir) / name).model.state_dict()
+
+
+def rows_of(cfg: CFG) -> list[dict[str, str]]:
+    with (Path(cfg.train.run_dir) / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def as_flags(cfg: CFG) -> list[str]:
+    """The command line of settings that differ from the defaults."""
+    flags = []
+    default = CFG()
+    for part, plain in ((cfg, default), *((getattr(cfg, g), getattr(default, g)) for g in ("model", "data", "train"))):
+        for name, value in vars(part).items():
+            if value != getattr(plain, name) and name not in ("model", "data", "train", "infer"):
+                flags += [f"--{name.replace('_', '-')}", str(value)]
+    return flags
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_model_cfg: CFG, scenes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> CFG:
+    """The settings of a run of two epochs that is done."""
+    folder = tmp_path_factory.mktemp("run")
+    cfg = config.replace(tiny_model_cfg, data_root=str(scenes_root), run_dir=str(folder), epochs=2)
+    train(cfg)
+    return cfg
+
+
+# What a run writes
+
+
+@pytest.mark.parametrize(
+    "name", ["best.safetensors", "last.safetensors", "checkpoint.pt", "metrics.csv", "curves.png", "cfg.json"]
+)
+def test_a_run_writes(finished: CFG, name: str):
+    assert (Path(finished.train.run_dir) / name).stat().st_size > 0
+
+
+def test_a_run_leaves_nothing_unfinished(finished: CFG):
+    assert not list(Path(finished.train.run_dir).glob("*.partial"))
+
+
+def test_metrics_hold_the_validation_loss_of_every_task_and_epoch(finished: CFG):
+    rows = [row for row in rows_of(finished) if row["val/detection"]]
+    assert [int(row["step"]) for row in rows] == [3, 6]
+    assert all(float(row[f"val/{task}"]) > 0 for row in rows for task in TASKS)
+
+
+def test_metrics_hold_the_training_loss_every_few_steps(tiny_cfg: CFG, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(engine, "LOG_EVERY", 2)
+    train(config.replace(tiny_cfg, task="keypoint", batch_size=2, steps_per_epoch=3, epochs=2))
+    rows = [row for row in rows_of(tiny_cfg) if row["loss/keypoint"]]
+    assert [int(row["step"]) for row in rows] == [2, 4, 6]
+    assert all(float(row["grad_norm"]) > 0 and 0 <= float(row["data_wait"]) <= 1 for row in rows)
+
+
+def test_curves_are_a_picture(finished: CFG):
+    with Image.open(Path(finished.train.run_dir) / "curves.png") as picture:
+        assert min(picture.size) > 300
+
+
+def test_written_weights_name_classes_words_and_settings(finished: CFG):
+    weights = load_weights(Path(finished.train.run_dir) / "best.safetensors")
+    assert weights.cfg == finished
+    assert weights.class_names[1] == "person"
+    assert weights.words[0] == "<unk>" and "a" in weights.words
+
+
+# Learning
+
+
+def test_a_few_pictures_are_learnt(tiny_cfg: CFG):
+    cfg = config.replace(tiny_cfg, flip=0.0, scale_jitter=0.0, box_jitter=0.0, color_jitter=0.0, warmup_steps=0)
+    trainer = Trainer(config.replace(cfg, schedule="constant", lr=3e-3, captions_per_image=1, orders_per_image=1))
+    trainer._begin_epoch(0)
+    batch = next(iter(trainer.loader)).to(trainer.device)
+    for group in trainer.optimizer.param_groups:
+        group["lr"] = 3e-3
+    losses = []
+    for _ in range(40):
+        losses.append({task: loss.item() for task, loss in trainer._train_step(batch)[0].items()})
+    for task in TASKS:
+        assert losses[-1][task] < 0.8 * losses[0][task], task
+
+
+def test_one_task_alone_can_be_trained(tiny_cfg: CFG):
+    cfg = config.replace(tiny_cfg, task="keypoint", steps_per_epoch=1)
+    train(cfg)
+    assert [name for name in rows_of(cfg)[0] if name.startswith("val/")] == ["val/keypoint"]
+
+
+def test_steps_per_epoch_limits_an_epoch(tiny_cfg: CFG):
+    trainer = Trainer(config.replace(tiny_cfg, steps_per_epoch=2, epochs=3))
+    assert trainer.total_steps == 6
+
+
+def test_task_weights_scale_the_gradient(tiny_cfg: CFG):
+    def after_one_step(weights: str) -> dict[str, torch.Tensor]:
+        trainer = Trainer(config.replace(tiny_cfg, task_weights=weights, dense_weight=0.0, clip_norm=0.0))
+        trainer._begin_epoch(0)
+        batch = next(iter(trainer.loader)).to(trainer.device)
+        trainer._train_step(batch)
+        return {name: p.grad for name, p in trainer.model.named_parameters()}
+
+    alone, all_tasks, double = (after_one_step(weights) for weights in ("1,0,0,0", "1,1,1,1", "2,0,0,0"))
+    name = "decoder.norm.weight"
+    torch.testing.assert_close(double[name], 2 * alone[name])
+    assert not torch.allclose(all_tasks[name], alone[name])
+
+
+def test_the_first_small_epochs_see_a_smaller_canvas(tiny_cfg: CFG):
+    trainer = Trainer(config.replace(tiny_cfg, small_epochs=1))
+    sizes = []
+    for epoch in (0, 1):
+        trainer._begin_epoch(epoch)
+        sizes.append(next(iter(trainer.loader)).images.shape[-1])
+    assert sizes == [42, 64]
+
+
+def test_validation_is_the_same_every_time(tiny_cfg: CFG):
+    trainer = Trainer(tiny_cfg)
+    assert trainer.validate() == trainer.validate()
+
+
+def test_mixed_precision_gives_nearly_the_same_losses(tiny_cfg: CFG):
+    single, mixed = (Trainer(config.replace(tiny_cfg, precision=name)).validate() for name in ("fp32", "bf16"))
+    assert mixed == pytest.approx(single, rel=0.02)
+
+
+# Going on
+
+
+def test_one_epoch_and_resume_equal_two_epochs(finished: CFG, tmp_path: Path):
+    cfg = config.replace(finished, run_dir=str(tmp_path / "run"), steps_per_epoch=0)
+    trainer = Trainer(cfg)  # stopped after its first epoch, as by a time limit
+    trainer._train_epoch(trainer.total_steps)
+    trainer.epoch += 1
+    trainer._finish_epoch()
+    train(config.replace(cfg, resume=True))
+    expected = weights_of(finished)
+    for name, found in weights_of(cfg).items():
+        torch.testing.assert_close(found, expected[name], atol=1e-6, rtol=0)
+    columns = [name for name in rows_of(cfg)[0] if name.startswith(("step", "val/"))]
+    assert [[row[name] for name in columns] for row in rows_of(cfg)] == [
+        [row[name] for name in columns] for row in rows_of(finished)
+    ]
+
+
+def test_a_time_limit_stops_after_an_epoch(tiny_cfg: CFG, capsys: pytest.CaptureFixture):
+    cfg = config.replace(tiny_cfg, epochs=5, steps_per_epoch=1, limit_minutes=1e-6)
+    train(cfg)
+    assert len(rows_of(cfg)) == 1
+    assert "--resume" in capsys.readouterr().out
+
+
+def test_resume_without_a_checkpoint_is_refused(tiny_cfg: CFG):
+    with pytest.raises(UserError, match="start without --resume"):
+        Trainer(config.replace(tiny_cfg, resume=True))
+
+
+def test_resume_with_another_model_is_refused(finished: CFG):
+    with pytest.raises(UserError, match="other settings"):
+        Trainer(config.replace(finished, resume=True, decoder_width=48))
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path):
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(b"no checkpoint")
+    with pytest.raises(UserError, match=r"checkpoint\.pt cannot be read"):
+        load_checkpoint(path, torch.device("cpu"))
+
+
+def test_a_checkpoint_runs_no_code(tmp_path: Path):
+    class Malicious:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "proof"),)
+
+    save_checkpoint(tmp_path / "checkpoint.pt", {"model": Malicious()})
+    with pytest.raises(UserError):
+        load_checkpoint(tmp_path / "checkpoint.pt", torch.device("cpu"))
+    assert not (tmp_path / "proof").exists()
+
+
+# What cannot work
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"task": "detektion"}, "--task"),
+        ({"task_weights": "1,2"}, "--task-weights"),
+        ({"device": "nonsense"}, "--device"),
+        ({"vocab_size": 3010}, "--vocab-size"),
+        ({"data_root": "/no/such/folder"}, "--data-root"),
+        ({"max_objects": 60}, "--max-tokens"),
+        ({"max_points": 90}, "--max-tokens"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_settings_that_cannot_work_are_refused(tiny_cfg: CFG, values: dict, message: str):
+    with pytest.raises(UserError, match=message):
+        train(config.replace(tiny_cfg, **values))
+
+
+def test_a_wrong_task_is_refused_before_anything_is_written(tiny_cfg: CFG):
+    with pytest.raises(UserError):
+        Trainer(config.replace(tiny_cfg, task="detektion"))
+    assert not Path(tiny_cfg.train.run_dir).exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tiny_cfg: CFG):
+    trainer = Trainer(tiny_cfg)
+    with torch.no_grad():
+        trainer.model.decoder.bias[5] = torch.nan
+    trainer._begin_epoch(0)
+    with pytest.raises(UserError, match=r"not finite at step 0 .*nan"):
+        trainer._train_step(next(iter(trainer.loader)).to(trainer.device))
+
+
+def test_a_missing_picture_is_one_clear_line_with_worker_processes_too(tiny_cfg: CFG, tmp_path: Path):
+    root = tmp_path / "scenes"
+    root.mkdir()
+    (root / "annotations").symlink_to(Path(tiny_cfg.data.data_root) / "annotations")
+    (root / "train2017").mkdir()
+    (root / "val2017").mkdir()
+    with pytest.raises(UserError, match="there is no picture") as error:
+        train(config.replace(tiny_cfg, data_root=str(root), workers=1))
+    assert "\n" not in str(error.value)
+
+
+def test_losses_are_those_of_one_task_at_a_time(tiny_cfg: CFG):
+    trainer = Trainer(tiny_cfg)
+    trainer._begin_epoch(0)
+    batch = next(iter(trainer.loader)).to(trainer.device)
+    together = batch_losses(trainer.average, batch, 2.0)
+    for task, part in batch.tasks.items():
+        alone = batch_losses(trainer.average, dataclasses.replace(batch, tasks={task: part}), 2.0)
+        torch.testing.assert_close(alone[task], together[task])
+
+
+# Several processes
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(tiny_cfg: CFG):
+    cfg = config.replace(tiny_cfg, epochs=2, batch_size=2)
+    script = ROOT / "tests" / "train" / "two_processes.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*command, script, *as_flags(cfg)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    folder = Path(cfg.train.run_dir)
+    first, second = (torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert [int(row["step"]) for row in rows_of(cfg)] == [3, 6]
+    assert np.isfinite([float(row["val/detection"]) for row in rows_of(cfg)]).all()
+    with pytest.raises(AssertionError):  # and it did learn something
+        torch.testing.assert_close(first["decoder.bias"], torch.zeros_like(first["decoder.bias"]))
+
+
+@pytest.mark.slow
+def test_the_script_trains_under_torchrun(tiny_cfg: CFG, tmp_path: Path):
+    script = ROOT / "train" / "train_multi_task.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    flags = as_flags(config.replace(tiny_cfg, batch_size=2))
+    done = subprocess.run([*command, script, *flags], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("wrote ") == 1

@@ -1,0 +1,149 @@
+"""The token loss, and the learning rate."""
+
+import math
+
+import pytest
+import torch
+
+import config
+from config import CFG
+from tokenizers.vocabulary import COORD_SHIFT
+from train.engine import build_optimizer, learning_rate, update_average
+from train.loss import token_loss
+
+V = 2100
+
+
+def random_batch(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits (3, 8, V), targets and weights of which some are 0."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(3, 8, V, generator=generator) * 3
+    targets = torch.randint(0, V, (3, 8), generator=generator)
+    weights = torch.rand(3, 8, generator=generator) * (torch.rand(3, 8, generator=generator) > 0.3)
+    return logits, targets, weights
+
+
+def test_the_loss_is_the_weighted_mean_of_cross_entropies():
+    logits, targets, weights = random_batch()
+    losses = -logits.log_softmax(-1).gather(2, targets[..., None])[..., 0]
+    torch.testing.assert_close(token_loss(logits, targets, weights), (losses * weights).sum() / weights.sum())
+
+
+def test_the_loss_equals_the_official_code(reference):
+    data = {name: torch.from_numpy(values) for name, values in reference("losses.npz").items() if values.ndim}
+    expected = float(reference("losses.npz")["scalar_xent"])
+    found = token_loss(data["logits"], data["labels"], data["weights"])
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 2.0])
+def test_tokens_without_weight_change_nothing(sigma: float):
+    logits, targets, weights = random_batch()
+    before = token_loss(logits, targets, weights, sigma)
+    targets[weights == 0] = 1500
+    logits[weights == 0] = 1e4
+    assert token_loss(logits, targets, weights, sigma) == before
+
+
+def test_nothing_to_train_gives_zero_and_no_gradient():
+    logits, targets, _ = random_batch()
+    loss = token_loss(logits.requires_grad_(), targets, torch.zeros(3, 8), 2.0)
+    loss.backward()
+    assert loss == 0
+    assert not logits.grad.any()
+
+
+def soft_targets(target: int, sigma: float) -> torch.Tensor:
+    """The distribution (V,) that the loss wants: softmax − gradient."""
+    logits = torch.zeros(1, 1, V, dtype=torch.float32, requires_grad=True)
+    token_loss(logits, torch.tensor([[target]]), torch.ones(1, 1), sigma).backward()
+    return 1 / V - logits.grad[0, 0]
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.0, 2.0, 5.0])
+@pytest.mark.parametrize("coord_bin", [0, 1, 2, 7, 500, 997, 998, 999])
+def test_soft_targets_are_a_distribution_over_coordinates(coord_bin: int, sigma: float):
+    wanted = soft_targets(COORD_SHIFT + coord_bin, sigma)
+    assert wanted.sum() == pytest.approx(1, abs=1e-4)
+    assert wanted.min() > -1e-5
+    outside = torch.cat([wanted[:COORD_SHIFT], wanted[COORD_SHIFT + 1000 :]])
+    assert outside.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.0, 2.0, 5.0])
+@pytest.mark.parametrize("coord_bin", [0, 1, 2, 7, 500, 997, 998, 999])
+def test_the_true_bin_is_the_likeliest_soft_target(coord_bin: int, sigma: float):
+    assert soft_targets(COORD_SHIFT + coord_bin, sigma).argmax() == COORD_SHIFT + coord_bin
+
+
+def test_soft_targets_are_normal_around_the_true_bin():
+    wanted = soft_targets(COORD_SHIFT + 500, 2.0)[COORD_SHIFT + 494 : COORD_SHIFT + 507]
+    expected = torch.softmax(-0.5 * (torch.arange(-6, 7) / 2.0) ** 2, 0)
+    torch.testing.assert_close(wanted, expected, atol=1e-4, rtol=0)
+
+
+def test_a_near_miss_costs_less_than_a_far_one():
+    def loss(answer: int) -> float:
+        logits = torch.zeros(1, 1, V)
+        logits[0, 0, answer] = 10
+        return float(token_loss(logits, torch.tensor([[1500]]), torch.ones(1, 1), 2.0))
+
+    assert loss(1500) < loss(1501) < loss(1503) < loss(1600)
+
+
+def test_only_coordinates_are_soft():
+    logits, targets, weights = random_batch()
+    targets %= COORD_SHIFT
+    assert token_loss(logits, targets, weights, 2.0) == token_loss(logits, targets, weights)
+
+
+def test_warm_up_is_linear_from_zero():
+    cfg = config.replace(CFG(), lr=1.0, warmup_steps=10)
+    assert [learning_rate(step, 100, cfg) for step in (0, 1, 5, 10)] == pytest.approx([0, 0.1, 0.5, 1])
+
+
+@pytest.mark.parametrize(
+    "schedule, half_way, last",
+    [("cosine", 0.01 + 0.99 * 0.5, 0.01), ("linear", 0.01 + 0.99 * 0.5, 0.01), ("constant", 1.0, 1.0)],
+)
+def test_decay_at_known_steps(schedule: str, half_way: float, last: float):
+    cfg = config.replace(CFG(), lr=1.0, warmup_steps=10, schedule=schedule, end_lr_factor=0.01)
+    assert [learning_rate(step, 110, cfg) for step in (60, 110, 500)] == pytest.approx([half_way, last, last])
+
+
+def test_cosine_decays_slowly_at_first():
+    cfg = config.replace(CFG(), lr=2.0, warmup_steps=0, end_lr_factor=0.0)
+    assert learning_rate(25, 100, cfg) == pytest.approx(1 + math.cos(math.pi / 4))
+
+
+def test_no_warm_up_begins_at_the_full_rate():
+    assert learning_rate(0, 100, config.replace(CFG(), lr=1.0, warmup_steps=0)) == 1.0
+
+
+def test_only_matrices_decay(tiny_model, tiny_model_cfg: CFG):
+    decaying, others = build_optimizer(tiny_model, config.replace(tiny_model_cfg, weight_decay=0.1)).param_groups
+    assert (decaying["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+    assert all(p.ndim >= 2 for p in decaying["params"])
+    assert all(p.ndim < 2 for p in others["params"])
+    assert len(decaying["params"]) + len(others["params"]) == len(list(tiny_model.parameters()))
+
+
+def test_averaged_weights_follow_the_decay():
+    average, model = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    expected = 0.9 * average.weight.detach() + 0.1 * model.weight.detach()
+    update_average(average, model, step=10_000, decay=0.9)
+    torch.testing.assert_close(average.weight.detach(), expected)
+
+
+def test_averaged_weights_forget_the_start_soon():
+    average, model = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    for step in range(100):
+        update_average(average, model, step, decay=0.9995)
+    torch.testing.assert_close(average.weight, model.weight, atol=1e-3, rtol=0)
+
+
+def test_without_averaging_the_weights_are_the_models():
+    average, model = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2)
+    model(torch.randn(8, 2))
+    update_average(average, model, step=0, decay=0.0)
+    assert all(map(torch.equal, average.state_dict().values(), model.state_dict().values()))
