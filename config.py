@@ -33,10 +33,10 @@ class ModelCFG:
 
     image_size: int = 192  # side of the square canvas that the model sees, pixels
     pad_value: float = 0.3  # grey level of the canvas outside the picture, 0 to 1
-    normalize: bool = False  # subtract ImageNet's mean and divide by its deviation (for pretrained timm backbones)
+    normalize: bool = True  # subtract the mean and divide by the deviation that the timm backbone was pretrained with
     crop_padding: float = 0.25  # margin around a prompted instance's box on each side, fraction of its longer side
-    backbone: str = "resnet18"  # any timm model name
-    backbone_kwargs: str = '{"channels": [40, 80, 160, 256]}'  # arguments for timm.create_model, JSON
+    backbone: str = "tf_efficientnet_lite0"  # any timm model name
+    backbone_kwargs: str = "{}"  # arguments for timm.create_model, JSON
     backbone_stage: int = 3  # which feature map of a convnet, counted from 0 (plain ViTs have one map only)
     encoder_width: int = 192  # channels of the transformer encoder on top of a convnet
     encoder_layers: int = 3  # transformer layers on top of the backbone
@@ -49,6 +49,8 @@ class ModelCFG:
     coord_init: Literal["normal", "sincos"] = "sincos"  # start of coordinate embeddings: independent, or smooth in x
     vocab_size: int = 3400  # token ids: 3000 without text, 35000 with the official text vocabulary
     max_tokens: int = 256  # longest sequence, prompt included
+    max_objects: int = 40  # objects of a picture that detection is taught and asked for at most
+    max_points: int = 36  # polygon points of an instance at most: longer polygons are resampled
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,6 @@ class DataCFG:
     train_split: str = "train2017"  # folder of training pictures and ending of their annotation files
     val_split: str = "val2017"  # folder of validation pictures and ending of their annotation files
     workers: int = 2  # data loading processes
-    max_objects: int = 40  # objects of a picture that detection is taught and asked for at most
-    max_points: int = 36  # polygon points of an instance at most: longer polygons are resampled
     crops_per_image: int = 1  # prompted instances (segmentation, keypoint) that are cropped from each picture
     orders_per_image: int = 2  # random object orders of each picture that detection is taught
     captions_per_image: int = 2  # captions of each picture per epoch
@@ -81,11 +81,14 @@ class TrainCFG:
 
     run_dir: str = "runs/multi_task"  # folder for checkpoints, metrics and curves, below the project unless absolute
     resume: bool = False  # go on from the run folder's last checkpoint
-    pretrained: bool = False  # start the backbone from timm's ImageNet weights (needs a connection)
+    pretrained: bool = True  # start the backbone from ImageNet weights (a package has the demo's; others: timm's hub)
     epochs: int = 14  # passes over the training pictures
     steps_per_epoch: int = 300  # optimizer steps of an epoch at most; 0: all pictures
     batch_size: int = 32  # pictures of one optimizer step and process
+    optimizer: Literal["adamw", "muon"] = "muon"  # muon: for the transformers' matrices, AdamW for all else
     lr: float = 1e-3  # highest learning rate
+    muon_lr_factor: float = 3.0  # learning rate of Muon's matrices, times --lr
+    backbone_lr_factor: float = 0.3  # learning rate of the backbone, times --lr; 0: it stays as it is (faster)
     warmup_steps: int = 300  # steps of linear warm-up
     schedule: Literal["cosine", "linear", "constant"] = "cosine"  # decay of the learning rate after warm-up
     end_lr_factor: float = 0.01  # learning rate of the last step, fraction of the highest
@@ -161,7 +164,6 @@ PRESETS = {
         preset="deit3-small",
         model=ModelCFG(
             image_size=384,
-            normalize=True,
             backbone="deit3_small_patch16_384",
             backbone_kwargs="{}",
             encoder_layers=0,
@@ -170,10 +172,11 @@ PRESETS = {
             decoder_heads=8,
             vocab_size=35000,
             max_tokens=512,
+            max_objects=100,
+            max_points=128,
             dropout=0.05,
         ),
-        data=DataCFG(max_objects=100, max_points=128),
-        train=TrainCFG(lr=1e-4, batch_size=16, pretrained=True),
+        train=TrainCFG(optimizer="adamw", lr=1e-4, batch_size=16, dense_weight=0.0, backbone_lr_factor=1.0),
     ),
 }
 

@@ -40,12 +40,14 @@ def build_tokenizers(cfg: CFG, class_ids: Sequence[int], words: Sequence[str]) -
 
 
 def check_lengths(cfg: CFG) -> None:
-    """Raise UserError if the longest sequence that may be taught does not fit into the decoder."""
-    objects, points = cfg.data.max_objects, cfg.data.max_points
+    """Raise UserError unless the longest sequence that may be taught fits into the decoder."""
+    objects, points = cfg.model.max_objects, cfg.model.max_points
     longest = {
         "detection": (5 * objects + 1, f"--max-objects {objects}"),
         "segmentation": (2 * points + points // 3 + 5, f"--max-points {points}"),
     }
+    if objects < 1 or points < 3:
+        raise UserError(f"expected --max-objects of at least 1 and --max-points of at least 3, got {objects}, {points}")
     for task, (length, flag) in longest.items():
         if task in cfg.tasks and length > cfg.model.max_tokens:
             raise UserError(
@@ -163,7 +165,7 @@ class SequenceDataset(Dataset):
         if "detection" in cfg.tasks:
             tokenizer = self.tokenizers["detection"]
             sample.sequences["detection"] = [
-                (number, detection_sequence(example, geometry, tokenizer, cfg.data.max_objects, rng))
+                (number, detection_sequence(example, geometry, tokenizer, cfg.model.max_objects, rng))
                 for _ in range(cfg.data.orders_per_image)
             ]
         if "captioning" in cfg.tasks:
@@ -196,7 +198,7 @@ class SequenceDataset(Dataset):
         if "segmentation" in cfg.tasks and example.polygons[instance]:
             tokenizer = self.tokenizers["segmentation"]
             sequence = segmentation_sequence(
-                example, instance, prompt_box, geometry, tokenizer, cfg.data.max_points, rng
+                example, instance, prompt_box, geometry, tokenizer, cfg.model.max_points, rng
             )
             sample.sequences.setdefault("segmentation", []).append((number, sequence))
         if "keypoint" in cfg.tasks and has_keypoints(example)[instance]:
@@ -269,6 +271,7 @@ class EpochSampler(Sampler):
 
     def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
+        order = np.resize(order, max(self.length, self.world_size))  # no process may be left without a picture
         order = order[self.rank :: self.world_size]
         for start in range(0, len(self) * self.batch_size, self.batch_size):
             yield [(self.epoch, int(index), self.size_px) for index in order[start : start + self.batch_size]]

@@ -26,7 +26,6 @@ from tokenizers.keypoint import Keypoints
 from tokenizers.segmentation import MIN_POINTS
 
 KEYPOINT_CLASS = "person"
-MAX_CAPTION_WORDS = 64  # longer than COCO's longest caption
 GREEDY = Sampling()
 
 
@@ -130,12 +129,12 @@ class Predictor:
 
     def _longest_answer(self, task: str) -> int:
         """Tokens of the longest answer that the settings ask for, the end included."""
-        data, pairs = self.cfg.data, self.tokenizers["keypoint"].num_points
+        model, pairs = self.cfg.model, self.tokenizers["keypoint"].num_points
         return {
-            "detection": 5 * data.max_objects + 1,
-            "segmentation": 2 * data.max_points + data.max_points // MIN_POINTS,  # one separator less, one end
+            "detection": 5 * model.max_objects + 1,
+            "segmentation": 2 * model.max_points + model.max_points // MIN_POINTS,  # one separator less, one end
             "keypoint": 2 * pairs,
-            "captioning": MAX_CAPTION_WORDS + 1,
+            "captioning": self.tokenizers["captioning"].max_words + 1,
         }[task]
 
     def detect(self, images: Sequence[np.ndarray], encoded: Encoded | None = None) -> list[Instances]:
@@ -247,15 +246,13 @@ def load_predictor(cfg: CFG) -> Predictor:
 
 def check_decoding(cfg: CFG) -> None:
     """Raise UserError for settings that no decoding can follow."""
-    infer, data = cfg.infer, cfg.data
+    infer = cfg.infer
     for name, value, fits, expected in (
         ("num-samples", infer.num_samples, infer.num_samples >= 1, "at least 1"),
         ("temperature", infer.temperature, infer.temperature >= 0, "a number that is not negative"),
         ("top-p", infer.top_p, 0 < infer.top_p <= 1, "a number above 0, at most 1"),
         ("top-k", infer.top_k, infer.top_k >= 0, "a number that is not negative"),
         ("eval-batch-size", infer.eval_batch_size, infer.eval_batch_size >= 1, "at least 1"),
-        ("max-objects", data.max_objects, data.max_objects >= 1, "at least 1"),
-        ("max-points", data.max_points, data.max_points >= MIN_POINTS, f"at least {MIN_POINTS}"),
     ):
         if not fits:
             raise UserError(f"--{name} expects {expected}, got {value}")

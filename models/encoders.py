@@ -7,11 +7,11 @@ import json
 import timm
 import torch
 import torch.nn.functional as F
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from config import ModelCFG, UserError
 from models.layers import NORM_EPS, EncoderLayer, init_weights, sincos_2d
+from models.pretrained import packaged_weights
 
 
 class Backbone(nn.Module):
@@ -27,7 +27,7 @@ class Backbone(nn.Module):
         if self.is_vit:
             kwargs |= {"img_size": cfg.image_size, "num_classes": 0}
         else:
-            kwargs |= {"features_only": True, "out_indices": (cfg.backbone_stage,)}
+            kwargs |= {"features_only": True, "feature_cls": "getter", "out_indices": (cfg.backbone_stage,)}
         self.net = _create(cfg.backbone, pretrained, kwargs)
         self.width = self.net.embed_dim if self.is_vit else self.net.feature_info.channels()[-1]
 
@@ -60,6 +60,8 @@ def _arguments(text: str) -> dict:
 
 def _create(name: str, pretrained: bool, kwargs: dict) -> nn.Module:
     try:
+        if pretrained and (tensors := packaged_weights(name)):
+            kwargs |= {"pretrained_cfg_overlay": {"state_dict": tensors}}
         return timm.create_model(name, pretrained=pretrained, **kwargs)
     except TypeError as error:
         raise UserError(f"--backbone-kwargs does not fit {name}: {error}") from error
@@ -78,9 +80,10 @@ class Encoder(nn.Module):
     def __init__(self, cfg: ModelCFG, pretrained: bool = False) -> None:
         super().__init__()
         self.normalize = cfg.normalize
-        self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD).view(1, 3, 1, 1), persistent=False)
         self.backbone = Backbone(cfg, pretrained)
+        known = timm.get_pretrained_cfg(cfg.backbone)  # what the backbone's ImageNet weights were trained with
+        for name, values in (("mean", known.mean), ("std", known.std)):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
         self.width = cfg.encoder_width if cfg.encoder_layers else self.backbone.width
         if cfg.encoder_layers:
             self.stem = nn.Sequential(

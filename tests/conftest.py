@@ -42,6 +42,7 @@ TINY = dict(
     max_points=24,
     batch_size=4,
     epochs=1,
+    pretrained=False,
     lr=2e-3,
     warmup_steps=2,
     precision="fp32",

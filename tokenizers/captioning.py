@@ -59,6 +59,7 @@ class CaptioningTokenizer:
 
     vocab_size: int
     text: WordVocabulary
+    max_words: int = 64  # longer captions are cut; COCO's longest has fewer
 
     def prompt(self) -> np.ndarray:
         """(1,)"""
@@ -66,7 +67,8 @@ class CaptioningTokenizer:
 
     def encode(self, caption: str) -> TokenSequence:
         """Teach a caption."""
-        response = np.append(np.array(self.text.encode(caption), dtype=np.int64) + TEXT_SHIFT, END)
+        words = np.array(self.text.encode(caption)[: self.max_words], dtype=np.int64)
+        response = np.append(words + TEXT_SHIFT, END)
         return TokenSequence.teach(self.prompt(), response, np.ones(len(response)))
 
     def grammar(self) -> Grammar:

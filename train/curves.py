@@ -9,14 +9,15 @@ from pathlib import Path
 class Metrics:
     """Rows of named numbers by step, appended to `metrics.csv` and to TensorBoard's events in a run folder."""
 
-    def __init__(self, folder: Path, columns: list[str], resume: bool) -> None:
+    def __init__(self, folder: Path, columns: list[str], first_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
         self.path = folder / "metrics.csv"
         self.columns = ["step", *columns]
-        self.events = SummaryWriter(str(folder / "tensorboard"))
-        if not (resume and self.path.exists()):
-            self.path.write_text(",".join(self.columns) + "\n")
+        self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
+        kept = self.path.read_text().splitlines()[1:] if first_step and self.path.exists() else []
+        kept = [row for row in kept if int(row.split(",")[0]) <= first_step]  # later ones come again after a resume
+        self.path.write_text("\n".join([",".join(self.columns), *kept]) + "\n")
 
     def add(self, step: int, numbers: dict[str, float]) -> None:
         """Append one row; columns without a number stay empty."""

@@ -26,26 +26,9 @@ from train.checkpoint import load_checkpoint, save_checkpoint
 from train.curves import Metrics, draw_curves
 from train.dense import DenseSupervision
 from train.loss import token_loss
+from train.optimizer import Optimizers, learning_rate
 
 LOG_EVERY = 50  # steps between two rows of metrics
-
-
-def learning_rate(step: int, total: int, cfg: CFG) -> float:
-    """The rate of update `step` (from 0) of `total`: linear warm-up, then the schedule's decay to `end_lr_factor`."""
-    train = cfg.train
-    if step < train.warmup_steps:
-        return train.lr * step / train.warmup_steps
-    progress = min((step - train.warmup_steps) / max(total - train.warmup_steps, 1), 1.0)
-    falling = {"cosine": 0.5 * (1 + math.cos(math.pi * progress)), "linear": 1 - progress, "constant": 1.0}
-    return train.lr * (train.end_lr_factor + (1 - train.end_lr_factor) * falling[train.schedule])
-
-
-def build_optimizer(model: nn.Module, cfg: CFG) -> torch.optim.Optimizer:
-    """AdamW that decays matrices, not biases, norms and embeddings of positions."""
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": cfg.train.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, cfg.train.beta2))
 
 
 @torch.no_grad()
@@ -101,6 +84,8 @@ class Trainer:
         if cfg.train.small_epochs and self.model.encoder.backbone.is_vit:
             raise UserError(f"--small-epochs needs a convnet: {cfg.model.backbone} has one canvas size; set it to 0")
         self.model.to(self.device, memory_format=torch.channels_last)
+        if cfg.train.backbone_lr_factor == 0:
+            self.model.encoder.backbone.requires_grad_(False)
         self.average = copy.deepcopy(self.model).eval()
         self.loss_weights = dict(cfg.loss_weights)
         self.dense = None
@@ -109,7 +94,7 @@ class Trainer:
             self.dense = DenseSupervision(cfg.model.decoder_width, num_classes, NUM_KEYPOINTS).to(self.device)
             self.loss_weights["dense"] = cfg.train.dense_weight
         self.trained = nn.ModuleList(part for part in (self.model, self.dense) if part)
-        self.optimizer = build_optimizer(self.trained, cfg)
+        self.optimizers = Optimizers(self.model, self.dense, cfg)
         self.step, self.epoch, self.best = 0, 0, math.inf
         if cfg.train.resume:
             self._resume()
@@ -117,7 +102,7 @@ class Trainer:
             (self.folder / "cfg.json").write_text(to_json(cfg))
             columns = [f"loss/{name}" for name in self.loss_weights] + [f"val/{task}" for task in cfg.tasks]
             columns += ["lr", "grad_norm", "images_per_s", "data_wait"]
-            self.metrics = Metrics(self.folder, columns, cfg.train.resume)
+            self.metrics = Metrics(self.folder, columns, self.step)
 
     def _open_data(self) -> None:
         cfg = self.cfg
@@ -168,28 +153,28 @@ class Trainer:
     def _train_epoch(self, total: int) -> None:
         self._begin_epoch(self.epoch)
         self.model.train()
+        self.model.encoder.backbone.train(self.cfg.train.backbone_lr_factor > 0)  # a fixed one keeps its statistics
         title = f"epoch {self.epoch + 1}/{self.cfg.train.epochs}"
         bar = tqdm(self.loader, title, unit="step", disable=distributed.rank() > 0)
         waited, since, counted, losses = 0.0, time.monotonic(), self.step, {}
         asked = time.monotonic()
         for batch in bar:
             waited += time.monotonic() - asked
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(self.step, total, self.cfg)
-            losses, grad_norm = self._train_step(batch.to(self.device))
+            rate = learning_rate(self.step, total, self.cfg)
+            losses, grad_norm = self._train_step(batch.to(self.device), rate)
             self.step += 1
             if self.step % LOG_EVERY == 0 and distributed.rank() == 0:
                 spent = time.monotonic() - since
                 steps = self.step - counted  # fewer than LOG_EVERY in the first row of an epoch
                 speed = steps * self.cfg.train.batch_size * distributed.world_size() / spent
                 numbers = {f"loss/{task}": loss.item() for task, loss in losses.items()}
-                bar.set_postfix(_summary(losses, self.optimizer.param_groups[0]["lr"], speed))
-                numbers |= {"lr": self.optimizer.param_groups[0]["lr"], "grad_norm": float(grad_norm)}
+                bar.set_postfix(_summary(losses, rate, speed))
+                numbers |= {"lr": rate, "grad_norm": float(grad_norm)}
                 self.metrics.add(self.step, numbers | {"images_per_s": speed, "data_wait": waited / spent})
                 waited, since, counted = 0.0, time.monotonic(), self.step
             asked = time.monotonic()
 
-    def _train_step(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+    def _train_step(self, batch: Batch, rate: float) -> tuple[dict[str, Tensor], Tensor]:
         train = self.cfg.train
         with arithmetic(self.device, train.precision):
             losses = batch_losses(self.model, batch, train.coord_sigma, self.dense)
@@ -199,11 +184,11 @@ class Trainer:
             raise UserError(
                 f"the loss is not finite at step {self.step} ({values}); lower --lr or use --precision fp32"
             )
-        self.optimizer.zero_grad()
+        self.optimizers.zero_grad()
         total.backward()
         distributed.average([p.grad for p in self.trained.parameters() if p.grad is not None])
         grad_norm = nn.utils.clip_grad_norm_(self.trained.parameters(), train.clip_norm or math.inf)
-        self.optimizer.step()
+        self.optimizers.step(rate)
         update_average(self.average, self.model, self.step, train.ema_decay)
         return losses, grad_norm
 
@@ -232,14 +217,14 @@ class Trainer:
         draw_curves(self.folder / "metrics.csv", self.folder / "curves.png")
 
     def _state(self) -> dict:
-        parts = {"trained": self.trained, "average": self.average, "optimizer": self.optimizer}
+        parts = {"trained": self.trained, "average": self.average, "optimizers": self.optimizers}
         numbers = {"step": self.step, "epoch": self.epoch, "best": self.best}
         return {name: part.state_dict() for name, part in parts.items()} | numbers
 
     def _resume(self) -> None:
         state = load_checkpoint(self.folder / "checkpoint.pt", self.device)
         try:
-            for name in ("trained", "average", "optimizer"):
+            for name in ("trained", "average", "optimizers"):
                 getattr(self, name).load_state_dict(state[name])
         except (RuntimeError, ValueError, KeyError) as error:
             raise UserError(

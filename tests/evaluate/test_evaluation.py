@@ -1,5 +1,6 @@
 """The evaluator proves itself: the truth, said in tokens and read back, has a perfect score."""
 
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -57,12 +58,12 @@ class Oracle(Predictor):
         return [answer for answer in answers for _ in range(num_samples)]
 
     def _truth(self, task, example, index, geometry, prompt) -> TokenSequence:
-        tokenizer, data = self.tokenizers[task], self.cfg.data
+        tokenizer, model = self.tokenizers[task], self.cfg.model
         box = (prompt[1:5] - 1000) / 999
         if task == "detection":
-            return detection_sequence(example, geometry, tokenizer, data.max_objects, self.rng)
+            return detection_sequence(example, geometry, tokenizer, model.max_objects, self.rng)
         if task == "segmentation":
-            return segmentation_sequence(example, index, box, geometry, tokenizer, data.max_points, self.rng)
+            return segmentation_sequence(example, index, box, geometry, tokenizer, model.max_points, self.rng)
         if task == "keypoint":
             return keypoint_sequence(example, index, box, geometry, False, tokenizer)
         return tokenizer.encode(example.captions[0])
@@ -93,7 +94,7 @@ def split(scenes_root: Path) -> CocoDataset:
 
 
 def test_the_truth_scores_perfectly(weights: Weights, tiny_cfg: CFG, split: CocoDataset):
-    cfg = config.replace(tiny_cfg, num_samples=1, max_points=96, eval_batch_size=4)
+    cfg = config.replace(tiny_cfg, num_samples=1, eval_batch_size=4)
     metrics = evaluate(Oracle(weights, cfg, [split[index] for index in range(len(split))]), split, TASKS)
     assert metrics["detection"]["AP"] >= 0.99
     assert metrics["keypoint"]["AP, true boxes"] >= 0.99
@@ -108,8 +109,9 @@ def test_fewer_points_cost_some_of_the_mask(weights: Weights, tiny_cfg: CFG, spl
     examples = [split[index] for index in range(len(split))]
     ious = []
     for max_points in (6, 48):
-        cfg = config.replace(tiny_cfg, num_samples=1, max_points=max_points)
-        metrics = evaluate(Oracle(weights, cfg, examples), split, ("segmentation",))
+        spoken = dataclasses.replace(weights, cfg=config.replace(weights.cfg, max_points=max_points))
+        oracle = Oracle(spoken, config.replace(tiny_cfg, num_samples=1), examples)
+        metrics = evaluate(oracle, split, ("segmentation",))
         ious.append(metrics["segmentation"]["mean IoU, true boxes"])
     assert 0.3 < ious[0] < ious[1] - 0.05
 

@@ -172,7 +172,7 @@ def test_a_task_that_was_not_trained_is_refused(make_predictor):
         predictor.require(["detection", "captioning"])
 
 
-@pytest.mark.parametrize("values", [{"num_samples": 0}, {"top_p": 0.0}, {"temperature": -1.0}, {"max_points": 2}])
+@pytest.mark.parametrize("values", [{"num_samples": 0}, {"top_p": 0.0}, {"temperature": -1.0}])
 def test_settings_that_cannot_be_decoded_are_refused(make_predictor, values):
     with pytest.raises(UserError, match="expects"):
         make_predictor(**values)

@@ -97,11 +97,9 @@ def test_a_few_pictures_are_learnt(tiny_cfg: CFG):
     trainer = Trainer(config.replace(cfg, schedule="constant", lr=3e-3, captions_per_image=1, orders_per_image=1))
     trainer._begin_epoch(0)
     batch = next(iter(trainer.loader)).to(trainer.device)
-    for group in trainer.optimizer.param_groups:
-        group["lr"] = 3e-3
     losses = []
     for _ in range(40):
-        losses.append({task: loss.item() for task, loss in trainer._train_step(batch)[0].items()})
+        losses.append({task: loss.item() for task, loss in trainer._train_step(batch, 3e-3)[0].items()})
     for task in TASKS:
         assert losses[-1][task] < 0.8 * losses[0][task], task
 
@@ -122,7 +120,7 @@ def test_task_weights_scale_the_gradient(tiny_cfg: CFG):
         trainer = Trainer(config.replace(tiny_cfg, task_weights=weights, dense_weight=0.0, clip_norm=0.0))
         trainer._begin_epoch(0)
         batch = next(iter(trainer.loader)).to(trainer.device)
-        trainer._train_step(batch)
+        trainer._train_step(batch, 1e-3)
         return {name: p.grad for name, p in trainer.model.named_parameters()}
 
     alone, all_tasks, double = (after_one_step(weights) for weights in ("1,0,0,0", "1,1,1,1", "2,0,0,0"))
@@ -237,7 +235,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_cfg: CFG):
         trainer.model.decoder.bias[5] = torch.nan
     trainer._begin_epoch(0)
     with pytest.raises(UserError, match=r"not finite at step 0 .*nan"):
-        trainer._train_step(next(iter(trainer.loader)).to(trainer.device))
+        trainer._train_step(next(iter(trainer.loader)).to(trainer.device), 1e-3)
 
 
 def test_a_missing_picture_is_one_clear_line_with_worker_processes_too(tiny_cfg: CFG, tmp_path: Path):

@@ -1,14 +1,10 @@
-"""The token loss, and the learning rate."""
-
-import math
+"""The token loss, and averaged weights."""
 
 import pytest
 import torch
 
-import config
-from config import CFG
 from tokenizers.vocabulary import COORD_SHIFT
-from train.engine import build_optimizer, learning_rate, update_average
+from train.engine import update_average
 from train.loss import token_loss
 
 V = 2100
@@ -95,37 +91,6 @@ def test_only_coordinates_are_soft():
     logits, targets, weights = random_batch()
     targets %= COORD_SHIFT
     assert token_loss(logits, targets, weights, 2.0) == token_loss(logits, targets, weights)
-
-
-def test_warm_up_is_linear_from_zero():
-    cfg = config.replace(CFG(), lr=1.0, warmup_steps=10)
-    assert [learning_rate(step, 100, cfg) for step in (0, 1, 5, 10)] == pytest.approx([0, 0.1, 0.5, 1])
-
-
-@pytest.mark.parametrize(
-    "schedule, half_way, last",
-    [("cosine", 0.01 + 0.99 * 0.5, 0.01), ("linear", 0.01 + 0.99 * 0.5, 0.01), ("constant", 1.0, 1.0)],
-)
-def test_decay_at_known_steps(schedule: str, half_way: float, last: float):
-    cfg = config.replace(CFG(), lr=1.0, warmup_steps=10, schedule=schedule, end_lr_factor=0.01)
-    assert [learning_rate(step, 110, cfg) for step in (60, 110, 500)] == pytest.approx([half_way, last, last])
-
-
-def test_cosine_decays_slowly_at_first():
-    cfg = config.replace(CFG(), lr=2.0, warmup_steps=0, end_lr_factor=0.0)
-    assert learning_rate(25, 100, cfg) == pytest.approx(1 + math.cos(math.pi / 4))
-
-
-def test_no_warm_up_begins_at_the_full_rate():
-    assert learning_rate(0, 100, config.replace(CFG(), lr=1.0, warmup_steps=0)) == 1.0
-
-
-def test_only_matrices_decay(tiny_model, tiny_model_cfg: CFG):
-    decaying, others = build_optimizer(tiny_model, config.replace(tiny_model_cfg, weight_decay=0.1)).param_groups
-    assert (decaying["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
-    assert all(p.ndim >= 2 for p in decaying["params"])
-    assert all(p.ndim < 2 for p in others["params"])
-    assert len(decaying["params"]) + len(others["params"]) == len(list(tiny_model.parameters()))
 
 
 def test_averaged_weights_follow_the_decay():

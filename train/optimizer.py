@@ -1,0 +1,82 @@
+"""The optimizers and their learning rate."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from config import CFG
+from models.pix2seq import Pix2Seq
+
+
+def learning_rate(step: int, total: int, cfg: CFG) -> float:
+    """The rate of update `step` (from 0) of `total`: linear warm-up, then the schedule's decay to `end_lr_factor`."""
+    train = cfg.train
+    if step < train.warmup_steps:
+        return train.lr * step / train.warmup_steps
+    progress = min((step - train.warmup_steps) / max(total - train.warmup_steps, 1), 1.0)
+    falling = {"cosine": 0.5 * (1 + math.cos(math.pi * progress)), "linear": 1 - progress, "constant": 1.0}
+    return train.lr * (train.end_lr_factor + (1 - train.end_lr_factor) * falling[train.schedule])
+
+
+class Optimizers:
+    """AdamW, or Muon for the transformers' matrices and AdamW for the rest, behind one `step`.
+
+    Every group's rate is the schedule's rate times the group's `factor`. Vectors (biases, norms) do not decay.
+    """
+
+    def __init__(self, model: Pix2Seq, head: nn.Module | None, cfg: CFG) -> None:
+        train = cfg.train
+        muon, others = _split(model, head, train.optimizer == "muon")
+        own_backbone = {id(p) for p in model.encoder.backbone.parameters()}
+        groups: dict[tuple[float, float], list[Tensor]] = {}
+        for p in others:
+            factor = train.backbone_lr_factor if id(p) in own_backbone else 1.0
+            groups.setdefault((factor, train.weight_decay if p.ndim >= 2 else 0.0), []).append(p)
+        groups_list = [{"params": ps, "factor": key[0], "weight_decay": key[1]} for key, ps in groups.items()]
+        self.parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups_list, lr=0.0, betas=(0.9, train.beta2))]
+        if muon:
+            group = {"params": muon, "factor": train.muon_lr_factor}
+            # Updates as large as AdamW's, so that one schedule serves both.
+            self.parts.append(
+                torch.optim.Muon([group], lr=0.0, weight_decay=train.weight_decay, adjust_lr_fn="match_rms_adamw")
+            )
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """All that is trained."""
+        return [p for part in self.parts for group in part.param_groups for p in group["params"]]
+
+    def step(self, rate: float) -> None:
+        """One update at the schedule's `rate`."""
+        for part in self.parts:
+            for group in part.param_groups:
+                group["lr"] = rate * group["factor"]
+            part.step()
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for part in self.parts:
+            part.zero_grad()
+
+    def state_dict(self) -> list[dict]:
+        """State of every optimizer."""
+        return [part.state_dict() for part in self.parts]
+
+    def load_state_dict(self, states: list[dict]) -> None:
+        """What `state_dict` gave; raise ValueError if it is of other optimizers."""
+        for part, state in zip(self.parts, states, strict=True):
+            part.load_state_dict(state)
+
+
+def _split(model: Pix2Seq, head: nn.Module | None, use_muon: bool) -> tuple[list[Tensor], list[Tensor]]:
+    """Parameters for Muon and for AdamW. Muon is for the transformers' hidden matrices: embeddings, heads and
+    convolutions are left to AdamW (Jordan et al., 2024)."""
+    parameters = [p for part in (model, head) if part for p in part.parameters() if p.requires_grad]
+    if not use_muon:
+        return [], parameters
+    rooms = [model.encoder.stem, model.encoder.layers, model.projection, model.decoder.layers]
+    hidden = {id(p) for room in rooms for p in room.parameters() if p.ndim == 2}
+    return [p for p in parameters if id(p) in hidden], [p for p in parameters if id(p) not in hidden]
