@@ -32,6 +32,11 @@ class Cache:
     def max_length(self) -> int:
         return self.self_keys[0].shape[2]
 
+    def keep(self, rows: Tensor) -> None:
+        """Forget all sequences but `rows`."""
+        for part in (self.self_keys, self.self_values, self.memory_keys, self.memory_values):
+            part[:] = [tensor[rows] for tensor in part]
+
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store keys and values (S, heads, T, d) after the `length` ones that are there; return all of them."""
         end = self.length + keys.shape[2]

@@ -36,7 +36,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Generation:
-    """`tokens` (S, T) without the prompts, 0 after the end, and their `probs` (S, T).
+    """`tokens` (S, T) without the prompts, and their `probs` (S, T); both are 0 after the end.
 
     A probability is that of the softmax over the whole vocabulary, before grammar, temperature and truncation.
     """
@@ -85,24 +85,31 @@ def generate(
     """Answer `prompts` (S, P) about `memory` (B, N, D) with at most `max_tokens` tokens each.
 
     `image_index` (S,) says which image a prompt is about. Each prompt is answered `num_samples` times: the rows of the
-    result are prompt-major (S · num_samples). Decoding stops when every sequence has ended.
+    result are prompt-major (S · num_samples). Decoding stops when every sequence has ended; rows that have ended are
+    dropped once they are the half.
     """
     prompts = prompts.repeat_interleave(num_samples, 0)
     image_index = image_index.repeat_interleave(num_samples, 0)
-    rows = len(prompts)
+    rows = torch.arange(len(prompts), device=memory.device)  # the answers that are still being written
     cache = model.start(memory, image_index, prompts.shape[1] + max_tokens)
-    state = torch.zeros(rows, dtype=torch.long, device=memory.device)
-    tokens = torch.zeros(rows, max_tokens, dtype=torch.long, device=memory.device)
-    probs = torch.zeros(rows, max_tokens, device=memory.device)
+    state = torch.zeros_like(rows)
+    tokens = torch.zeros(len(rows), max_tokens, dtype=torch.long, device=memory.device)
+    probs = torch.zeros(len(rows), max_tokens, device=memory.device)
     following = prompts
     for position in range(max_tokens):
         logits = model.step(following, cache).float()
         permitted = logits.masked_fill(~grammar.allowed[state], -torch.inf)
         chosen = choose(permitted, sampling, generator)[:, None]
-        tokens[:, position] = chosen[:, 0]
-        probs[:, position] = (logits.gather(1, chosen) - logits.logsumexp(-1, keepdim=True)).exp()[:, 0]
+        tokens[rows, position] = chosen[:, 0]
+        prob = (logits.gather(1, chosen) - logits.logsumexp(-1, keepdim=True)).exp()[:, 0]
+        probs[rows, position] = prob * (state != grammar.end)
         state = grammar.next_state[state, chosen[:, 0]]
         following = chosen
-        if position % CHECK_EVERY == CHECK_EVERY - 1 and bool((state == grammar.end).all()):
-            break
+        if position % CHECK_EVERY == CHECK_EVERY - 1:
+            going = (state != grammar.end).nonzero()[:, 0]
+            if len(going) == 0:
+                break
+            if len(going) <= len(state) // 2:
+                cache.keep(going)
+                rows, state, following = rows[going], state[going], following[going]
     return Generation(tokens[:, : position + 1], probs[:, : position + 1])

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from config import TASKS
+from models.decoder import Cache
 from models.generate import GrammarTables, Sampling, choose, generate, truncate_logits
 from models.pix2seq import Pix2Seq
 from tokenizers.captioning import CaptioningTokenizer, WordVocabulary
@@ -16,6 +17,7 @@ from tokenizers.segmentation import SegmentationTokenizer
 from tokenizers.vocabulary import END, Grammar
 
 VOCAB_SIZE = 3200
+keep = Cache.keep
 SAMPLED = Sampling(temperature=1.0, top_p=0.95)
 BOX = np.array([0.1, 0.1, 0.8, 0.7])
 
@@ -156,6 +158,23 @@ def test_tokens_after_the_end_are_padding(tiny_model: Pix2Seq, memory):
     lengths = (tokens != END).sum(1)
     assert len(set(lengths.tolist())) > 3
     assert all(row[:length].all() for row, length in zip(tokens, lengths.tolist(), strict=True))
+
+
+def test_dropping_ended_rows_changes_no_answer(tiny_model: Pix2Seq, memory, monkeypatch):
+    grammar = Grammar(40, VOCAB_SIZE)  # an even coordinate counts once, an odd one five times: 8 to 40 tokens
+    for state in range(40):
+        grammar.allow(state, slice(1000, 2000, 2), state + 1)
+        grammar.allow(state, slice(1001, 2000, 2), min(state + 5, grammar.end))
+    many = torch.randint(1000, 2000, (24, 3), generator=seeded())
+    index = torch.arange(24) % 2
+    kept = []
+    monkeypatch.setattr("models.decoder.Cache.keep", lambda cache, rows: kept.append(len(rows)) or keep(cache, rows))
+    together = generate(tiny_model, memory, many, index, on_device(grammar), 60).tokens
+    assert kept, "no row was dropped: the test needs answers of different lengths"
+    for row in range(24):
+        alone = generate(tiny_model, memory, many[[row]], index[[row]], on_device(grammar), 60).tokens[0]
+        assert torch.equal(together[row, : len(alone)], alone[: together.shape[1]])
+        assert not together[row, len(alone) :].any()
 
 
 def test_no_prompts_give_no_answers(tiny_model: Pix2Seq, memory):
