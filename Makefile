@@ -8,8 +8,8 @@ READY_DEV := $(VENV)/.requirements-dev
 
 IMAGE ?= images/demo.jpg
 OUTPUT ?= results/demo
-# The run that made weights/scenes.safetensors; `make weights RECIPE="..."` trains another.
-RECIPE ?= --run-dir runs/scenes
+# The run that made weights/scenes.safetensors.
+RECIPE := --run-dir runs/scenes
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -42,6 +42,7 @@ evaluate: $(READY) ## the README's accuracy figures
 
 weights: $(READY) ## train the shipped weights again
 	@$(RUN) train/train_multi_task.py $(RECIPE) $(ARGS)
+	@cp runs/scenes/last.safetensors weights/scenes.safetensors
 
 clean: ## remove what tools and demo left; .venv, data, runs and weights stay
 	@rm -rf results .pytest_cache .ruff_cache .hypothesis

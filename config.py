@@ -101,6 +101,7 @@ class TrainCFG:
     dense_weight: float = 1.0  # loss weight of what each cell of the memory says of its object; 0: sequences alone
     end_weight: float = 0.5  # loss weight of detection's end token
     invisible_weight: float = 0.3  # loss weight of an invisible keypoint's tokens
+    store: Literal["fp32", "fp16"] = "fp16"  # numbers in best.safetensors and last.safetensors
     limit_minutes: float = 0.0  # stop after the epoch in which this time is reached; 0: no limit
     eval_images: int = 256  # validation pictures for the loss after each epoch
     small_epochs: int = 0  # first epochs on a canvas of two thirds of the size: quicker early learning (convnets only)

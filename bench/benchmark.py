@@ -7,19 +7,23 @@ python bench/benchmark.py --preset deit3-small --device cuda --batch-size 16
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from config import CFG, command_line
+from config import CFG, command_line, replace
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dataset.loaders import Batch
     from models.pix2seq import Pix2Seq
+    from train.engine import Trainer
 
 ANSWER_TOKENS = 128
 TRAIN_STEPS = 12
@@ -39,7 +43,7 @@ def main(cfg: CFG) -> None:
     print(f"{device}, {torch.get_num_threads()} threads; {millions:.1f} M parameters, {cfg.model.image_size} px")
     with torch.inference_mode():
         benchmark_inference(model, cfg)
-    benchmark_training(model, cfg)
+    benchmark_training(cfg)
 
 
 def benchmark_inference(model: Pix2Seq, cfg: CFG) -> None:
@@ -82,39 +86,34 @@ def decode_uncached(model: Pix2Seq, memory: Tensor, length: int) -> None:
         tokens = torch.cat([tokens, logits[:, -1].argmax(-1, keepdim=True)], dim=1)
 
 
-def benchmark_training(model: Pix2Seq, cfg: CFG) -> None:
+def benchmark_training(cfg: CFG) -> None:
     """Steps of the training loop on real batches, and how long they wait for these."""
-    from dataset.build_captioning_vocab import caption_words
-    from dataset.loaders import EpochSampler, SequenceDataset, build_loader, build_tokenizers
-    from dataset.sources import open_split
-    from train.engine import arithmetic, build_optimizer, task_losses
+    from train.engine import Trainer
 
-    split = open_split(cfg, cfg.data.train_split, cfg.tasks)
-    words = caption_words(split.all_captions(), cfg) if "captioning" in cfg.tasks else []
-    examples = SequenceDataset(split, build_tokenizers(cfg, sorted(split.class_names), words), cfg, augment=True)
-    sampler = EpochSampler(len(examples), cfg.train.batch_size, cfg.seed)
-    sampler.set_epoch(0, cfg.model.image_size, TRAIN_STEPS + 1)
-    batches = iter(build_loader(examples, sampler, cfg.data.workers))
-    optimizer = build_optimizer(model.train(), cfg)
-
-    def step(batch) -> None:
-        with arithmetic(model.device, cfg.train.precision):
-            loss = sum(task_losses(model, batch.to(model.device), cfg.train.coord_sigma).values())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        loss.item()  # waits for the device
-
-    step(next(batches))
-    started, waited, steps = time.perf_counter(), 0.0, len(sampler) - 1
-    for _ in range(steps):
-        asked = time.perf_counter()
-        batch = next(batches)
-        waited += time.perf_counter() - asked
-        step(batch)
-    spent = time.perf_counter() - started
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            replace(cfg, run_dir=folder, steps_per_epoch=TRAIN_STEPS + 1, small_epochs=0, pretrained=False)
+        )
+        trainer.begin_epoch(0)
+        trainer.model.train()
+        batches = iter(trainer.loader)
+        train = partial(train_once, trainer)
+        train(next(batches))
+        started, waited, steps = time.perf_counter(), 0.0, len(trainer.sampler) - 1
+        for _ in range(steps):
+            asked = time.perf_counter()
+            batch = next(batches)
+            waited += time.perf_counter() - asked
+            train(batch)
+        spent = time.perf_counter() - started
     report(f"train, {cfg.train.batch_size} at a time", steps * cfg.train.batch_size / spent, "images/s")
     report("train, share of waiting for data", 100 * waited / spent, "%")
+
+
+def train_once(trainer: Trainer, batch: Batch) -> None:
+    """One optimizer step; waits for the device."""
+    losses, _ = trainer.train_step(batch.to(trainer.device), 1e-6)
+    next(iter(losses.values())).item()
 
 
 def fastest(work: Callable[[], object], model: Pix2Seq, repeats: int = REPEATS) -> float:

@@ -123,7 +123,7 @@ class Trainer:
         val_sampler.set_epoch(0, cfg.model.image_size, max(cfg.train.eval_images // cfg.train.batch_size, 1))
         self.val_loader = build_loader(val_set, val_sampler, 0)
 
-    def _begin_epoch(self, epoch: int) -> None:
+    def begin_epoch(self, epoch: int) -> None:
         size = self.cfg.model.image_size
         small = size * 2 // 3 if epoch < self.cfg.train.small_epochs else size
         self.sampler.set_epoch(epoch, small, self.cfg.train.steps_per_epoch)
@@ -131,7 +131,7 @@ class Trainer:
     @property
     def total_steps(self) -> int:
         """Optimizer steps of the whole run."""
-        self._begin_epoch(self.epoch)
+        self.begin_epoch(self.epoch)
         return len(self.sampler) * self.cfg.train.epochs
 
     def run(self) -> None:
@@ -151,7 +151,7 @@ class Trainer:
                 break
 
     def _train_epoch(self, total: int) -> None:
-        self._begin_epoch(self.epoch)
+        self.begin_epoch(self.epoch)
         self.model.train()
         self.model.encoder.backbone.train(self.cfg.train.backbone_lr_factor > 0)  # a fixed one keeps its statistics
         title = f"epoch {self.epoch + 1}/{self.cfg.train.epochs}"
@@ -161,7 +161,7 @@ class Trainer:
         for batch in bar:
             waited += time.monotonic() - asked
             rate = learning_rate(self.step, total, self.cfg)
-            losses, grad_norm = self._train_step(batch.to(self.device), rate)
+            losses, grad_norm = self.train_step(batch.to(self.device), rate)
             self.step += 1
             if self.step % LOG_EVERY == 0 and distributed.rank() == 0:
                 spent = time.monotonic() - since
@@ -174,7 +174,7 @@ class Trainer:
                 waited, since, counted = 0.0, time.monotonic(), self.step
             asked = time.monotonic()
 
-    def _train_step(self, batch: Batch, rate: float) -> tuple[dict[str, Tensor], Tensor]:
+    def train_step(self, batch: Batch, rate: float) -> tuple[dict[str, Tensor], Tensor]:
         train = self.cfg.train
         with arithmetic(self.device, train.precision):
             losses = batch_losses(self.model, batch, train.coord_sigma, self.dense)
@@ -209,10 +209,11 @@ class Trainer:
         print("validation:", ", ".join(f"{task} {loss:.3f}" for task, loss in losses.items()))
         total = sum(self.loss_weights[task] * loss for task, loss in losses.items())
         weights = Weights(self.average, self.cfg, self.class_names, self.words)
-        save_weights(self.folder / "last.safetensors", weights)
+        dtype = torch.float16 if self.cfg.train.store == "fp16" else torch.float32
+        save_weights(self.folder / "last.safetensors", weights, dtype)
         if total < self.best:
             self.best = total
-            save_weights(self.folder / "best.safetensors", weights)
+            save_weights(self.folder / "best.safetensors", weights, dtype)
         save_checkpoint(self.folder / "checkpoint.pt", self._state())
         draw_curves(self.folder / "metrics.csv", self.folder / "curves.png")
 

@@ -95,11 +95,11 @@ def test_written_weights_name_classes_words_and_settings(finished: CFG):
 def test_a_few_pictures_are_learnt(tiny_cfg: CFG):
     cfg = config.replace(tiny_cfg, flip=0.0, scale_jitter=0.0, box_jitter=0.0, color_jitter=0.0, warmup_steps=0)
     trainer = Trainer(config.replace(cfg, schedule="constant", lr=3e-3, captions_per_image=1, orders_per_image=1))
-    trainer._begin_epoch(0)
+    trainer.begin_epoch(0)
     batch = next(iter(trainer.loader)).to(trainer.device)
     losses = []
     for _ in range(40):
-        losses.append({task: loss.item() for task, loss in trainer._train_step(batch, 3e-3)[0].items()})
+        losses.append({task: loss.item() for task, loss in trainer.train_step(batch, 3e-3)[0].items()})
     for task in TASKS:
         assert losses[-1][task] < 0.8 * losses[0][task], task
 
@@ -118,9 +118,9 @@ def test_steps_per_epoch_limits_an_epoch(tiny_cfg: CFG):
 def test_task_weights_scale_the_gradient(tiny_cfg: CFG):
     def after_one_step(weights: str) -> dict[str, torch.Tensor]:
         trainer = Trainer(config.replace(tiny_cfg, task_weights=weights, dense_weight=0.0, clip_norm=0.0))
-        trainer._begin_epoch(0)
+        trainer.begin_epoch(0)
         batch = next(iter(trainer.loader)).to(trainer.device)
-        trainer._train_step(batch, 1e-3)
+        trainer.train_step(batch, 1e-3)
         return {name: p.grad for name, p in trainer.model.named_parameters()}
 
     alone, all_tasks, double = (after_one_step(weights) for weights in ("1,0,0,0", "1,1,1,1", "2,0,0,0"))
@@ -133,7 +133,7 @@ def test_the_first_small_epochs_see_a_smaller_canvas(tiny_cfg: CFG):
     trainer = Trainer(config.replace(tiny_cfg, small_epochs=1))
     sizes = []
     for epoch in (0, 1):
-        trainer._begin_epoch(epoch)
+        trainer.begin_epoch(epoch)
         sizes.append(next(iter(trainer.loader)).images.shape[-1])
     assert sizes == [42, 64]
 
@@ -233,9 +233,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_cfg: CFG):
     trainer = Trainer(tiny_cfg)
     with torch.no_grad():
         trainer.model.decoder.bias[5] = torch.nan
-    trainer._begin_epoch(0)
+    trainer.begin_epoch(0)
     with pytest.raises(UserError, match=r"not finite at step 0 .*nan"):
-        trainer._train_step(next(iter(trainer.loader)).to(trainer.device), 1e-3)
+        trainer.train_step(next(iter(trainer.loader)).to(trainer.device), 1e-3)
 
 
 def test_a_missing_picture_is_one_clear_line_with_worker_processes_too(tiny_cfg: CFG, tmp_path: Path):
@@ -251,7 +251,7 @@ def test_a_missing_picture_is_one_clear_line_with_worker_processes_too(tiny_cfg:
 
 def test_losses_are_those_of_one_task_at_a_time(tiny_cfg: CFG):
     trainer = Trainer(tiny_cfg)
-    trainer._begin_epoch(0)
+    trainer.begin_epoch(0)
     batch = next(iter(trainer.loader)).to(trainer.device)
     together = batch_losses(trainer.average, batch, 2.0)
     for task, part in batch.tasks.items():
