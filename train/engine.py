@@ -63,9 +63,15 @@ def batch_losses(
     return losses | ({"dense": dense(memory, batch.objects)} if dense else {})
 
 
-def _summary(losses: dict[str, Tensor], lr: float, speed: float) -> dict[str, str]:
+def _mean(steps: list[dict[str, Tensor]]) -> dict[str, float]:
+    """Mean of each loss over the steps that have it."""
+    names = dict.fromkeys(name for losses in steps for name in losses)
+    return {name: torch.stack([losses[name] for losses in steps if name in losses]).mean().item() for name in names}
+
+
+def _summary(losses: dict[str, float], lr: float, speed: float) -> dict[str, str]:
     """What the progress bar shows."""
-    shown = {task: f"{loss.item():.2f}" for task, loss in losses.items()}
+    shown = {task: f"{loss:.2f}" for task, loss in losses.items()}
     return shown | {"lr": f"{lr:.1e}", "images/s": f"{speed:.0f}"}
 
 
@@ -156,22 +162,23 @@ class Trainer:
         self.model.encoder.backbone.train(self.cfg.train.backbone_lr_factor > 0)  # a fixed one keeps its statistics
         title = f"epoch {self.epoch + 1}/{self.cfg.train.epochs}"
         bar = tqdm(self.loader, title, unit="step", disable=distributed.rank() > 0)
-        waited, since, counted, losses = 0.0, time.monotonic(), self.step, {}
+        waited, since, recent = 0.0, time.monotonic(), []
         asked = time.monotonic()
         for batch in bar:
             waited += time.monotonic() - asked
             rate = learning_rate(self.step, total, self.cfg)
             losses, grad_norm = self.train_step(batch.to(self.device), rate)
+            recent.append({name: loss.detach() for name, loss in losses.items()})
             self.step += 1
             if self.step % LOG_EVERY == 0 and distributed.rank() == 0:
                 spent = time.monotonic() - since
-                steps = self.step - counted  # fewer than LOG_EVERY in the first row of an epoch
-                speed = steps * self.cfg.train.batch_size * distributed.world_size() / spent
-                numbers = {f"loss/{task}": loss.item() for task, loss in losses.items()}
-                bar.set_postfix(_summary(losses, rate, speed))
+                speed = len(recent) * self.cfg.train.batch_size * distributed.world_size() / spent
+                means = _mean(recent)
+                numbers = {f"loss/{name}": loss for name, loss in means.items()}
+                bar.set_postfix(_summary(means, rate, speed))
                 numbers |= {"lr": rate, "grad_norm": float(grad_norm)}
                 self.metrics.add(self.step, numbers | {"images_per_s": speed, "data_wait": waited / spent})
-                waited, since, counted = 0.0, time.monotonic(), self.step
+                waited, since, recent = 0.0, time.monotonic(), []
             asked = time.monotonic()
 
     def train_step(self, batch: Batch, rate: float) -> tuple[dict[str, Tensor], Tensor]:
