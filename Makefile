@@ -9,7 +9,8 @@ READY_DEV := $(VENV)/.requirements-dev
 IMAGE ?= images/demo.jpg
 OUTPUT ?= results/demo
 # The run that made weights/scenes.safetensors.
-RECIPE := --run-dir runs/scenes
+RECIPE := --run-dir runs/scenes --image-size 128 --batch-size 16 --epochs 7 --steps-per-epoch 500 --warmup-steps 100 \
+	--captions-per-image 1 --backbone-lr-factor 0
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -38,7 +39,7 @@ bench: $(READY) ## the README's speed figures
 	@$(RUN) bench/benchmark.py $(ARGS)
 
 evaluate: $(READY) ## the README's accuracy figures
-	@$(RUN) evaluate/evaluate_multi_task.py $(ARGS)
+	@$(RUN) evaluate/evaluate_multi_task.py --scenes-train 0 --scenes-val 500 --scenes-seed 1234 $(ARGS)
 
 weights: $(READY) ## train the shipped weights again
 	@$(RUN) train/train_multi_task.py $(RECIPE) $(ARGS)

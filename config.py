@@ -119,7 +119,7 @@ class InferCFG:
     score_threshold: float = 0.3  # detections below this are not used
     temperature: float = 1.0  # of sampling; 0: greedy
     top_k: int = 0  # sample among the k likeliest tokens; 0: all
-    top_p: float = 0.4  # nucleus: sample among the likeliest tokens that together have this probability
+    top_p: float = 0.8  # nucleus: sample among the likeliest tokens that together have this probability
     num_samples: int = 8  # polygons that vote for a mask; 1: one greedy polygon
     mask_threshold: float = 0.5  # share of the votes that makes a pixel part of the mask
     eval_batch_size: int = 32  # pictures or crops of one evaluation step
