@@ -36,7 +36,10 @@ def as_flags(cfg: CFG) -> list[str]:
     for part, plain in ((cfg, default), *((getattr(cfg, g), getattr(default, g)) for g in ("model", "data", "train"))):
         for name, value in vars(part).items():
             if value != getattr(plain, name) and name not in ("model", "data", "train", "infer"):
-                flags += [f"--{name.replace('_', '-')}", str(value)]
+                flag = name.replace("_", "-")
+                flags += (
+                    [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+                )
     return flags
 
 
