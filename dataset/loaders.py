@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,6 +24,9 @@ from tokenizers.detection import DetectionTokenizer
 from tokenizers.keypoint import KeypointTokenizer
 from tokenizers.segmentation import SegmentationTokenizer
 from tokenizers.vocabulary import TokenSequence
+
+if TYPE_CHECKING:
+    from typing import Self  # Python 3.11; annotations are not evaluated
 
 WHOLE_PICTURE_TASKS = {"detection", "captioning"}
 INSTANCE_TASKS = {"segmentation", "keypoint"}
@@ -77,8 +81,16 @@ class Sample:
     sequences: dict[str, list[tuple[int, TokenSequence]]] = field(default_factory=dict)
 
 
+class Tensors:
+    """A dataclass whose fields are all tensors."""
+
+    def to(self, device: torch.device) -> Self:
+        """The same on `device`."""
+        return type(self)(*(part.to(device, non_blocking=True) for part in vars(self).values()))
+
+
 @dataclass(frozen=True)
-class TaskBatch:
+class TaskBatch(Tensors):
     """Sequences of one task: `tokens`, `targets` (S, L) int64, `weights` (S, L), `image_index` (S,)."""
 
     tokens: Tensor
@@ -86,12 +98,9 @@ class TaskBatch:
     weights: Tensor
     image_index: Tensor
 
-    def to(self, device: torch.device) -> TaskBatch:
-        return TaskBatch(*(part.to(device, non_blocking=True) for part in vars(self).values()))
-
 
 @dataclass(frozen=True)
-class ObjectBatch:
+class ObjectBatch(Tensors):
     """CanvasObjects of B canvases, padded with class 0: `boxes` (B, M, 4), `classes` (B, M), `points` (B, M, 17, 2),
     `visible` (B, M, 17)."""
 
@@ -99,9 +108,6 @@ class ObjectBatch:
     classes: Tensor
     points: Tensor
     visible: Tensor
-
-    def to(self, device: torch.device) -> ObjectBatch:
-        return ObjectBatch(*(part.to(device, non_blocking=True) for part in vars(self).values()))
 
 
 @dataclass(frozen=True)

@@ -35,19 +35,14 @@ class Optimizers:
         for p in others:
             factor = train.backbone_lr_factor if id(p) in own_backbone else 1.0
             groups.setdefault((factor, train.weight_decay if p.ndim >= 2 else 0.0), []).append(p)
-        groups_list = [{"params": ps, "factor": key[0], "weight_decay": key[1]} for key, ps in groups.items()]
-        self.parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups_list, lr=0.0, betas=(0.9, train.beta2))]
+        adamw = [{"params": ps, "factor": key[0], "weight_decay": key[1]} for key, ps in groups.items()]
+        self.parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(adamw, lr=0.0, betas=(0.9, train.beta2))]
         if muon:
             group = {"params": muon, "factor": train.muon_lr_factor}
             # Updates as large as AdamW's, so that one schedule serves both.
             self.parts.append(
                 torch.optim.Muon([group], lr=0.0, weight_decay=train.weight_decay, adjust_lr_fn="match_rms_adamw")
             )
-
-    @property
-    def parameters(self) -> list[Tensor]:
-        """All that is trained."""
-        return [p for part in self.parts for group in part.param_groups for p in group["params"]]
 
     def step(self, rate: float) -> None:
         """One update at the schedule's `rate`."""
