@@ -59,3 +59,22 @@ def average(tensors: list[torch.Tensor]) -> None:
     flat /= world_size()
     for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(mean.view_as(tensor))
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over all processes; each one's loss depends on every one's part, so its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(_, tensor: torch.Tensor) -> torch.Tensor:
+        total = tensor.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_, gradient: torch.Tensor) -> torch.Tensor:
+        return _Sum.apply(gradient)
+
+
+def summed(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum of a tensor over all processes, with gradients; every process must call this and gets it."""
+    return _Sum.apply(tensor) if world_size() > 1 else tensor

@@ -1,31 +1,53 @@
 """The official ResNet-50: timm's bottleneck blocks and parameter names, with three things that timm's ResNet has not.
 
-Its first max-pooling pads as TensorFlow does (even sides: right and bottom only), its batch norm keeps the biased
-variance, and its width may be a fraction.
+Its first max-pooling pads as TensorFlow does (even sides: right and bottom only), its batch norm computes as
+TensorFlow's synchronised one does, and its width may be a fraction.
 """
 
 from __future__ import annotations
 
+import torch
 from timm.layers import create_pool2d
 from timm.models.resnet import Bottleneck, downsample_conv
 from torch import Tensor, nn
+
+from models import distributed
 
 BLOCKS = (3, 4, 6, 3)
 PLANES = (64, 128, 256, 512)
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm whose running variance averages the biased variance of batches, as TensorFlow's does."""
+    """Batch norm over all processes, with the official arithmetic of statistics: variance E[x²] − E[x]², biased.
+
+    What a training step is most sensitive to is the rounding in that difference: hence the formula, and its sums.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same."""
         if not self.training:
             return super().forward(x)
-        before = (1 - self.momentum) * self.running_var
-        y = super().forward(x)
-        count = x.numel() // x.shape[1]
-        # A new tensor: the backward pass still needs the one that was just written.
-        self.running_var = before + (self.running_var - before) * (count - 1) / count
-        return y
+        count = x.numel() // x.shape[1] * distributed.world_size()
+        wide = x.float()
+        sums = torch.stack([channel_sums(wide), channel_sums(wide.square())])
+        mean, square_mean = distributed.summed(sums) / count
+        variance = (square_mean - mean.square()).clamp(min=0)
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance, self.momentum)
+        scale = (variance + self.eps).rsqrt() * self.weight
+        return (wide * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]).to(x.dtype)
+
+
+def channel_sums(x: Tensor) -> Tensor:
+    """Sums (C,) of x (B, C, H, W); on a CPU in TensorFlow's order: every fourth pixel apart, then these."""
+    pixels = x.permute(0, 2, 3, 1).flatten(0, 2)
+    if x.device.type != "cpu":
+        return pixels.sum(0)
+    even = len(pixels) // 4 * 4
+    fourths = pixels.new_zeros(4, x.shape[1]).index_add(0, torch.arange(even) % 4, pixels[:even])
+    parts = torch.cat([fourths, pixels[even:]])
+    return parts.new_zeros(1, x.shape[1]).index_add(0, torch.zeros(len(parts), dtype=torch.long), parts)[0]
 
 
 class ResNet(nn.Module):

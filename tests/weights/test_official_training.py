@@ -1,6 +1,7 @@
 """Four training steps from an official checkpoint lose and move as the official trainer does."""
 
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -10,17 +11,13 @@ from torch import Tensor, nn
 
 from config import CFG, replace
 from models.pix2seq import Pix2Seq
+from models.resnet import channel_sums
 from models.weights import Weights
 from train.loss import token_loss
 from train.optimizer import Optimizers, learning_rate
 from weights.official_names import place
 
 STEPS = 4
-# With batch statistics the sums of a batch norm, in whichever order they are added, decide units of a ReLU that lie
-# within their rounding error of zero: from the first step the official gradients differ from those in float64 as much
-# as ours do. So ResNets are judged by most weights; the ViT, which has neither, by the reference's own limits.
-LOSS_LIMIT = {"patches": 1e-5, "resnet50_official": 1e-4}
-SHARES = {"patches": {2e-5: 0.999}, "resnet50_official": {2e-5: 0.7, 1e-4: 0.95}}
 
 
 def without_dropout(model: nn.Module) -> nn.Module:
@@ -77,9 +74,7 @@ def test_learning_rates(numbers: dict[str, np.ndarray], cfg: CFG):
 
 
 def test_losses(trained: tuple[Pix2Seq, list[float]], numbers: dict[str, np.ndarray]):
-    model, losses = trained
-    np.testing.assert_allclose(losses[:2], numbers["losses"][:2], rtol=1e-5)  # before any weight has moved
-    np.testing.assert_allclose(losses, numbers["losses"], rtol=LOSS_LIMIT[model.cfg.backbone])
+    np.testing.assert_allclose(trained[1], numbers["losses"], rtol=1e-5)
 
 
 def test_weights_and_statistics_after_the_steps(trained: tuple[Pix2Seq, list[float]], numbers: dict[str, np.ndarray]):
@@ -94,9 +89,8 @@ def test_weights_and_statistics_after_the_steps(trained: tuple[Pix2Seq, list[flo
         differences.append((own[where.name] - expected).abs().flatten())
     assert len(differences) > 90
     everything = torch.cat(differences)
-    for limit, share in SHARES[trained[0].cfg.backbone].items():
-        assert (everything <= limit).float().mean() >= share
-    assert everything.median() <= 1e-5
+    assert (everything <= 2e-5).float().mean() >= 0.999  # as the official code differs from itself
+    assert everything.median() <= 1e-6
 
 
 @torch.no_grad()
@@ -104,5 +98,11 @@ def test_answers_after_the_steps(trained: tuple[Pix2Seq, list[float]], numbers: 
     images = torch.from_numpy(numbers["images"]).permute(0, 3, 1, 2)
     logits = trained[0](images, torch.from_numpy(numbers["input_seq"]), torch.arange(2))[:, :4]
     differences = np.abs(logits.numpy() - numbers["logits_train_mode_after"])
-    assert differences.mean() <= 5e-3
-    assert trained[0].encoder.backbone.net.stages or differences.max() <= 1e-3
+    assert differences.max() <= 1e-3
+
+
+@pytest.mark.parametrize("shape", [(2, 32, 32, 8), (2, 7, 5, 16), (3, 5, 3, 8), (1, 1, 3, 8)])
+def test_batch_norm_adds_in_tensorflows_order(tensorflow: ModuleType, shape: tuple[int, ...]):
+    x = np.random.default_rng(0).normal(3, 2, shape).astype(np.float32)
+    expected = tensorflow.reduce_sum(x, axis=(0, 1, 2)).numpy()
+    np.testing.assert_array_equal(channel_sums(torch.from_numpy(x).permute(0, 3, 1, 2)).numpy(), expected)
