@@ -1,5 +1,6 @@
 """Four training steps from an official checkpoint lose and move as the official trainer does."""
 
+import copy
 from pathlib import Path
 from types import ModuleType
 
@@ -54,7 +55,7 @@ def cfg(reference_model: Path) -> CFG:
 @pytest.fixture(scope="module")
 def trained(converted: Weights, numbers: dict[str, np.ndarray], cfg: CFG) -> tuple[Pix2Seq, list[float]]:
     """The model after four steps, and the loss before each."""
-    model = without_dropout(converted.model).train()
+    model = without_dropout(copy.deepcopy(converted.model)).train()
     optimizers = Optimizers(model, None, cfg)
     images = torch.from_numpy(numbers["images"]).permute(0, 3, 1, 2)
     tokens, targets, weights = (torch.from_numpy(numbers[k]) for k in ("input_seq", "target_seq", "token_weights"))
