@@ -239,6 +239,18 @@ PAPER_DATA = DataCFG(
     drop_words=0.5,
 )
 
+# Optimisation as in the papers: light ends, all layers learn.
+PAPER_TRAIN = TrainCFG(
+    optimizer="adamw",
+    lr=1e-4,
+    backbone_lr_factor=1.0,
+    frozen_stages=0,
+    dense_weight=0.0,
+    end_weight=0.1,
+    caption_end_weight=0.1,
+    invisible_weight=0.1,
+)
+
 
 def _official(name: str, encoder: tuple[int, int, int], decoder: tuple[int, int, int], **backbone: str) -> CFG:
     """One of the published models; `encoder` and `decoder` are (width, layers, heads)."""
@@ -273,24 +285,17 @@ def _official(name: str, encoder: tuple[int, int, int], decoder: tuple[int, int,
             separators=2,
         ),
         data=PAPER_DATA,
-        train=TrainCFG(
+        train=dataclasses.replace(
+            PAPER_TRAIN,
             pretrained=False,
             epochs=40,
             steps_per_epoch=0,
-            optimizer="adamw",
-            lr=1e-4,
-            backbone_lr_factor=1.0,
-            frozen_stages=0,
             warmup_steps=2000,
             schedule="linear",
             decay="all",
             clip_norm=0.0,
             ema_decay=0.0,
             coord_sigma=0.0,
-            dense_weight=0.0,
-            end_weight=0.1,
-            caption_end_weight=0.1,
-            invisible_weight=0.1,
         ),
     )
 
@@ -321,17 +326,7 @@ PRESETS = {
             full_detection=True,
         ),
         data=PAPER_DATA,
-        train=TrainCFG(
-            optimizer="adamw",
-            lr=1e-4,
-            batch_size=16,
-            dense_weight=0.0,
-            backbone_lr_factor=1.0,
-            frozen_stages=0,
-            end_weight=0.1,
-            caption_end_weight=0.1,
-            invisible_weight=0.1,
-        ),
+        train=dataclasses.replace(PAPER_TRAIN, batch_size=16),
     ),
 }
 

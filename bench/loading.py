@@ -52,14 +52,11 @@ def main(cfg: CFG) -> None:
 
 def opened(cfg: CFG) -> SequenceDataset:
     """The training samples of these settings."""
-    from dataset.build_captioning_vocab import caption_vocabulary
-    from dataset.loaders import SequenceDataset, build_tokenizers
+    from dataset.loaders import SequenceDataset, training_tokenizers
     from dataset.sources import open_split
 
     split = open_split(cfg, cfg.data.train_split, cfg.tasks)
-    text = caption_vocabulary(split.all_captions(), cfg)
-    tokenizers = build_tokenizers(cfg, sorted(split.class_names), text, len(split.skeleton))
-    return SequenceDataset(split, tokenizers, cfg, augment=True)
+    return SequenceDataset(split, training_tokenizers(split, cfg), cfg, augment=True)
 
 
 def keys(dataset: SequenceDataset, cfg: CFG) -> list[tuple[int, int, int]]:

@@ -142,17 +142,14 @@ def read_all(examples: PictureDataset, workers: int) -> Problems:
 
 
 def main(cfg: CFG) -> None:
-    from dataset.build_captioning_vocab import caption_vocabulary
-    from dataset.loaders import SequenceDataset, build_tokenizers
+    from dataset.loaders import SequenceDataset, training_tokenizers
     from dataset.overlay import save_png
     from dataset.sheet import draw_sheet
     from dataset.sources import open_split
-    from tokenizers.captioning import WordVocabulary
 
     training = open_split(cfg, cfg.data.train_split, cfg.tasks)
     validation = open_split(cfg, cfg.data.val_split, cfg.tasks, training.class_names)
-    text = caption_vocabulary(training.all_captions(), cfg) if "captioning" in cfg.tasks else WordVocabulary([])
-    tokenizers = build_tokenizers(cfg, sorted(training.class_names), text, len(training.skeleton))
+    tokenizers = training_tokenizers(training, cfg)
     for name, examples in (("training", training), ("validation", validation)):
         examples.leave_out_missing()
         print(f"{name}\n{report(examples, tokenizers, cfg, len(examples))}")

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from config import CFG, UserError
+from dataset.build_captioning_vocab import caption_vocabulary
 from dataset.captioning import caption_sequences
 from dataset.coco import Example, PictureDataset
 from dataset.detection import detection_sequence, is_shown, object_boxes
@@ -21,7 +22,7 @@ from dataset.keypoint import has_keypoints, keypoint_sequence, keypoints_on_canv
 from dataset.segmentation import has_mask, segmentation_sequence, shown_polygons
 from dataset.skeleton import COCO_PERSON
 from dataset.transforms import Jitter, check_augmentation, jitter_box, jitter_colors, rand_augment
-from tokenizers.captioning import CaptioningTokenizer, TextVocabulary, drop_words
+from tokenizers.captioning import CaptioningTokenizer, TextVocabulary, WordVocabulary, drop_words
 from tokenizers.detection import DetectionTokenizer
 from tokenizers.keypoint import KeypointTokenizer, mask_points
 from tokenizers.segmentation import SegmentationTokenizer
@@ -47,6 +48,13 @@ def build_tokenizers(
         "keypoint": KeypointTokenizer(vocab_size, num_points, cfg.train.invisible_weight),
         "captioning": CaptioningTokenizer(vocab_size, text, cfg.model.max_words, cfg.train.caption_end_weight),
     }
+
+
+def training_tokenizers(training: PictureDataset, cfg: CFG) -> dict:
+    """The tokenizers that this split makes: its classes, the points of its skeleton, the words of its captions."""
+    has_captions = "captioning" in cfg.tasks
+    text = caption_vocabulary(training.all_captions(), cfg) if has_captions else WordVocabulary([])
+    return build_tokenizers(cfg, sorted(training.class_names), text, len(training.skeleton))
 
 
 def check_lengths(cfg: CFG, num_points: int = len(COCO_PERSON)) -> None:

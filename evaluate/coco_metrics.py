@@ -96,9 +96,10 @@ def score_prompted(
     `results` are those about detected boxes if there are any.
     """
     metrics, per_class, scores = {}, {}, {}
+    truth = open_truth(split, kind)
     for boxes, pairs in said.items():
         results = results_of(pairs, split.category_ids)
-        scores[boxes] = CocoScore(open_truth(split, kind), results, kind, image_ids, split.skeleton.sigmas)
+        scores[boxes] = CocoScore(truth, results, kind, image_ids, split.skeleton.sigmas)
         metrics |= {f"{name}, {boxes}": value for name, value in scores[boxes].metrics().items()}
         for name, figures in scores[boxes].per_class().items():
             row = per_class.setdefault(name, {"objects": figures.pop("objects")})

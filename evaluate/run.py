@@ -39,10 +39,8 @@ def evaluate_weights(cfg: CFG, target: Path, step: int, events: Path | None = No
 
     predictor = load_predictor(cfg)
     predictor.require(cfg.tasks)
-    if distributed.rank() == 0:  # draws the scenes, if they are needed, before the others look for them
-        open_split(cfg, cfg.data.val_split, cfg.tasks, predictor.class_names)
-    distributed.barrier()
-    split = open_split(cfg, cfg.data.val_split, cfg.tasks, predictor.class_names)
+    with distributed.first_alone():  # draws the scenes, if they are needed
+        split = open_split(cfg, cfg.data.val_split, cfg.tasks, predictor.class_names)
     evaluation = evaluate(predictor, split, cfg.tasks)
     if distributed.rank() == 0:
         write_report(target, evaluation, split, predictor.class_names, cfg, Path(cfg.infer.weights).name)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
@@ -39,6 +41,16 @@ def barrier() -> None:
     """Wait until every process is here."""
     if dist.is_initialized():
         dist.barrier()
+
+
+@contextlib.contextmanager
+def first_alone() -> Iterator[None]:
+    """The first process goes through the block before all others: it may write what they then find."""
+    if rank() > 0:
+        barrier()
+    yield
+    if rank() == 0:
+        barrier()
 
 
 def gather(items: list) -> list:

@@ -1,11 +1,13 @@
 """Settings, a model and pictures small enough for a test."""
 
+import json
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tiny models lose time to threads
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -112,13 +114,25 @@ def tiny_model(tiny_model_cfg: CFG) -> Pix2Seq:
 
 
 @pytest.fixture(scope="session")
-def reference() -> Callable[[str], dict[str, np.ndarray]]:
-    """Load numbers of the official TensorFlow code by file name; skip where they are not at hand."""
-    folder = config.ROOT.parent / "shared" / "reference" / "tasks"
+def reference_path() -> Callable[[str], Path]:
+    """A file or folder of the official TensorFlow code's numbers by name; skips the test where it is not at hand."""
 
-    def load(name: str) -> dict[str, np.ndarray]:
-        if not (folder / name).is_file():
-            pytest.skip(f"the reference numbers {folder / name} are not here")
-        return dict(np.load(folder / name))
+    def find(name: str) -> Path:
+        path = config.ROOT.parent / "shared" / "reference" / name
+        if not path.exists():
+            pytest.skip(f"the reference numbers {path} are not here")
+        return path
 
-    return load
+    return find
+
+
+@pytest.fixture(scope="session")
+def reference(reference_path: Callable[[str], Path]) -> Callable[[str], dict[str, np.ndarray]]:
+    """Load arrays of the reference tasks by file name."""
+    return lambda name: dict(np.load(reference_path(f"tasks/{name}")))
+
+
+@pytest.fixture(scope="session")
+def reference_json(reference_path: Callable[[str], Path]) -> Callable[[str], Any]:
+    """Load a JSON file of the reference numbers by name."""
+    return lambda name: json.loads(reference_path(name).read_text())

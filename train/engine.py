@@ -16,9 +16,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from config import CFG, TrainCFG, UserError, project_path, to_json
-from dataset.build_captioning_vocab import caption_vocabulary
 from dataset.check import report
-from dataset.loaders import Batch, EpochSampler, SequenceDataset, build_loader, build_tokenizers
+from dataset.loaders import Batch, EpochSampler, SequenceDataset, build_loader, training_tokenizers
 from dataset.sources import open_split
 from evaluate.run import evaluate_weights
 from evaluate.tokens import TokenCounts, token_columns, token_numbers
@@ -26,7 +25,6 @@ from models import distributed
 from models.device import pick_device
 from models.pix2seq import Pix2Seq
 from models.weights import Weights, load_weights, save_weights
-from tokenizers.captioning import WordVocabulary
 from train.checkpoint import load_checkpoint, save_checkpoint
 from train.curves import Metrics, draw_curves
 from train.dense import DenseSupervision
@@ -108,7 +106,7 @@ class Trainer:
             raise UserError(f"--small-epochs needs a convnet: {cfg.model.backbone} has one canvas size; set it to 0")
         self.model.to(self.device, memory_format=torch.channels_last)
         self.model.encoder.backbone.freeze(cfg.train.frozen_stages)
-        self.average = copy.deepcopy(self.model).eval()
+        self.average = copy.deepcopy(self.model).eval() if cfg.train.ema_decay else self.model
         self.loss_weights = dict(cfg.loss_weights)
         self.dense = None
         if cfg.train.dense_weight:
@@ -134,16 +132,13 @@ class Trainer:
 
     def _open_data(self) -> None:
         cfg = self.cfg
-        if distributed.rank() == 0:  # draws the scenes, if they are needed, before the others look for them
-            open_split(cfg, cfg.data.train_split, cfg.tasks)
-        distributed.barrier()
-        training = open_split(cfg, cfg.data.train_split, cfg.tasks)
+        with distributed.first_alone():  # draws the scenes, if they are needed
+            training = open_split(cfg, cfg.data.train_split, cfg.tasks)
         validation = open_split(cfg, cfg.data.val_split, cfg.tasks, training.class_names)
         self.class_names, self.skeleton = training.class_names, training.skeleton
         self.category_ids = training.category_ids
-        has_captions = "captioning" in cfg.tasks
-        self.text = caption_vocabulary(training.all_captions(), cfg) if has_captions else WordVocabulary([])
-        tokenizers = build_tokenizers(cfg, sorted(self.class_names), self.text, len(self.skeleton))
+        tokenizers = training_tokenizers(training, cfg)
+        self.text = tokenizers["captioning"].text
         if cfg.data.check_data:
             for split in (training, validation):
                 split.leave_out_missing()
@@ -231,15 +226,26 @@ class Trainer:
             )
         self.optimizers.zero_grad()
         total.backward()
-        distributed.average([p.grad for p in self.trained.parameters() if p.grad is not None])
+        distributed.average(self._gradients())
         grad_norm = nn.utils.clip_grad_norm_(self.trained.parameters(), train.clip_norm or math.inf)
         self.optimizers.step(rate)
-        update_average(self.average, self.model, self.step, train.ema_decay)
+        if train.ema_decay:
+            update_average(self.average, self.model, self.step, train.ema_decay)
         return losses, grad_norm
+
+    def _gradients(self) -> list[Tensor]:
+        """Those of all weights that learn: zeros where this process's batch gave none but another's may have."""
+        learning = [parameter for parameter in self.trained.parameters() if parameter.requires_grad]
+        if distributed.world_size() > 1:
+            for parameter in learning:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+        return [parameter.grad for parameter in learning if parameter.grad is not None]
 
     @torch.inference_mode()
     def validate(self, counts: Mapping[str, TokenCounts] | None = None) -> dict[str, float]:
         """Mean token loss of each task over validation pictures, by the averaged weights; tokens add to `counts`."""
+        self.average.eval()
         sums: dict[str, list[float]] = {}
         for batch in self.val_loader:
             with arithmetic(self.device, self.cfg.train.precision):

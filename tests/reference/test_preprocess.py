@@ -1,12 +1,10 @@
 """Canvases and what is mapped onto them are those of the official evaluation pipeline."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-import config
 from config import ModelCFG
 from dataset.geometry import Geometry
 from dataset.keypoint import keypoints_on_canvas
@@ -21,11 +19,8 @@ def to_pixels(fractions: np.ndarray, image: np.ndarray) -> np.ndarray:
     return fractions[:, [1, 0, 3, 2]] * np.tile(image.shape[1::-1], 2)
 
 
-def test_resized_sizes_are_rounded_alike():
-    path = config.ROOT.parent / "shared" / "reference" / "tasks" / "resize_sizes.json"
-    if not path.is_file():
-        pytest.skip(f"the reference numbers {path} are not here")
-    rows = np.array(json.loads(path.read_text())["rows"])
+def test_resized_sizes_are_rounded_alike(reference_json):
+    rows = np.array(reference_json("tasks/resize_sizes.json")["rows"])
     square = rows[rows[:, 2] == rows[:, 3]]
     assert len(square) > 30
     for height, width, side, _, *expected in square.tolist():

@@ -1,12 +1,9 @@
 """Tokens, weights, decoded answers and scores are those of the official code, on its own numbers."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 
-import config
 from dataset.geometry import Geometry
 from dataset.keypoint import keypoints_on_canvas
 from dataset.skeleton import COCO_PERSON
@@ -31,14 +28,6 @@ from tokenizers.vocabulary import (
 
 VOCAB_SIZE = 3000
 ALL_CLASSES = range(1, COORD_SHIFT - CLASS_SHIFT)
-
-
-def reference_json(name: str):
-    """A JSON file of the reference numbers."""
-    path = config.ROOT.parent / "shared" / "reference" / "tasks" / name
-    if not path.is_file():
-        pytest.skip(f"the reference numbers {path} are not here")
-    return json.loads(path.read_text())
 
 
 def placement(original: np.ndarray, unpadded: np.ndarray, size: np.ndarray) -> Geometry:
@@ -193,8 +182,8 @@ def test_boxes_return_to_pixels_alike(reference):
             np.testing.assert_allclose(corners[:, ::-1].reshape(-1, 4), data[pixels][row], rtol=0, atol=1e-4)
 
 
-def test_annotations_are_written_alike(reference):
-    data, expected = reference("detection.npz"), reference_json("detection_annotations.json")
+def test_annotations_are_written_alike(reference, reference_json):
+    data, expected = reference("detection.npz"), reference_json("tasks/detection_annotations.json")
     found = []
     for row in range(3):
         kept = data["dec_a_class"][row] > 0
@@ -260,8 +249,8 @@ def outlines(reference) -> list[tuple[int, list[np.ndarray]]]:
     return found
 
 
-def test_polygons_are_decoded_and_rescaled_alike(outlines):
-    expected = reference_json("instance_segmentation_splits.json")
+def test_polygons_are_decoded_and_rescaled_alike(outlines, reference_json):
+    expected = reference_json("tasks/instance_segmentation_splits.json")
     assert len(outlines) >= 16
     for number, polygons in outlines:
         assert len(polygons) == len(expected[number])
@@ -286,9 +275,9 @@ def test_masks_are_the_same_pixels(reference, outlines):
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.75])
-def test_samples_vote_alike(reference, threshold: float):
+def test_samples_vote_alike(reference, reference_json, threshold: float):
     """Polygons as the official code splits them; instances where it passes on fewer than three points are left out."""
-    data, splits = reference("instance_segmentation.npz"), reference_json("instance_segmentation_splits.json")
+    data, splits = reference("instance_segmentation.npz"), reference_json("tasks/instance_segmentation_splits.json")
     samples = int(data["num_samples"])
     compared = 0
     for instance in range(len(splits) // samples):

@@ -1,6 +1,5 @@
 """Schedules, losses and weight updates equal those of the official code."""
 
-import json
 import math
 from types import SimpleNamespace
 
@@ -15,7 +14,6 @@ from models.pix2seq import Pix2Seq
 from train.loss import token_loss
 from train.optimizer import Optimizers, learning_rate
 
-REFERENCE = config.ROOT.parent / "shared" / "reference"
 MODELS = ("vit_tiny", "resnet50_tiny", "resnet50_c4_tiny")
 DECAY = {"adamw": "all", "adamw_legacy": "kernels"}  # official optimizer to our `decay`
 # What an official variable is called, and ours that are of its kind.
@@ -28,12 +26,6 @@ KINDS = {
     "ar_decoder.Sseq_pos_embedding": ("decoder.positions",),
     "ar_decoder.Soutp_bias": ("decoder.bias",),
 }
-
-
-def read_json(name: str):
-    if not (REFERENCE / name).is_file():
-        pytest.skip(f"the reference numbers {REFERENCE / name} are not here")
-    return json.loads((REFERENCE / name).read_text())
 
 
 # Schedules
@@ -56,8 +48,8 @@ def schedule_cfg(case: dict) -> CFG:
     return config.replace(CFG(), lr=case["base_learning_rate"] * scale[case["learning_rate_scaling"]], **settings)
 
 
-def test_learning_rates():
-    cases = read_json("tasks/lr_schedules.json")
+def test_learning_rates(reference_json):
+    cases = reference_json("tasks/lr_schedules.json")
     assert {case["schedule"] for case in cases} == set(SCHEDULES)
     for case in cases:
         cfg = schedule_cfg(case)
@@ -127,8 +119,8 @@ def test_six_updates(reference, name: str, clip: bool):
 
 @pytest.mark.parametrize("model_name", MODELS)
 @pytest.mark.parametrize("optimizer", DECAY)
-def test_what_decays(tiny_model: Pix2Seq, tiny_model_cfg: CFG, model_name: str, optimizer: str):
-    variables = read_json(f"models/{model_name}/variables.json")["model_variables"]
+def test_what_decays(reference_json, tiny_model: Pix2Seq, tiny_model_cfg: CFG, model_name: str, optimizer: str):
+    variables = reference_json(f"models/{model_name}/variables.json")["model_variables"]
     trained = [variable for variable in variables if variable["trainable"]]
     cfg = config.replace(tiny_model_cfg, optimizer="adamw", decay=DECAY[optimizer])
     groups = Optimizers(tiny_model, None, cfg).parts[0].param_groups

@@ -7,25 +7,10 @@ from types import ModuleType
 
 import pytest
 
-import config
 from models.weights import Weights, load_weights
 from weights.convert_official import convert
 
-REFERENCE = config.ROOT.parent / "shared" / "reference"
 MODELS = ("vit_tiny", "resnet50_tiny", "resnet50_c4_tiny")
-
-
-def _reference_path(name: str) -> Path:
-    path = REFERENCE / name
-    if not path.exists():
-        pytest.skip(f"the reference numbers {path} are not here")
-    return path
-
-
-@pytest.fixture(scope="session")
-def reference_path() -> Callable[[str], Path]:
-    """A file or folder of the official numbers by name; skips the test where they are not at hand."""
-    return _reference_path
 
 
 @pytest.fixture(scope="session")
@@ -36,15 +21,15 @@ def tensorflow() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def checkpoint_folder(tensorflow: ModuleType) -> Path:
+def checkpoint_folder(tensorflow: ModuleType, reference_path: Callable[[str], Path]) -> Path:
     """A small official checkpoint, of a ViT."""
-    return _reference_path("models/vit_tiny/ckpt")
+    return reference_path("models/vit_tiny/ckpt")
 
 
 @pytest.fixture(scope="session", params=MODELS)
-def reference_model(request: pytest.FixtureRequest) -> Path:
+def reference_model(request: pytest.FixtureRequest, reference_path: Callable[[str], Path]) -> Path:
     """The folder of an official model with its numbers."""
-    return _reference_path(f"models/{request.param}")
+    return reference_path(f"models/{request.param}")
 
 
 @pytest.fixture(scope="session")
