@@ -2,8 +2,8 @@
 
 python dataset/check.py --data-root /data/coco --output-dir results/check
 
-Training begins with the quick part of it, which opens no picture (`--no-check-data` leaves it out). `taught.png` shows
-training pictures as they are augmented, with what their token sequences say: what the model is taught.
+Training begins with the quick part of it, which decodes no picture (`--no-check-data` leaves it out). `taught.png`
+shows training pictures as they are augmented, with what their token sequences say: what the model is taught.
 """
 
 import sys
@@ -151,7 +151,7 @@ def main(cfg: CFG) -> None:
     validation = open_split(cfg, cfg.data.val_split, cfg.tasks, training.class_names)
     tokenizers = training_tokenizers(training, cfg)
     for name, examples in (("training", training), ("validation", validation)):
-        examples.leave_out_missing()
+        examples.leave_out_unreadable()
         print(f"{name}\n{report(examples, tokenizers, cfg, len(examples))}")
         problems = read_all(examples, cfg.data.workers)
         print("\n".join(problems.lines()) or "every picture can be read")

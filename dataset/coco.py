@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from config import UserError
 from dataset.annotations import ObjectReader, Problems, number_classes, polygons_of
 from dataset.cache import DecodedCache
-from dataset.images import read_reduced
+from dataset.images import read_reduced, why_unreadable
 from dataset.skeleton import COCO_PERSON, Skeleton, read_skeleton
 
 FILES = {
@@ -22,6 +23,7 @@ FILES = {
     "keypoint": "person_keypoints",
     "captioning": "captions",
 }
+OPENERS = 16  # files that are opened at once to see whether they are pictures
 
 
 @dataclass(frozen=True)
@@ -187,15 +189,20 @@ class PictureDataset:
             self.cache.put(index, shrink, image)
         return target.shrunk(image, factor)
 
-    def leave_out_missing(self) -> None:
-        """Leave out pictures whose file is not there; raise UserError if none is."""
-        missing = {entry["id"] for index, entry in enumerate(self.images) if not self.path(index).is_file()}
-        if missing and len(missing) == len(self.images):
-            raise UserError(f"there is no picture {self.path(0)}, nor any other that the annotations name")
-        for entry in self.images:
-            if entry["id"] in missing:
-                self.problems.add("picture that is not there, left out", entry["file_name"])
-        self.images = [entry for entry in self.images if entry["id"] not in missing]
+    def leave_out_unreadable(self) -> None:
+        """Leave out pictures whose file is not there or does not begin as one; raise UserError if no other is left."""
+        paths = [self.path(index) for index in range(len(self))]
+        with ThreadPoolExecutor(OPENERS) as pool:
+            found = list(pool.map(why_unreadable, paths))
+        if found and all(found):
+            raise UserError(
+                f"none of the annotated pictures ({len(found)}) can be used, the first is {paths[0]} ({found[0]}); "
+                f"check the folder"
+            )
+        for entry, reason in zip(self.images, found, strict=True):
+            if reason:
+                self.problems.add(f"{reason}, left out", entry["file_name"])
+        self.images = [entry for entry, reason in zip(self.images, found, strict=True) if not reason]
 
     def keep_decoded(self, shrinks: Sequence[int], limit_gb: float) -> None:
         """From now on keep pictures that are decoded so many times smaller on disk, the first that fit."""

@@ -21,6 +21,17 @@ def read_image(path: str | Path) -> np.ndarray:
     return read_reduced(path, 1)[0]
 
 
+def why_unreadable(path: Path) -> str:
+    """What is wrong with the beginning of a picture file, in words; empty if nothing is. No pixel is read."""
+    try:
+        with Image.open(path):
+            return ""
+    except FileNotFoundError:
+        return "picture that is not there"
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return "picture that cannot be read"
+
+
 def read_reduced(path: str | Path, shrink: int) -> tuple[np.ndarray, int]:
     """`read_image`, but a JPEG is decoded `shrink` (1, 2, 4, 8) times smaller; and how many times it really was.
 

@@ -10,6 +10,7 @@ from config import CFG
 from dataset.coco import PictureDataset
 from evaluate.evaluation import Evaluation
 from infer.run import output_folder, writing
+from train.events import open_events
 
 TOKEN_SCALARS = ("perplexity", "valid without grammar")
 
@@ -39,9 +40,7 @@ def write_report(
 
 def log_scalars(folder: Path, evaluation: Evaluation, step: int) -> None:
     """Append every single figure, as of training `step`, to the TensorBoard events in `folder`."""
-    from torch.utils.tensorboard import SummaryWriter  # slow to import
-
-    with SummaryWriter(str(folder)) as events:
+    with open_events(folder) as events:
         for task, figures in evaluation.metrics.items():
             for name, value in figures.items():
                 events.add_scalar(f"eval/{task}/{name}", value, step)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from train.events import open_events
+
 
 class Metrics:
     """Rows of named numbers by step, appended to `metrics.csv` and to TensorBoard's events in a run folder."""
 
     def __init__(self, folder: Path, columns: list[str], first_step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import
-
         self.path = folder / "metrics.csv"
         self.columns = ["step", *columns]
-        self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
+        self.events = open_events(folder / "tensorboard", purge_step=first_step + 1)
         kept = self.path.read_text().splitlines()[1:] if first_step and self.path.exists() else []
         kept = [row for row in kept if int(row.split(",")[0]) <= first_step]  # later ones come again after a resume
         self.path.write_text("\n".join([",".join(self.columns), *kept]) + "\n")

@@ -141,7 +141,7 @@ class Trainer:
         self.text = tokenizers["captioning"].text
         if cfg.data.check_data:
             for split in (training, validation):
-                split.leave_out_missing()
+                split.leave_out_unreadable()
                 if distributed.rank() == 0:
                     print(report(split, tokenizers, cfg))
         ranks = distributed.rank(), distributed.world_size()

@@ -137,13 +137,19 @@ def test_a_model_s_classes_are_matched_by_name_not_by_id(tmp_path: Path):
     assert split.skeleton.class_ids == (1,)
 
 
-def test_missing_pictures_are_left_out_and_counted(tmp_path: Path):
-    images = [{"id": 1, "file_name": "1.png"}, {"id": 2, "file_name": "gone.png"}]
-    root = write(tmp_path, "train.json", ".", images=images)
+def test_unreadable_pictures_are_left_out_and_counted(tmp_path: Path):
+    names = ("1.png", "gone.png", "empty.png", "page.jpg")
+    root = write(tmp_path, "train.json", ".", images=[{"id": n, "file_name": name} for n, name in enumerate(names, 1)])
+    (root / "empty.png").touch()
+    (root / "page.jpg").write_text("<html>404</html>")
     split = open_split(cfg(root), "train", TASKS)
-    split.leave_out_missing()
+    split.leave_out_unreadable()
     assert [entry["id"] for entry in split.images] == [1]
-    assert "gone.png" in split.problems.lines()[0]
+    assert split.problems.counts == {
+        "picture that is not there, left out": 1,
+        "picture that cannot be read, left out": 2,
+    }
+    assert any("gone.png" in line for line in split.problems.lines())
     (root / "1.png").unlink()
-    with pytest.raises(UserError, match="there is no picture"):
-        split.leave_out_missing()
+    with pytest.raises(UserError, match=r"none of the annotated pictures .*1\.png \(picture that is not there\)"):
+        split.leave_out_unreadable()
