@@ -134,7 +134,7 @@ class TrainCFG:
     muon_lr_factor: float = 3.0  # learning rate of Muon's matrices, times --lr
     backbone_lr_factor: float = 0.3  # learning rate of the backbone, times --lr
     frozen_stages: int = 3  # backbone layers up to this many feature maps stay as they are (a plain ViT has one map)
-    warmup_steps: int = 300  # steps of linear warm-up
+    warmup_steps: int = 300  # steps of linear warm-up, a third of the run at most
     schedule: Literal["cosine", "linear", "exponential", "constant"] = "cosine"  # learning rate after the warm-up
     cosine_share: float = 1.0  # part of the cosine's half wave that the schedule goes through
     end_lr_factor: float = 0.01  # learning rate of the last step, fraction of the highest

@@ -16,12 +16,14 @@ ADAM_EPS = 1e-8
 def learning_rate(step: int, total: int, cfg: CFG) -> float:
     """The rate of update `step` (from 0) of `total`: linear warm-up, then the schedule's decay to `end_lr_factor`.
 
-    With warm-up the first update has rate 0: it only fills the optimizer's moments, as in the official code.
+    With warm-up the first update has rate 0: it only fills the optimizer's moments, as in the official code. A run too
+    short for its warm-up would never learn at the full rate: the warm-up is a third of it at most.
     """
     train = cfg.train
-    if step < train.warmup_steps:
-        return train.lr * step / train.warmup_steps
-    progress = (step - train.warmup_steps) / max(total - train.warmup_steps - train.tail_steps, 1)
+    warmup = min(train.warmup_steps, total // 3)
+    if step < warmup:
+        return train.lr * step / warmup
+    progress = (step - warmup) / max(total - warmup - train.tail_steps, 1)
     if train.schedule == "exponential":
         return train.lr * train.end_lr_factor**progress
     falling = {

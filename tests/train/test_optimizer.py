@@ -30,6 +30,11 @@ def test_cosine_decays_slowly_at_first():
     assert learning_rate(25, 100, cfg) == pytest.approx(1 + math.cos(math.pi / 4))
 
 
+def test_a_short_run_warms_up_for_a_third_of_it():
+    cfg = config.replace(CFG(), lr=1.0, warmup_steps=300, end_lr_factor=0.0)
+    assert [learning_rate(step, 90, cfg) for step in (0, 15, 30, 60, 90)] == pytest.approx([0, 0.5, 1, 0.5, 0])
+
+
 def test_no_warm_up_begins_at_the_full_rate():
     assert learning_rate(0, 100, config.replace(CFG(), lr=1.0, warmup_steps=0)) == 1.0
 
