@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tokenizers.vocabulary import COORD_BINS, COORD_SHIFT
@@ -18,22 +17,27 @@ def token_loss(
     a near miss then costs less than a far one, which a plain class loss cannot tell. Of any other target the share
     `label_smoothing` is spread evenly over the vocabulary.
     """
-    trained = weights > 0
-    logits, targets, weights = logits[trained].float(), targets[trained], weights[trained]
-    losses = F.cross_entropy(logits, targets, reduction="none", label_smoothing=label_smoothing)
-    if coord_sigma > 0:
-        is_coord = (targets >= COORD_SHIFT) & (targets < COORD_SHIFT + COORD_BINS)
-        losses[is_coord] = _soft_coord_loss(logits[is_coord], targets[is_coord], coord_sigma)
-    return (losses * weights).sum() / (weights.sum() + 1e-9)
+    rows = weights.flatten().nonzero().squeeze(1)
+    logits = logits.flatten(0, 1).index_select(0, rows).float()
+    targets, weights = targets.flatten()[rows], weights.flatten()[rows]
+    near, share = _target_shares(targets, coord_sigma)
+    said = (logits.gather(1, near.clamp(max=logits.shape[1] - 1)) * share).sum(1)
+    if label_smoothing:
+        said += label_smoothing * (share.amax(1) == 1) * (logits.mean(-1) - said)
+    return ((logits.logsumexp(-1) - said) * weights).sum() / (weights.sum() + 1e-9)
 
 
-def _soft_coord_loss(logits: Tensor, targets: Tensor, sigma: float) -> Tensor:
-    """Cross-entropy (n,) of logits (n, V) against normal distributions around the true bins (n,), cut at the edges."""
+def _target_shares(targets: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+    """Tokens (n, K) around each target (n,) and what part of the target each is (n, K).
+
+    Coordinates are normal distributions around their bin, cut at the first and last one; other targets are all there.
+    """
     reach = int(3 * sigma)
-    offsets = torch.arange(-reach, reach + 1, device=logits.device)
+    offsets = torch.arange(-reach, reach + 1, device=targets.device)
     near = targets[:, None] + offsets
-    inside = (near >= COORD_SHIFT) & (near < COORD_SHIFT + COORD_BINS)
+    if not reach:
+        return near, torch.ones_like(near, dtype=torch.float32)
+    is_bin = (near >= COORD_SHIFT) & (near < COORD_SHIFT + COORD_BINS)
+    inside = torch.where(is_bin[:, reach, None], is_bin, offsets == 0)
     heights = (-0.5 * (offsets / sigma) ** 2).expand_as(near)
-    share = heights.masked_fill(~inside, -torch.inf).softmax(1)
-    near = near.clamp(COORD_SHIFT, COORD_SHIFT + COORD_BINS - 1)  # what lies outside has no share
-    return logits.logsumexp(-1) - (logits.gather(1, near) * share).sum(1)
+    return near.clamp(min=0), heights.masked_fill(~inside, -torch.inf).softmax(1)
