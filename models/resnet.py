@@ -27,10 +27,11 @@ class BatchNorm(nn.BatchNorm2d):
         """(B, C, H, W) to the same."""
         if not self.training:
             return super().forward(x)
-        count = x.numel() // x.shape[1] * distributed.world_size()
         wide = x.float()
-        sums = torch.stack([channel_sums(wide), channel_sums(wide.square())])
-        mean, square_mean = distributed.summed(sums) / count
+        pixels = wide.new_full(self.weight.shape, x.numel() // x.shape[1])  # each process has its own number
+        sums = torch.stack([channel_sums(wide), channel_sums(wide.square()), pixels])
+        total, square_total, count = distributed.summed(sums)
+        mean, square_mean = total / count, square_total / count
         variance = (square_mean - mean.square()).clamp(min=0)
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
