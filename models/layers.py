@@ -49,11 +49,18 @@ class LayerCFG:
 
     def norm(self) -> nn.Module:
         """A new normalisation of tokens."""
-        return (nn.RMSNorm if self.llama else nn.LayerNorm)(self.width, eps=NORM_EPS)
+        return (RMSNorm if self.llama else nn.LayerNorm)(self.width, eps=NORM_EPS)
 
     def mlp(self) -> nn.Module:
         """A new MLP."""
         return (SwiGLU if self.llama else MLP)(self.width, self.mlp_ratio, self.dropout)
+
+
+class RMSNorm(nn.RMSNorm):
+    """RMS norm in the precision of its weight: autocast widens LayerNorm's input by itself, but not this one's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype))
 
 
 class Attention(nn.Module):

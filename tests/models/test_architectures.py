@@ -9,7 +9,7 @@ import torch
 from config import CFG, PRESETS, ModelCFG, replace
 from models.decoder import Rows
 from models.encoders import GridPositions
-from models.layers import Attention, LayerCFG, rotary_2d, rotate
+from models.layers import Attention, LayerCFG, RMSNorm, rotary_2d, rotate
 from models.pix2seq import Pix2Seq
 from models.resnet import BatchNorm, ResNet
 
@@ -86,6 +86,12 @@ def test_official_attention_starts_with_keras_fans(tiny_model_cfg: CFG):
 
 
 # Llama style
+
+
+def test_rms_norms_are_taken_in_full_precision():
+    x, norm = torch.randn(4, 32), RMSNorm(32)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(norm(x.bfloat16()), norm(x.bfloat16().float()), atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("backbone", ["patches", "resnet18"])
