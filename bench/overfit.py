@@ -66,7 +66,7 @@ def main(cfg: CFG) -> None:
 def write_dataset(split: PictureDataset, folder: Path, cfg: CFG) -> CFG:
     """Write the pictures to learn into `folder`, in training COPIES times; return the settings that use them."""
     folder.mkdir(parents=True, exist_ok=True)
-    content = annotations(split, choose(split, cfg.tasks), cfg.tasks)
+    content = annotations(split, choose(split, cfg.tasks))
     (folder / "train.json").write_text(json.dumps(repeat(content)))
     (folder / "val.json").write_text(json.dumps(content))
     files = {"train_json": str(folder / "train.json"), "val_json": str(folder / "val.json")}
@@ -89,17 +89,14 @@ def choose(split: PictureDataset, tasks: Sequence[str]) -> list[int]:
     return sorted(sizes, key=sizes.__getitem__, reverse=True)[:PICTURES]
 
 
-def annotations(split: PictureDataset, chosen: Sequence[int], tasks: Sequence[str]) -> dict:
+def annotations(split: PictureDataset, chosen: Sequence[int]) -> dict:
     """All that `split` knows of the `chosen` pictures, in COCO's format."""
     images = [split.images[index] for index in chosen]
     entries = []
     for image_id in (image["id"] for image in images):
         entries += split.objects.get(image_id, [])
         entries += [{"image_id": image_id, "caption": text} for text in split.captions.get(image_id, [])]
-    categories: dict[int, dict] = {}
-    for category in (category for task in tasks for category in split.truth(task)["categories"]):
-        categories[category["id"]] = categories.get(category["id"], {}) | category
-    return {"images": images, "annotations": entries, "categories": list(categories.values())}
+    return {"images": images, "annotations": entries, "categories": split.categories}
 
 
 def repeat(content: dict) -> dict:

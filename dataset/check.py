@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from config import CFG, UserError, command_line
 from dataset.annotations import Problems
 from dataset.coco import PictureDataset
-from dataset.images import read_image
+from dataset.images import UNREADABLE, read_image
 
 LOOKED_AT = 2000  # pictures whose sequences are measured before training
 SHEET_PICTURES = 12
@@ -128,7 +128,7 @@ def read_all(examples: PictureDataset, workers: int) -> Problems:
         try:
             height, width = read_image(examples.path(index)).shape[:2]
         except UserError as error:
-            return "picture that cannot be read", str(error)
+            return UNREADABLE, str(error)
         said = entry.get("width", width), entry.get("height", height)
         if said != (width, height):
             return "picture of another size than its annotations say", f"{entry['file_name']}: {width} × {height}"
@@ -155,7 +155,7 @@ def main(cfg: CFG) -> None:
         print(f"{name}\n{report(examples, tokenizers, cfg, len(examples))}")
         problems = read_all(examples, cfg.data.workers)
         print("\n".join(problems.lines()) or "every picture can be read")
-        if problems.counts.get("picture that cannot be read", 0) == len(examples):
+        if problems.counts.get(UNREADABLE, 0) == len(examples):
             raise UserError(f"{examples.folder} has no picture that can be read")
     taught = SequenceDataset(training, tokenizers, cfg, augment=True)
     path = Path(cfg.infer.output_dir) / "taught.png"

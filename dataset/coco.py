@@ -71,7 +71,8 @@ class Example:
 class PictureDataset:
     """The pictures below `folder` with what `read` tells of them: functions that give contents in COCO's format.
 
-    `class_names` by class id are those of all objects; `category_ids` are the annotation files' own ids by class id.
+    `class_names` by class id are those of all objects; `category_ids` are the annotation files' own ids by class id,
+    and `categories` all that the files say of these, merged.
     `problems` counts the annotations that are left out. Given `class_names` (those of a weights file, or of the
     training pictures) categories are matched with them by name; else a category's id is its class id if it has a
     token, and if one has none all are numbered from 1. `classes` are the names to use, all if empty.
@@ -124,6 +125,7 @@ class PictureDataset:
             self._class_ids = {number: by_name[name] for number, name in wanted.items() if name in by_name}
             self.class_names = dict(class_names)
         self.category_ids = {class_id: number for number, class_id in self._class_ids.items()}
+        self.categories = [merged[number] for number in self._class_ids]
         self.skeleton = read_skeleton(merged.values(), self._class_ids, self.class_names)
 
     def __len__(self) -> int:

@@ -11,6 +11,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from config import UserError
 
 Image.MAX_IMAGE_PIXELS = 400_000_000  # larger than any photograph, small enough to fit into memory
+UNREADABLE = "picture that cannot be read"
+DAMAGES = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises at damaged files
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -28,8 +30,8 @@ def why_unreadable(path: Path) -> str:
             return ""
     except FileNotFoundError:
         return "picture that is not there"
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return "picture that cannot be read"
+    except DAMAGES:
+        return UNREADABLE
 
 
 def read_reduced(path: str | Path, shrink: int) -> tuple[np.ndarray, int]:
@@ -49,7 +51,7 @@ def read_reduced(path: str | Path, shrink: int) -> tuple[np.ndarray, int]:
         raise UserError(f"there is no picture {path}; check the path") from None
     except UnidentifiedImageError:
         raise UserError(f"{path} is not a picture that can be read; expected JPEG, PNG or the like") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except DAMAGES as error:
         raise UserError(f"{path} cannot be read whole ({error}); the file is damaged: get it again") from None
 
 

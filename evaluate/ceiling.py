@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from config import CFG, TASKS, command_line
+from config import CFG, command_line
 
 
 def main(cfg: CFG) -> None:
@@ -24,4 +24,4 @@ def main(cfg: CFG) -> None:
 
 
 if __name__ == "__main__":
-    command_line(main, __doc__, task=",".join(TASKS[:3]), num_samples=1)
+    command_line(main, __doc__, task="detection,segmentation,keypoint", num_samples=1)

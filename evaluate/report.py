@@ -9,8 +9,8 @@ from pathlib import Path
 from config import CFG
 from dataset.coco import PictureDataset
 from evaluate.evaluation import Evaluation
+from evaluate.events import open_events
 from infer.run import output_folder, writing
-from train.events import open_events
 
 TOKEN_SCALARS = ("perplexity", "valid without grammar")
 

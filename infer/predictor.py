@@ -176,9 +176,11 @@ class Predictor:
         """The instances of each picture, surest first, boxes clipped to the picture; none of them is empty."""
         encoded = encoded or self.encode_pictures(images)
         tokenizer, infer = self.tokenizers["detection"], self.cfg.infer
-        sampling = Sampling(end_threshold=infer.end_threshold, coord_window=self.cfg.model.coord_window)
-        if infer.detection_top_p:
-            sampling = Sampling(infer.temperature, top_p=infer.detection_top_p)
+        sampling = (
+            Sampling(infer.temperature, top_p=infer.detection_top_p)
+            if infer.detection_top_p
+            else Sampling(end_threshold=infer.end_threshold, coord_window=self.cfg.model.coord_window)
+        )
         answers = self._answers("detection", encoded, [tokenizer.prompt()] * len(images), sampling)
         found = []
         for image, geometry, answer in zip(images, encoded.geometries, answers, strict=True):

@@ -97,12 +97,15 @@ def choose_likeliest(logits: Tensor, sampling: Sampling) -> Tensor:
     if not sampling.coord_window:
         return chosen
     near = chosen[:, None] + torch.arange(-sampling.coord_window, sampling.coord_window + 1, device=logits.device)
-    inside = (near >= COORDS.start) & (near < COORDS.stop)
+    inside = _is_coord(near)
     near = near.clamp(COORDS.start, COORDS.stop - 1)
     shares = logits.gather(1, near).masked_fill(~inside, -torch.inf).softmax(-1)
     mean = (shares * near).sum(-1).round()
-    is_coord = (chosen >= COORDS.start) & (chosen < COORDS.stop)
-    return torch.where(is_coord, mean.nan_to_num().long(), chosen)
+    return torch.where(_is_coord(chosen), mean.nan_to_num().long(), chosen)
+
+
+def _is_coord(tokens: Tensor) -> Tensor:
+    return (tokens >= COORDS.start) & (tokens < COORDS.stop)
 
 
 @torch.inference_mode()

@@ -127,6 +127,15 @@ def reference_path() -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
+def coco_people() -> Path:
+    """The folder of real photographs in COCO 2017's layout; skips the test where it is not at hand."""
+    folder = config.ROOT.parent / "shared" / "data" / "coco_people"
+    if not folder.is_dir():
+        pytest.skip(f"the photographs {folder} are not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def reference(reference_path: Callable[[str], Path]) -> Callable[[str], dict[str, np.ndarray]]:
     """Load arrays of the reference tasks by file name."""
     return lambda name: dict(np.load(reference_path(f"tasks/{name}")))

@@ -13,8 +13,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 END = 0
 PROMPTS = {"detection": 10, "segmentation": 11, "keypoint": 12, "captioning": 13}
@@ -39,8 +43,8 @@ def dequantize(tokens: np.ndarray, bins: int = COORD_BINS) -> np.ndarray:
     return ((np.asarray(tokens) - COORD_SHIFT) / (bins - 1)).astype(np.float32)
 
 
-def is_coord(tokens: np.ndarray) -> np.ndarray:
-    """Which tokens (…) are coordinates."""
+def is_coord(tokens: np.ndarray | Tensor) -> np.ndarray | Tensor:
+    """Which tokens (…) are coordinates, in NumPy or torch as they come."""
     return (tokens >= COORD_SHIFT) & (tokens < COORD_SHIFT + COORD_BINS)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from train.events import open_events
+from evaluate.events import open_events
 
 
 class Metrics:

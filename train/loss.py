@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tokenizers.vocabulary import COORD_BINS, COORD_SHIFT
+from tokenizers.vocabulary import is_coord
 
 
 def token_loss(
@@ -21,14 +21,14 @@ def token_loss(
     logits = logits.flatten(0, 1).index_select(0, rows).float()
     targets, weights = targets.flatten()[rows], weights.flatten()[rows]
     near, share = _target_shares(targets, coord_sigma)
-    said = (logits.gather(1, near.clamp(max=logits.shape[1] - 1)) * share).sum(1)
+    said = (logits.gather(1, near.clamp(0, logits.shape[1] - 1)) * share).sum(1)
     if label_smoothing:
         said += label_smoothing * (share.amax(1) == 1) * (logits.mean(-1) - said)
     return ((logits.logsumexp(-1) - said) * weights).sum() / (weights.sum() + 1e-9)
 
 
 def _target_shares(targets: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-    """Tokens (n, K) around each target (n,) and what part of the target each is (n, K).
+    """Tokens (n, K) around each target (n,) and what part of it each is (n, K): 0 of those that do not exist.
 
     Coordinates are normal distributions around their bin, cut at the first and last one; other targets are all there.
     """
@@ -37,7 +37,7 @@ def _target_shares(targets: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
     near = targets[:, None] + offsets
     if not reach:
         return near, torch.ones_like(near, dtype=torch.float32)
-    is_bin = (near >= COORD_SHIFT) & (near < COORD_SHIFT + COORD_BINS)
+    is_bin = is_coord(near)
     inside = torch.where(is_bin[:, reach, None], is_bin, offsets == 0)
     heights = (-0.5 * (offsets / sigma) ** 2).expand_as(near)
-    return near.clamp(min=0), heights.masked_fill(~inside, -torch.inf).softmax(1)
+    return near, heights.masked_fill(~inside, -torch.inf).softmax(1)

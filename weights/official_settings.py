@@ -74,13 +74,13 @@ def _backbone(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
 
 
 def _projection(shapes: Mapping[str, tuple[int, ...]], named: str) -> str:
-    told = "mlp" if "projection.mlp.up.weight" in shapes else ""
-    told = told or ("linear_p" if "projection.positions.weight" in shapes else "")
-    if named and told not in ("", named):
-        raise UserError(f"the checkpoint's projection is {told}, not {named}; leave out --projection")
-    if not (named or told):
+    signs = {"projection.mlp.up.weight": "mlp", "projection.positions.weight": "linear_p"}
+    told = next((kind for name, kind in signs.items() if name in shapes), named)
+    if not told:
         raise UserError("the checkpoint does not tell its projection; name it with --projection linear or linear_p")
-    return named or told
+    if named and told != named:
+        raise UserError(f"the checkpoint's projection is {told}, not {named}; leave out --projection")
+    return told
 
 
 def _family(dims: Mapping[str, Any]) -> str:

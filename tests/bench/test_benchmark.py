@@ -1,19 +1,21 @@
 """The benchmark runs and reports every figure."""
 
-import sys
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
 
 import config
 from config import CFG
 
 
-def test_every_figure_is_reported(tiny_cfg: CFG, capsys, monkeypatch):
-    monkeypatch.syspath_prepend(str(config.ROOT / "bench"))
-    import benchmark
-
+def test_every_figure_is_reported(
+    bench: Callable[[str], ModuleType], tiny_cfg: CFG, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    benchmark = bench("benchmark")
     for name, value in (("ANSWER_TOKENS", 4), ("TRAIN_STEPS", 1), ("REPEATS", 1)):
         monkeypatch.setattr(benchmark, name, value)
     benchmark.main(config.replace(tiny_cfg, eval_batch_size=2))
     printed = capsys.readouterr().out
     for figure in ("ms per picture", "ms per step", "tokens/s", "times as fast", "images/s", "waiting for data"):
         assert figure in printed
-    sys.modules.pop("benchmark")

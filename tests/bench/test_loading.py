@@ -1,6 +1,6 @@
 """The loading benchmark measures what it says: full files, reduced ones, the cache."""
 
-import importlib
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -12,9 +12,8 @@ from dataset import cache, coco
 
 
 @pytest.fixture
-def loading(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(config.ROOT / "bench"))
-    module = importlib.import_module("loading")
+def loading(bench: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    module = bench("loading")
     for name, value in (("PICTURES", 3), ("ROUNDS", 2)):
         monkeypatch.setattr(module, name, value)
     return module

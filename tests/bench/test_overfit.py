@@ -1,6 +1,6 @@
 """The overfitting test chooses, trains, asks and judges."""
 
-import importlib
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
@@ -11,9 +11,8 @@ from dataset.sources import open_split
 
 
 @pytest.fixture
-def overfit(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(config.ROOT / "bench"))
-    module = importlib.import_module("overfit")
+def overfit(bench: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    module = bench("overfit")
     for name, value in (("PICTURES", 3), ("COPIES", 2), ("MIN_OBJECTS", 1)):
         monkeypatch.setattr(module, name, value)
     return module

@@ -5,18 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from config import ROOT, TASKS
+from config import TASKS
 from dataset.coco import CocoDataset
 from dataset.keypoint import has_keypoints
 from dataset.segmentation import has_mask
 
 
 @pytest.fixture(scope="module")
-def photographs() -> CocoDataset:
-    folder: Path = ROOT.parent / "shared" / "data" / "coco_people"
-    if not folder.is_dir():
-        pytest.skip(f"the photographs {folder} are not here")
-    return CocoDataset(folder, "val2017", TASKS)
+def photographs(coco_people: Path) -> CocoDataset:
+    return CocoDataset(coco_people, "val2017", TASKS)
 
 
 def test_everything_is_read_and_nothing_is_wrong(photographs: CocoDataset):

@@ -1,24 +1,23 @@
 """On real photographs the truth survives tokens and Geometry."""
 
+from pathlib import Path
+
 import pytest
 
 import config
-from config import CFG, ROOT
+from config import CFG
 from dataset.coco import CocoDataset, PictureDataset
 from evaluate.evaluation import evaluate
 from evaluate.oracle import Oracle
 
-PEOPLE = ROOT.parent / "shared" / "data" / "coco_people"
 TASKS = ("detection", "segmentation", "keypoint")
 PUBLISHED = dict(image_size=640, max_points=128, max_objects=100, max_tokens=512, crop_padding=0.5, num_samples=1)
 
 
 @pytest.fixture(scope="module")
-def photographs() -> PictureDataset:
+def photographs(coco_people: Path) -> PictureDataset:
     """The first pictures of the validation split."""
-    if not PEOPLE.is_dir():
-        pytest.skip(f"the photographs {PEOPLE} are not here")
-    split = CocoDataset(PEOPLE, "val2017", TASKS)
+    split = CocoDataset(coco_people, "val2017", TASKS)
     split.images = split.images[:30]
     return split
 

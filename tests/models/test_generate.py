@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from config import TASKS
+from models import decoder
+from models import generate as generate_module
 from models.decoder import Cache
 from models.generate import GrammarTables, Sampling, choose, choose_likeliest, generate, truncate_logits
 from models.pix2seq import Pix2Seq
@@ -14,7 +16,7 @@ from tokenizers.captioning import CaptioningTokenizer, WordVocabulary
 from tokenizers.detection import DetectionTokenizer
 from tokenizers.keypoint import KeypointTokenizer
 from tokenizers.segmentation import SegmentationTokenizer
-from tokenizers.vocabulary import END, Grammar
+from tokenizers.vocabulary import COORDS, END, Grammar
 
 VOCAB_SIZE = 3200
 keep = Cache.keep
@@ -299,3 +301,8 @@ def test_windows_end_at_the_first_and_the_last_bin():
     assert choose_likeliest(logits_of({1000: 0.9, 999: 0.8, 1001: 0.1}), sampling).item() == 1000
     assert choose_likeliest(logits_of({1999: 0.9, 2000: 0.8, 1998: 0.1}), sampling).item() == 1999
     assert choose_likeliest(logits_of({104: 0.9, 105: 0.8}), sampling).item() == 104  # classes have no neighbours
+
+
+def test_models_and_tokenizers_agree_on_the_vocabulary():
+    """Neither imports the other, so that these few numbers stand in both."""
+    assert (generate_module.END, decoder.COORDS) == (END, COORDS)

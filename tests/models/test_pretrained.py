@@ -1,5 +1,7 @@
 """ImageNet weights from a package."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import timm
@@ -55,15 +57,12 @@ def test_the_packages_weights_are_the_backbones(tiny_model_cfg: config.CFG, tens
         torch.testing.assert_close(tensor, tensors[name], msg=name)
 
 
-def test_the_packages_weights_name_what_photographs_show(tensors: dict[str, torch.Tensor]):
+def test_the_packages_weights_name_what_photographs_show(coco_people: Path, tensors: dict[str, torch.Tensor]):
     """At least 60 % of large objects have their class among the first five of a thousand; by chance 2 % would."""
-    folder = config.ROOT.parent / "shared" / "data" / "coco_people"
-    if not folder.is_dir():
-        pytest.skip(f"the photographs {folder} are not here")
     model = timm.create_model(NAME).eval()
     model.load_state_dict(tensors)
     known = timm.get_pretrained_cfg(NAME)
-    crops, classes = large_objects(CocoDataset(folder, "train2017", ("detection",)))
+    crops, classes = large_objects(CocoDataset(coco_people, "train2017", ("detection",)))
     images = torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255
     images = (images - torch.tensor(known.mean).view(3, 1, 1)) / torch.tensor(known.std).view(3, 1, 1)
     with torch.inference_mode():
