@@ -17,6 +17,7 @@ from config import UserError
 from tokenizers.vocabulary import CLASS_SHIFT, COORD_SHIFT
 
 MAX_CLASSES = COORD_SHIFT - CLASS_SHIFT - 1
+YES = (1, "1")  # flags: some tools write strings, of which "0" would be as true as "1"
 TOLERANCE_PX = 1.0  # a box that reaches further beyond its picture is reported
 
 
@@ -81,12 +82,12 @@ class ObjectReader:
         if bbox is None:
             return None
         entry = {key: annotation[key] for key in ("id", "image_id", "category_id")} | {"bbox": bbox}
-        entry["iscrowd"] = int(bool(annotation.get("iscrowd")))
-        entry["difficult"] = bool(annotation.get("difficult"))
+        entry["iscrowd"] = int(annotation.get("iscrowd") in YES)
+        entry["difficult"] = annotation.get("difficult") in YES
         entry["area"] = annotation["area"] if _are_numbers([annotation.get("area")]) else bbox[2] * bbox[3]
-        if "segmentation" in annotation and (shape := self._shape(annotation, where)):
+        if annotation.get("segmentation") is not None and (shape := self._shape(annotation, where)):
             entry["segmentation"] = shape
-        if "keypoints" in annotation and (points := self._points(annotation["keypoints"], where)):
+        if annotation.get("keypoints") is not None and (points := self._points(annotation["keypoints"], where)):
             entry |= {"keypoints": points, "num_keypoints": sum(v > 0 for v in points[2::3])}
         return entry
 
@@ -131,11 +132,12 @@ class ObjectReader:
         return shape if area else None
 
     def _points(self, flat: Sequence[float], where: str) -> list[float] | None:
-        if not any(flat[2::3]):
+        sound = isinstance(flat, (list, tuple)) and _are_numbers(flat)
+        if sound and not any(flat):
             return None
-        if len(flat) != 3 * self.num_points or not _are_numbers(flat):
+        if not sound or len(flat) != 3 * self.num_points:
             return self._refuse(f"keypoints that are not {self.num_points} × finite x, y, v", where)
-        return list(flat)
+        return list(flat) if any(flat[2::3]) else None
 
 
 def _are_numbers(values: Sequence) -> bool:

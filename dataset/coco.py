@@ -23,6 +23,7 @@ FILES = {
     "keypoint": "person_keypoints",
     "captioning": "captions",
 }
+NAMING = {"id", "image_id", "category_id", "name"}  # keys whose values tell entries apart
 OPENERS = 16  # files that are opened at once to see whether they are pictures
 
 
@@ -109,7 +110,7 @@ class PictureDataset:
     ) -> None:
         merged: dict[int, dict] = {}
         for content in contents.values():
-            for category in content.get("categories", []):
+            for category in content.get("categories") or []:
                 merged[category["id"]] = merged.get(category["id"], {}) | category
         self._known = {number: str(category["name"]) for number, category in merged.items()}
         strange = sorted(set(classes) - set(self._known.values()))
@@ -229,7 +230,7 @@ class PictureDataset:
         for number, entry in enumerate(sound, 1):
             ignored = {"id": number, "iscrowd": int(entry["iscrowd"] or entry["difficult"])}
             annotations.append({"segmentation": []} | complete | entry | ignored)
-        categories = [entry for entry in content.get("categories", []) if entry["id"] in self._class_ids]
+        categories = [entry for entry in content.get("categories") or [] if entry["id"] in self._class_ids]
         return {"images": self.images, "annotations": annotations, "categories": categories}
 
 
@@ -266,13 +267,18 @@ def read_annotations(path: Path) -> dict:
         ) from None
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}); get the file again") from None
-    if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
+    lists = [content.get(name) for name in ("images", "annotations")] if isinstance(content, dict) else [None]
+    if not all(isinstance(entries, list) for entries in lists):
         raise UserError(f"{path} has no lists `images` and `annotations`; expected COCO's annotation format")
     for name, needed in (("images", {"id", "file_name"}), ("annotations", set()), ("categories", {"id", "name"})):
-        for number, entry in enumerate(content.get(name, [])):
+        for number, entry in enumerate(content.get(name) or []):
             if not isinstance(entry, dict) or not needed <= entry.keys():
                 wanted = f" with {' and '.join(sorted(needed))}" if needed else ""
                 raise UserError(f"{path}: entry {number} of `{name}` is no object{wanted}; expected COCO's format")
+            odd = [key for key in NAMING & entry.keys() if isinstance(entry[key], (list, dict))]
+            odd += ["file_name"] if not isinstance(entry.get("file_name", ""), str) else []
+            if odd:
+                raise UserError(f"{path}: entry {number} of `{name}` has {entry[odd[0]]!r} as its {odd[0]}; correct it")
     return content
 
 

@@ -43,6 +43,12 @@ def test_a_sound_object_is_completed():
     assert not problems
 
 
+@pytest.mark.parametrize("value, meant", [(1, 1), (True, 1), ("1", 1), (0, 0), ("0", 0), (None, 0), ("", 0)])
+def test_flags_may_be_strings(value, meant: int):
+    entry, _ = read(iscrowd=value, difficult=value)
+    assert (entry["iscrowd"], entry["difficult"]) == (meant, meant)
+
+
 @pytest.mark.parametrize(
     "values, problem",
     [
@@ -122,6 +128,7 @@ def test_polygons_that_hold_nothing_are_left_out():
 
 def test_an_object_without_a_sound_polygon_keeps_its_box():
     assert "segmentation" not in read(segmentation=[[0, 0, 4, 4]])[0]
+    assert "segmentation" not in read(segmentation=None)[0]
     assert "segmentation" not in read(segmentation="none")[0]
 
 
@@ -162,11 +169,13 @@ def test_labelled_keypoints_are_counted():
     assert (entry["keypoints"], entry["num_keypoints"]) == ([1, 2, 2, 0, 0, 0], 1)
 
 
-def test_a_person_without_labelled_keypoints_has_none():
-    assert "keypoints" not in read(keypoints=[0] * 6)[0]
+@pytest.mark.parametrize("keypoints", [[0] * 6, [1, 2, 0, 3, 4, 0], [], None])
+def test_a_person_without_labelled_keypoints_has_none(keypoints: list | None):
+    entry, problems = read(keypoints=keypoints)
+    assert "keypoints" not in entry and not problems
 
 
-@pytest.mark.parametrize("keypoints", [[1, 2, 2], [1, 2, 2] * 3, [NAN, 2, 2, 1, 1, 2]])
+@pytest.mark.parametrize("keypoints", [[1, 2], [1, 2, 2], [1, 2, 2] * 3, [NAN, 2, 2, 1, 1, 2], 5, "a", {"x": 1}])
 def test_keypoints_of_another_number_or_without_sense_are_left_out(keypoints: list):
     entry, problems = read(keypoints=keypoints)
     assert "keypoints" not in entry and "keypoints" in problems[0]

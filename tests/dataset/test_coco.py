@@ -191,6 +191,25 @@ def test_entries_without_what_is_needed_are_named(tmp_path: Path, entry):
         CocoDataset(root, "val2017", ["detection"])
 
 
+@pytest.mark.parametrize(
+    "name, key, value",
+    [
+        ("images", "file_name", 5),
+        ("images", "id", {}),
+        ("annotations", "image_id", [1]),
+        ("annotations", "category_id", {}),
+        ("annotations", "id", [1]),
+        ("categories", "name", ["person"]),
+    ],
+)
+def test_names_and_ids_that_are_none_are_named(tmp_path: Path, name: str, key: str, value):
+    content = {"images": IMAGES, "annotations": [annotation(1), annotation(2)], "categories": CATEGORIES}
+    content[name] = [content[name][0], content[name][1] | {key: value}]
+    root = write_split(tmp_path, instances=content)
+    with pytest.raises(UserError, match=rf"entry 1 of `{name}` has .* as its {key}"):
+        CocoDataset(root, "val2017", ["detection"])
+
+
 def test_a_missing_picture_folder_is_named(tmp_path: Path):
     with pytest.raises(UserError, match=r"--data-root expects .*val2017"):
         CocoDataset(tmp_path, "val2017", ["detection"])
@@ -207,7 +226,7 @@ def test_a_missing_picture_is_named(tmp_path: Path):
         CocoDataset(root, "val2017", ["detection"])[0]
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"images": []}'])
+@pytest.mark.parametrize("content", ["{", "[]", '{"images": []}', '{"images": null, "annotations": []}'])
 def test_annotations_in_another_format_are_refused(tmp_path: Path, content: str):
     root = write_split(tmp_path)
     (root / "annotations" / "instances_val2017.json").write_text(content)
