@@ -6,6 +6,7 @@ VOC's boxes name the first and the last pixel inside, counted from 1; here pixel
 
 from __future__ import annotations
 
+import math
 import re
 import xml.etree.ElementTree as ET  # expat: resolves no external entity and stops at entities that blow up
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from pycocotools import mask as coco_mask
 
 from config import UserError
 from dataset.coco import PictureDataset
+from dataset.images import DAMAGES
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
@@ -92,9 +94,13 @@ def read_voc(root: Path, parts: Sequence[tuple[Path, Path]], with_masks: bool, c
             continue
         size, objects = parsed
         images.append({"id": number, "file_name": str(_picture(folder, name).relative_to(root))} | size)
+        mask_path = folder / "SegmentationObject" / f"{name}.png"
+        if with_masks and not _add_masks(objects, mask_path):
+            problems.append(("mask file that is no picture of object numbers, left out", str(mask_path)))
+        if not all(entry["name"] for entry in objects):
+            problems.append(("object without a name, left out", str(folder / "Annotations" / f"{name}.xml")))
+            objects = [entry for entry in objects if entry["name"]]
         names.update(entry["name"] for entry in objects)
-        if with_masks:
-            _add_masks(objects, folder / "SegmentationObject" / f"{name}.png")
         annotations += [{"id": len(annotations) + 1 + k, "image_id": number} | entry for k, entry in enumerate(objects)]
     order = _class_order(names, [folder for folder, _ in parts], classes)
     categories = [{"id": number, "name": name} for number, name in enumerate(order, 1)]
@@ -149,21 +155,28 @@ def _object(entry: ET.Element) -> dict:
 
 def _number(element: ET.Element | None) -> float | None:
     try:
-        return float(element.text)
+        number = float(element.text)
     except (AttributeError, TypeError, ValueError):
         return None
+    return number if math.isfinite(number) else None
 
 
-def _add_masks(objects: list[dict], path: Path) -> None:
-    """Run lengths of the pixels that `path` gives the number of each object, counted from 1."""
+def _add_masks(objects: list[dict], path: Path) -> bool:
+    """Run lengths of the pixels that `path` gives the number of each object, counted from 1; False if it is damaged."""
     if not path.is_file():
-        return
-    with Image.open(path) as file:
-        numbers = np.asarray(file)
+        return True
+    try:
+        with Image.open(path) as file:
+            numbers = np.asarray(file)
+    except DAMAGES:
+        return False
+    if numbers.ndim != 2:
+        return False
     for number, entry in enumerate(objects[: VOID - 1], 1):
         mask = np.asfortranarray(numbers == number, dtype=np.uint8)
         if mask.any():
             entry["segmentation"] = coco_mask.encode(mask)
+    return True
 
 
 def _class_order(names: set[str], folders: Sequence[Path], classes: Sequence[str]) -> list[str]:
@@ -176,4 +189,4 @@ def _class_order(names: set[str], folders: Sequence[Path], classes: Sequence[str
             parsed = _parse(path)
             if not isinstance(parsed, str):
                 names.update(entry["name"] for entry in parsed[1])
-    return sorted(names)
+    return sorted(names - {""})

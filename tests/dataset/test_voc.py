@@ -10,6 +10,7 @@ from config import UserError
 from dataset.voc import VOC_CLASSES, VocDataset, find_voc_folders
 
 BOX = (11, 21, 40, 60)
+NOT_FINITE = "box that is not four finite numbers"
 
 
 def thing(name: str = "dog", box: tuple = BOX, difficult: int | None = 0) -> str:
@@ -126,6 +127,28 @@ def test_damaged_annotations_are_counted(tmp_path: Path):
     split = VocDataset(folder, "all", ["detection"])
     assert len(split) == 1 and split[0].boxes.tolist() == [[4.5, 5, 9, 9]]
     assert sorted(split.problems.counts.values()) == [1, 1, 1, 2]
+
+
+def test_objects_without_a_name_or_a_finite_size_are_counted(tmp_path: Path):
+    folder = write_voc(tmp_path / "own", {"1": thing("") + thing("bolt") + thing(box=(5, 5, "inf", 9))}, {"all": ["1"]})
+    xml = folder / "Annotations" / "1.xml"
+    xml.write_text(xml.read_text().replace("<width>64", "<width>inf"))
+    split = VocDataset(folder, "all", ["detection"])
+    assert list(split.class_names.values()) == ["bolt", "dog"] and len(split[0].boxes) == 1
+    assert [split.problems.counts.get(kind) for kind in ("object without a name, left out", NOT_FINITE)] == [1, 1]
+
+
+@pytest.mark.parametrize("damage", ["text", "colour"])
+def test_damaged_masks_are_counted(root: Path, damage: str):
+    path = root / "VOCdevkit" / "VOC2012" / "SegmentationObject" / "2007_000027.png"
+    path.parent.mkdir()
+    if damage == "text":
+        path.write_text("no picture")
+    else:
+        Image.new("RGB", (64, 50), "red").save(path)
+    split = VocDataset(root, "trainval", ["segmentation"])
+    assert split.indices_for(["segmentation"]) == []
+    assert split.problems.counts["mask file that is no picture of object numbers, left out"] == 1
 
 
 def test_masks_are_those_of_segmentation_object(root: Path):
