@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,7 +60,7 @@ class ModelCFG:
     drop_path: float = 0.0  # chance that a training sample skips a residual branch
     init: Literal["glorot", "official"] = "glorot"  # official: attention matrices start smaller, as Keras makes them
     coord_init: Literal["normal", "sincos"] = "sincos"  # start of coordinate embeddings: independent, or smooth in x
-    vocab_size: int = 3400  # token ids: 3000 without text, 35000 with the official text vocabulary
+    vocab_size: int = 3400  # token ids at least (3000 without text): training adds what its captions' words need
     max_tokens: int = 256  # longest sequence, prompt included
     max_objects: int = 40  # objects of a picture that detection is taught and asked for at most
     max_points: int = 36  # polygon points of an instance at most: longer polygons are resampled
@@ -198,6 +200,10 @@ class CFG:
     train: TrainCFG = field(default_factory=TrainCFG)
     infer: InferCFG = field(default_factory=InferCFG)
 
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        check_widths(self.model)
+
     @property
     def tasks(self) -> tuple[str, ...]:
         """The tasks by name, in the order given."""
@@ -214,7 +220,67 @@ class CFG:
             raise UserError(f"--task-weights expects numbers with commas, got {self.task_weights!r}") from None
         if len(weights) != len(self.tasks):
             raise UserError(f"--task-weights needs {len(self.tasks)} numbers, one for each of --task {self.task}")
+        if not all(0 <= weight < math.inf for weight in weights):
+            raise UserError(f"--task-weights expects numbers of at least 0, got {self.task_weights}")
         return dict(zip(self.tasks, weights, strict=True))
+
+
+# The least and the highest value of every number above, and the names of those that have them.
+RANGES: dict[str, tuple[float, float]] = {
+    name: limits
+    for limits, names in {
+        (0, 1): (
+            "pad_value dropout attention_dropout drop_path flip min_visible crop_flip box_jitter color_jitter "
+            "drop_words cosine_share end_lr_factor ema_decay label_smoothing score_threshold end_threshold "
+            "detection_top_p mask_threshold points_score_weight"
+        ),
+        (0, math.inf): (
+            "crop_padding backbone_stage encoder_layers scenes_train scenes_val scenes_seed workers cache_gb "
+            "rand_augment steps_per_epoch muon_lr_factor backbone_lr_factor frozen_stages warmup_steps tail_steps "
+            "weight_decay clip_norm coord_sigma dense_weight end_weight noise_weight caption_end_weight "
+            "invisible_weight limit_minutes eval_every small_epochs temperature top_k max_pictures watch_minutes"
+        ),
+        (1, math.inf): (
+            "image_size encoder_heads decoder_layers decoder_heads mlp_ratio max_tokens max_objects separators "
+            "max_words crops_per_image prompts_per_image orders_per_image captions_per_image caption_min_count "
+            "copies_per_image epochs batch_size eval_images num_samples eval_batch_size"
+        ),
+        (3, math.inf): "max_points",
+        (4, math.inf): "encoder_width decoder_width",
+        (3000, math.inf): "vocab_size",
+        (0.01, 100): "min_scale max_scale crop_min_scale crop_max_scale",
+        (0.001, 1): "top_p",
+        (1e-9, 10): "lr",
+        (0, 0.99999): "beta2",
+        (0, 30): "rand_magnitude",
+        (0, 180): "crop_rotation",
+        (0, 999): "coord_window",
+        (0, 2**32 - 1): "seed",
+    }.items()
+    for name in names.split()
+}
+
+
+def check_ranges(cfg: CFG) -> None:
+    """Raise UserError for a number that lies outside its range in RANGES."""
+    for part in (cfg, cfg.model, cfg.data, cfg.train, cfg.infer):
+        for name, value in vars(part).items():
+            if name not in RANGES:
+                continue
+            low, high = RANGES[name]
+            if not (low <= value <= high and math.isfinite(value)):
+                expected = f"at least {low}" if high == math.inf else f"a number from {low} to {high}"
+                raise UserError(f"--{name.replace('_', '-')} expects {expected}, got {value}")
+
+
+def check_widths(model: ModelCFG) -> None:
+    """Raise UserError unless attention can share a width among its heads, and a position code among y and x, as sine
+    and cosine; rotary positions do that in every head."""
+    for part in ("encoder", "decoder"):
+        width, heads = getattr(model, f"{part}_width"), getattr(model, f"{part}_heads")
+        unit = 4 * heads if model.transformer == "llama" else math.lcm(4, heads)
+        if width % unit:
+            raise UserError(f"--{part}-width expects a multiple of {unit} for --{part}-heads {heads}, got {width}")
 
 
 # Augmentation as in the papers (detection has no colour jitter there; captions trained alone have 0.5).
@@ -424,6 +490,16 @@ def project_path(path: str) -> Path:
     if Path(path).is_absolute() or Path(path).exists():
         return Path(path)
     return ROOT / path
+
+
+def writable_folder(path: Path, flag: str) -> Path:
+    """The folder `path` that `flag` asks for, made if need be; raise UserError if nothing can be written there."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise UserError(f"{path} cannot be written to ({error.strerror}); {flag} needs a writable folder") from None
+    return path
 
 
 def scenes_root(cfg: CFG) -> Path:

@@ -6,7 +6,7 @@ Objects keep COCO's keys. `bbox` is clipped to the picture; `segmentation` and `
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import cv2
@@ -63,9 +63,13 @@ class ObjectReader:
         class_ids: Mapping[int, int],
         num_points: int,
         problems: Problems,
+        strange: Collection[int] = (),
     ) -> None:
-        """`images` by id, `known` category names by file id, `class_ids` of those that are used."""
-        self.images, self.known, self.class_ids = images, known, class_ids
+        """`images` by id, `known` category names by file id, `class_ids` of those that are used.
+
+        The file ids of `strange` are asked for too, but the model has no class of that name.
+        """
+        self.images, self.known, self.class_ids, self.strange = images, known, class_ids, strange
         self.num_points, self.problems = num_points, problems
 
     def read(self, annotation: dict) -> dict | None:
@@ -76,17 +80,22 @@ class ObjectReader:
             return self._refuse("object of a picture that is not listed", where)
         if category not in self.known:
             return self._refuse("unknown category", f"{where}: category_id {category!r}")
+        if category in self.strange:
+            kind = "object of a class that the model does not know, left out"
+            return self._refuse(kind, f"{where}: {self.known[category]}")
         if category not in self.class_ids:
             return None  # known, but not among the classes that are asked for
         bbox = self._box(annotation, self.images[annotation["image_id"]], where)
         if bbox is None:
             return None
-        entry = {key: annotation[key] for key in ("id", "image_id", "category_id")} | {"bbox": bbox}
+        entry = {key: annotation.get(key) for key in ("id", "image_id", "category_id")} | {"bbox": bbox}
         entry["iscrowd"] = int(annotation.get("iscrowd") in YES)
         entry["difficult"] = annotation.get("difficult") in YES
-        entry["area"] = annotation["area"] if _are_numbers([annotation.get("area")]) else bbox[2] * bbox[3]
+        entry["area"] = bbox[2] * bbox[3]
         if annotation.get("segmentation") is not None and (shape := self._shape(annotation, where)):
-            entry["segmentation"] = shape
+            entry |= {"segmentation": shape, "area": area_of(shape)}
+        if _are_numbers([annotation.get("area")]):
+            entry["area"] = annotation["area"]
         if annotation.get("keypoints") is not None and (points := self._points(annotation["keypoints"], where)):
             entry |= {"keypoints": points, "num_keypoints": sum(v > 0 for v in points[2::3])}
         return entry
@@ -111,19 +120,22 @@ class ObjectReader:
 
     def _shape(self, annotation: dict, where: str) -> list | dict | None:
         """Polygons, or run lengths, that hold at least some area."""
-        shape = annotation["segmentation"]
+        shape, image = annotation["segmentation"], self.images[annotation["image_id"]]
         if isinstance(shape, dict):
-            return self._run_lengths(shape, self.images[annotation["image_id"]], where)
+            return self._run_lengths(shape, image, where)
         if not isinstance(shape, (list, tuple)):
             return self._refuse("segmentation that is neither polygons nor run lengths", where)
-        sound = [flat for flat in shape if _is_polygon(flat)]
+        sound = [flat for flat in shape if _is_polygon(flat, image)]
         if len(sound) < len(shape):
-            self.problems.add("polygon without three different points, or with odd or infinite numbers", where)
+            self.problems.add("polygon without area in the picture, or with odd or infinite numbers", where)
         return sound
 
     def _run_lengths(self, shape: dict, image: dict, where: str) -> dict | None:
         try:
             height, width = shape["size"]
+            runs = run_lengths(shape["counts"])
+            if min(runs) < 0 or sum(runs) != height * width:
+                raise ValueError("the run lengths do not fill the mask")
             area = int(coco_mask.decode(compress(shape)).sum())
         except Exception:  # pycocotools tells what it cannot read in many ways
             return self._refuse("run lengths that cannot be read", where)
@@ -141,23 +153,41 @@ class ObjectReader:
 
 
 def _are_numbers(values: Sequence) -> bool:
-    return all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
+    try:
+        return all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
+    except OverflowError:  # a whole number beyond the largest float
+        return False
 
 
-def _is_polygon(flat: Sequence[float]) -> bool:
+def _is_polygon(flat: Sequence[float], image: Mapping) -> bool:
     if not isinstance(flat, (list, tuple)) or len(flat) < 6 or len(flat) % 2 or not _are_numbers(flat):
         return False
-    x, y = flat[::2], flat[1::2]
-    return max(x) > min(x) and max(y) > min(y)
+    sides = (flat[::2], image.get("width", math.inf)), (flat[1::2], image.get("height", math.inf))
+    return all(min(max(ends), limit) > max(min(ends), 0) for ends, limit in sides)
 
 
 def compress(shape: dict) -> dict:
-    """COCO's compressed run lengths of either kind of run lengths; raise ValueError if these do not fill the mask."""
-    if isinstance(shape["counts"], list):
-        if sum(shape["counts"]) != shape["size"][0] * shape["size"][1]:
-            raise ValueError("the run lengths do not fill the mask")
-        return coco_mask.frPyObjects(shape, *shape["size"])
-    return shape
+    """COCO's compressed run lengths of either kind of run lengths."""
+    return coco_mask.frPyObjects(shape, *shape["size"]) if isinstance(shape["counts"], list) else shape
+
+
+def run_lengths(counts: list[int] | str | bytes) -> list[int]:
+    """The pixels of each run, as they are listed or as COCO's string has them (`rleFrString` in its `maskApi.c`).
+
+    A character less 48 holds 5 bits of a number, the lowest first, and a sixth that is set where more of it follow.
+    From the fourth run on the number is the difference to the run before the last.
+    """
+    if isinstance(counts, list):
+        return counts
+    runs, number, bits = [], 0, 0
+    for code in counts.encode("ascii") if isinstance(counts, str) else counts:
+        part = code - 48
+        number, bits = number | (part & 31) << bits, bits + 5
+        if not part & 32:
+            signed = number - (1 << bits) if part & 16 else number
+            runs.append(signed + (runs[-2] if len(runs) > 2 else 0))
+            number, bits = 0, 0
+    return runs
 
 
 def polygons_of(segmentation: list | dict) -> list[np.ndarray]:
@@ -165,6 +195,13 @@ def polygons_of(segmentation: list | dict) -> list[np.ndarray]:
     if isinstance(segmentation, dict):
         return outline(coco_mask.decode(compress(segmentation)))
     return [np.array(flat, dtype=np.float64).reshape(-1, 2) for flat in segmentation]
+
+
+def area_of(segmentation: list | dict) -> float:
+    """Pixels that a sound segmentation covers."""
+    if isinstance(segmentation, dict):
+        return float(coco_mask.area(compress(segmentation)))
+    return float(sum(cv2.contourArea(polygon.astype(np.float32)) for polygon in polygons_of(segmentation)))
 
 
 def outline(mask: np.ndarray) -> list[np.ndarray]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import tempfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from config import ROOT
+from config import ROOT, writable_folder
 
 FOLDER = ROOT / "data" / "cache"
 SUFFIX = ".pixels"
@@ -23,7 +25,8 @@ class DecodedCache:
     """Pixels of the first pictures that fit, each beside its checksum, mapped into memory.
 
     A process that is killed while it writes, or two that write at once, can at worst leave pixels that do not fit their
-    checksum: these are decoded again. Other datasets' caches, the oldest first, make room below `limit_bytes`.
+    checksum: these are decoded again. Other datasets' caches that no process uses, the oldest first, make room below
+    `limit_bytes`.
     """
 
     def __init__(
@@ -44,9 +47,13 @@ class DecodedCache:
         folder = folder or FOLDER
         self.file = folder / (self._name(paths) + SUFFIX)
         if self.size:
-            folder.mkdir(parents=True, exist_ok=True)
-            _make_room(folder, self.file, limit_bytes - self.size)
-            self._create()
+            writable_folder(folder, "--cache-gb")
+            with _locked_folder(folder):
+                _make_room(folder, self.file, limit_bytes - self.size)
+                self._create()
+                self._in_use = self.file.open("rb")  # until this process and those that it forks are done
+                with contextlib.suppress(OSError):  # some network file systems have no locks
+                    fcntl.flock(self._in_use, fcntl.LOCK_SH)
         self._pixels: np.memmap | None = None
 
     def _name(self, paths: Sequence[Path]) -> str:
@@ -93,7 +100,7 @@ class DecodedCache:
             return
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_pixels": None}  # a loading process that is spawned maps the file itself
+        return self.__dict__ | {"_pixels": None, "_in_use": None}  # a spawned loading process maps the file itself
 
 
 def _checksum(pixels: np.ndarray) -> int:
@@ -109,8 +116,26 @@ def _stamp(path: Path) -> tuple[int, int]:
     return state.st_size, state.st_mtime_ns
 
 
+@contextlib.contextmanager
+def _locked_folder(folder: Path) -> Iterator[None]:
+    """No other process makes or removes caches meanwhile."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def _make_room(folder: Path, keep: Path, room_bytes: int) -> None:
-    """Remove the oldest other caches until those that stay take at most `room_bytes`."""
+    """Remove the oldest other caches that are not in use until those that stay take at most `room_bytes`."""
     others = sorted((_stamp(path)[::-1], path) for path in folder.glob("*" + SUFFIX) if path != keep)
-    while others and sum(size for (_, size), _ in others) > room_bytes:
-        others.pop(0)[1].unlink(missing_ok=True)
+    excess = sum(size for (_, size), _ in others) - room_bytes
+    for (_, size), path in others:
+        if excess <= 0:
+            return
+        with contextlib.suppress(OSError), path.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+            excess -= size

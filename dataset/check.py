@@ -16,7 +16,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from config import CFG, UserError, command_line
+from config import CFG, UserError, command_line, writable_folder
 from dataset.annotations import Problems
 from dataset.coco import PictureDataset
 from dataset.images import UNREADABLE, read_image
@@ -147,6 +147,7 @@ def main(cfg: CFG) -> None:
     from dataset.sheet import draw_sheet
     from dataset.sources import open_split
 
+    path = writable_folder(Path(cfg.infer.output_dir), "--output-dir") / "taught.png"
     training = open_split(cfg, cfg.data.train_split, cfg.tasks)
     validation = open_split(cfg, cfg.data.val_split, cfg.tasks, training.class_names)
     tokenizers = training_tokenizers(training, cfg)
@@ -157,9 +158,7 @@ def main(cfg: CFG) -> None:
         print("\n".join(problems.lines()) or "every picture can be read")
         if problems.counts.get(UNREADABLE, 0) == len(examples):
             raise UserError(f"{examples.folder} has no picture that can be read")
-    taught = SequenceDataset(training, tokenizers, cfg, augment=True)
-    path = Path(cfg.infer.output_dir) / "taught.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    taught = SequenceDataset(training, tokenizers, cfg, augment=True, stand_ins=True)
     save_png(path, draw_sheet(taught, training.class_names, SHEET_PICTURES))
     print(f"wrote {path}: what the model is taught")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,11 +11,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PIL import ExifTags, Image
 
 from config import UserError
 from dataset.annotations import ObjectReader, Problems, number_classes, polygons_of
 from dataset.cache import DecodedCache
-from dataset.images import read_reduced, why_unreadable
+from dataset.images import DAMAGES, read_reduced, why_unreadable
 from dataset.skeleton import COCO_PERSON, Skeleton, read_skeleton
 
 FILES = {
@@ -94,7 +96,8 @@ class PictureDataset:
         self._set_categories(contents, class_names, classes)
         self.images = _images(contents, self.problems)
         by_id = {image["id"]: image for image in self.images}
-        self._reader = ObjectReader(by_id, self._known, self._class_ids, len(self.skeleton), self.problems)
+        strange = self._wanted.keys() - self._class_ids.keys() if self.class_names else ()
+        self._reader = ObjectReader(by_id, self._known, self._class_ids, len(self.skeleton), self.problems, strange)
         sound = filter(None, map(self._reader.read, _merge_objects(contents.values(), self.problems)))
         self.crowds: dict[int, int] = {}  # how many crowds each picture has: the evaluator's, not the model's
         self.objects: dict[int, list[dict]] = {}
@@ -117,17 +120,26 @@ class PictureDataset:
         if strange:
             known = ", ".join(self._known.values())
             raise UserError(f"--classes names {strange[0]!r}, which is not among the categories of the files: {known}")
-        wanted = {number: name for number, name in self._known.items() if not classes or name in classes}
+        self._wanted = {number: name for number, name in self._known.items() if not classes or name in classes}
         if class_names is None:
-            self._class_ids = number_classes(wanted)
-            self.class_names = {self._class_ids[number]: name for number, name in wanted.items()}
+            self._class_ids = number_classes(self._wanted)
+            self.class_names = {self._class_ids[number]: name for number, name in self._wanted.items()}
         else:
             by_name = {name: class_id for class_id, name in class_names.items()}
-            self._class_ids = {number: by_name[name] for number, name in wanted.items() if name in by_name}
+            self._class_ids = {number: by_name[name] for number, name in self._wanted.items() if name in by_name}
             self.class_names = dict(class_names)
         self.category_ids = {class_id: number for number, class_id in self._class_ids.items()}
         self.categories = [merged[number] for number in self._class_ids]
         self.skeleton = read_skeleton(merged.values(), self._class_ids, self.class_names)
+
+    def require_common_class(self) -> None:
+        """Raise UserError if the files have categories, but none that the model has a class for."""
+        if self._wanted and not self._class_ids:
+            theirs, ours = (", ".join(list(names.values())[:5]) for names in (self._wanted, self.class_names))
+            raise UserError(
+                f"{self.folder} has no class that the model knows: its annotations name {theirs}, the model or the "
+                f"training pictures {ours or 'none'}; classes are matched by name"
+            )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -207,6 +219,13 @@ class PictureDataset:
                 self.problems.add(f"{reason}, left out", entry["file_name"])
         self.images = [entry for entry, reason in zip(self.images, found, strict=True) if not reason]
 
+    def read_unknown_sizes(self) -> None:
+        """Ask the beginnings of the files for the size of pictures whose annotations do not say it."""
+        for index, entry in enumerate(self.images):
+            if not {"width", "height"} <= entry.keys():
+                with contextlib.suppress(*DAMAGES):  # then it cannot be read whole, either
+                    entry["width"], entry["height"] = _upright_size(self.path(index))
+
     def keep_decoded(self, shrinks: Sequence[int], limit_gb: float) -> None:
         """From now on keep pictures that are decoded so many times smaller on disk, the first that fit."""
         shapes: list[tuple[int, int] | None] = []
@@ -244,12 +263,14 @@ class CocoDataset(PictureDataset):
         tasks: Sequence[str],
         class_names: Mapping[int, str] | None = None,
         classes: Sequence[str] = (),
+        pictures: Path | None = None,
     ) -> None:
-        if not (root / split).is_dir():
+        """`pictures` is their folder if it is not that of the layout."""
+        if not pictures and not (root / split).is_dir():
             raise UserError(f"--data-root expects a folder with {split}/ and annotations/, found no {root / split}")
         names = dict.fromkeys(FILES[task] for task in tasks)
         read = {name: partial(read_annotations, annotation_path(root, name, split)) for name in names}
-        super().__init__(root / split, read, class_names, classes)
+        super().__init__(pictures or root / split, read, class_names, classes)
 
 
 def annotation_path(root: Path, name: str, split: str) -> Path:
@@ -297,9 +318,17 @@ def _images(contents: Mapping[str, dict], problems: Problems) -> list[dict]:
 
 
 def _with_sound_size(image: dict) -> dict:
-    """The entry without a width or a height that is no number above zero: such a side is not known."""
-    unsound = {side for side in ("width", "height") if not isinstance(image.get(side), int) or image[side] <= 0}
-    return {key: value for key, value in image.items() if key not in unsound}
+    """The entry without a width or a height that is no whole number above zero: such a side is not known."""
+    known = {side: image[side] for side in ("width", "height") if isinstance(image.get(side), (int, float))}
+    sound = {side: int(value) for side, value in known.items() if value > 0 and value % 1 == 0}  # 640.0 is whole too
+    return {key: value for key, value in image.items() if key not in ("width", "height")} | sound
+
+
+def _upright_size(path: Path) -> tuple[int, int]:
+    """Width and height of a picture as `read_image` turns it; no pixel is read."""
+    with Image.open(path) as file:
+        turned = file.getexif().get(ExifTags.Base.Orientation, 1) > 4
+        return file.size[::-1] if turned else file.size
 
 
 def _merge_objects(contents: Sequence[dict], problems: Problems) -> list[dict]:
@@ -315,7 +344,7 @@ def _merge_objects(contents: Sequence[dict], problems: Problems) -> list[dict]:
             if seen[number] == 2 and number is not None:
                 problems.add("annotation id that is used twice, both kept", f"annotation {number}")
             key = (number, seen[number])
-            merged[key] = merged.get(key, {}) | {"id": number} | annotation
+            merged[key] = merged.get(key, {}) | annotation
     return list(merged.values())
 
 

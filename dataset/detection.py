@@ -88,7 +88,7 @@ def detection_sequence(
 ) -> TokenSequence:
     """The objects on the canvas and the end, or instead of the end with `noise_objects` false ones up to `max_objects`.
 
-    A picture without objects is an immediate end, or nothing but noise.
+    A picture without objects is an immediate end, or nothing but noise; one of more than `max_objects` has no end.
     """
     data, max_objects = cfg.data, cfg.model.max_objects
     boxes = object_boxes(example, geometry)
@@ -99,7 +99,8 @@ def detection_sequence(
     if data.noise_objects:
         noise = noise_boxes(boxes, max_objects - len(boxes), picture_area(example, geometry), rng)
         boxes, classes = np.concatenate([boxes, noise]), np.append(classes, np.full(len(noise), FAKE_CLASS))
-    sequence = tokenizer.encode(boxes, classes, pad_to=max_objects if data.noise_objects else None)
+    has_end = not data.noise_objects and len(shown) <= max_objects
+    sequence = tokenizer.encode(boxes, classes, pad_to=None if has_end else max_objects)
     if data.class_corruption == "none":
         return sequence
     return corrupt_classes(sequence, data.class_corruption, rng)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -12,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from config import CFG, UserError
-from dataset.build_captioning_vocab import caption_vocabulary
+from config import CFG, UserError, replace
+from dataset.build_captioning_vocab import caption_vocabulary, token_ids_for
 from dataset.captioning import caption_sequences
 from dataset.coco import Example, PictureDataset
 from dataset.detection import detection_sequence, is_shown, object_boxes
@@ -51,9 +52,13 @@ def build_tokenizers(
 
 
 def training_tokenizers(training: PictureDataset, cfg: CFG) -> dict:
-    """The tokenizers that this split makes: its classes, the points of its skeleton, the words of its captions."""
+    """The tokenizers that this split makes: its classes, the points of its skeleton, the words of its captions.
+
+    Their `vocab_size` is that of the settings, or larger where the captions' words need more token ids.
+    """
     has_captions = "captioning" in cfg.tasks
     text = caption_vocabulary(training.all_captions(), cfg) if has_captions else WordVocabulary([])
+    cfg = replace(cfg, vocab_size=token_ids_for(text, cfg.model.vocab_size))
     return build_tokenizers(cfg, sorted(training.class_names), text, len(training.skeleton))
 
 
@@ -66,9 +71,6 @@ def check_lengths(cfg: CFG, num_points: int = len(COCO_PERSON)) -> None:
         "keypoint": (2 * num_points + 5, f"an instance of {num_points} keypoints"),
         "captioning": (words + 1, f"--max-words {words}"),
     }
-    for flag, value, least in (("objects", objects, 1), ("points", points, 3), ("words", words, 1)):
-        if value < least:
-            raise UserError(f"expected --max-{flag} of at least {least}, got {value}")
     for task, (length, flag) in longest.items():
         if task in cfg.tasks and length > cfg.model.max_tokens:
             raise UserError(
@@ -91,11 +93,12 @@ class CanvasObjects:
 @dataclass
 class Sample:
     """What one picture teaches: `canvases` (H, W, 3) uint8 with the `objects` on each, and for each task
-    (canvas number, sequence) pairs."""
+    (canvas number, sequence) pairs. `name` is that of the picture's file."""
 
     canvases: list[np.ndarray] = field(default_factory=list)
     objects: list[CanvasObjects] = field(default_factory=list)
     sequences: dict[str, list[tuple[int, TokenSequence]]] = field(default_factory=dict)
+    name: str = ""
 
     def teach(self, task: str, sequence: TokenSequence) -> None:
         """Add a sequence about the last canvas."""
@@ -149,11 +152,16 @@ class SequenceDataset(Dataset):
     """Samples of a PictureDataset for the tasks of `cfg`; the same (seed, epoch, index) gives the same sample.
 
     `augment` changes pictures and hides what is read as earlier answers. Noise objects and the classes that go with
-    them are how such a model speaks: they are in every sample.
+    them are how such a model speaks: they are in every sample. With `stand_ins` the next picture that can be read
+    stands in for one that cannot, which is told once; without, such a picture is a UserError.
     """
 
-    def __init__(self, examples: PictureDataset, tokenizers: dict, cfg: CFG, augment: bool) -> None:
+    def __init__(
+        self, examples: PictureDataset, tokenizers: dict, cfg: CFG, augment: bool, stand_ins: bool = False
+    ) -> None:
         self.examples, self.tokenizers, self.cfg, self.augment = examples, tokenizers, cfg, augment
+        self.stand_ins = stand_ins
+        self.told = torch.zeros(len(examples), dtype=torch.bool).share_memory_()  # by any of the loading processes
         check_lengths(cfg, len(examples.skeleton))
         check_augmentation(cfg)
         whole = WHOLE_PICTURE_TASKS | ({"segmentation"} if cfg.model.segment_whole else set())
@@ -198,13 +206,27 @@ class SequenceDataset(Dataset):
         """`key` is (epoch, index, canvas size in pixels)."""
         epoch, index, size = key
         rng = np.random.default_rng([self.cfg.seed, epoch, index])
-        example = self.examples.load(self.indices[index], self.shrinks[self.indices[index]])
+        number, example = self._read(index)
         if not self.cfg.data.train_difficult:
             example = example.without(example.difficult)
-        sample = Sample()
+        sample = Sample(name=self.examples.images[number]["file_name"])
         for _ in range(self.cfg.data.copies_per_image if self.augment else 1):
             self._add_copy(sample, example, size, rng)
         return sample
+
+    def _read(self, index: int) -> tuple[int, Example]:
+        """The picture at `index` of `indices`, or its stand-in, and its number."""
+        for step in range(len(self)):
+            number = self.indices[(index + step) % len(self)]
+            try:
+                return number, self.examples.load(number, self.shrinks[number])
+            except UserError as error:
+                if not self.stand_ins:
+                    raise
+                if not self.told[number]:
+                    self.told[number] = True
+                    print(f"another picture stands in: {error}", file=sys.stderr)
+        raise UserError(f"{self.examples.folder} has no picture that can be read")
 
     def _add_copy(self, sample: Sample, example: Example, size: int, rng: np.random.Generator) -> None:
         """Every task's canvases of the picture and the sequences about them."""

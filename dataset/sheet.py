@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from config import UserError
 from dataset.loaders import SequenceDataset
 from dataset.overlay import class_colour, paint_box, paint_labels, paint_mask, paint_skeleton
 from tokenizers.vocabulary import CLASS_SHIFT, TokenSequence, dequantize
@@ -18,14 +17,11 @@ PROMPT = 5  # targets that belong to the prompt of an instance: its box and clas
 
 
 def draw_sheet(taught: SequenceDataset, class_names: Mapping[int, str], count: int) -> np.ndarray:
-    """The canvases of `count` pictures, evenly chosen, as a picture (H, W, 3) uint8; unreadable ones are left out."""
+    """The canvases of `count` pictures, evenly chosen, as a picture (H, W, 3) uint8."""
     tiles = []
-    for index in np.unique(np.linspace(0, len(taught) - 1, count).astype(int)).tolist():
-        try:
-            sample = taught[0, index, taught.cfg.model.image_size]
-        except UserError:
-            continue  # reported where every picture is read
-        name = taught.examples.images[taught.indices[index]]["file_name"]
+    chosen = np.unique(np.linspace(0, len(taught) - 1, count).astype(int)).tolist()
+    samples = (taught[0, index, taught.cfg.model.image_size] for index in chosen)
+    for name, sample in {sample.name: sample for sample in samples}.items():  # stand-ins may be chosen themselves
         for number, canvas in enumerate(sample.canvases):
             said = {
                 task: [sequence for which, sequence in pairs if which == number]

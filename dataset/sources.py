@@ -10,6 +10,8 @@ from config import CFG, UserError, scenes_root
 from dataset.coco import FILES, CocoDataset, PictureDataset, annotation_path, read_annotations
 from dataset.voc import VocDataset, find_voc_folders
 
+LOOKED_FOR = 100  # pictures of a JSON, some of which may be missing, that tell where its folder is
+
 
 def open_split(
     cfg: CFG, split: str, tasks: Sequence[str], class_names: Mapping[int, str] | None = None
@@ -20,18 +22,27 @@ def open_split(
     Pascal VOC's, or a COCO-format JSON beside its pictures; without `--data-root` it is of the drawn scenes.
     `class_names` are those of a model or of the training pictures; without them the dataset numbers its own.
     """
+    opened = _open(cfg, split, tasks, class_names)
+    if class_names is not None and set(tasks) != {"captioning"}:
+        opened.require_common_class()
+    return opened
+
+
+def _open(cfg: CFG, split: str, tasks: Sequence[str], class_names: Mapping[int, str] | None) -> PictureDataset:
     data = cfg.data
     classes = tuple(name.strip() for name in data.classes.split(",") if name.strip())
     root = Path(data.data_root)
-    json_file, images = _explicit_json(cfg, split), _explicit_images(cfg, split)
-    folder = images and _below(root, images)
+    _check_split_names(cfg)
+    json_file, folder = _explicit_json(cfg, split), _explicit_images(cfg, split)
     if json_file:
         return open_json(_below(root, json_file), folder, root, class_names, classes)
     if not data.data_root:
+        _refuse_images(folder, "the drawn scenes")
         return CocoDataset(_drawn(cfg), split, tasks, class_names, classes)
     if any(annotation_path(root, FILES[task], split).is_file() for task in tasks):
-        return CocoDataset(root, split, tasks, class_names, classes)
+        return CocoDataset(root, split, tasks, class_names, classes, folder)
     if find_voc_folders(root):
+        _refuse_images(folder, "Pascal VOC's layout")
         return VocDataset(root, split, tasks, class_names, classes)
     for name in (f"{split}.json", f"annotations/{split}.json", f"{split}/_annotations.coco.json"):
         if (root / name).is_file():
@@ -45,22 +56,30 @@ def open_split(
 
 
 def open_json(
-    path: Path, folder: Path | str, root: Path, class_names: Mapping[int, str] | None, classes: Sequence[str]
+    path: Path, folder: Path | None, root: Path, class_names: Mapping[int, str] | None, classes: Sequence[str]
 ) -> PictureDataset:
     """A file in COCO's annotation format with its pictures in `folder`, or wherever they are found near it."""
     if not folder:
-        content = read_annotations(path)
-        first = content["images"][0]["file_name"] if content["images"] else ""
+        names = [image["file_name"] for image in read_annotations(path)["images"][:LOOKED_FOR]]
         near = (path.parent, path.with_suffix(""), path.parent / "images", root / path.stem, root, root / "images")
-        folder = next((place for place in near if (place / first).is_file()), None)
+        folder = next((place for place in near if any((place / name).is_file() for name in names)), None)
         if folder is None:
             raise UserError(
-                f"{path} names the picture {first}, which is not in {', '.join(dict.fromkeys(map(str, near)))}; "
-                "name its folder with --train-images and --val-images"
+                f"{path} names {f'pictures such as {names[0]}' if names else 'no picture'}, none of which is in "
+                f"{', '.join(dict.fromkeys(map(str, near)))}; name their folder with --train-images and --val-images"
             )
-    if not Path(folder).is_dir():
-        raise UserError(f"there is no folder of pictures {folder}; check --train-images and --val-images")
-    return PictureDataset(Path(folder), {path.name: partial(read_annotations, path)}, class_names, classes)
+    return PictureDataset(folder, {path.name: partial(read_annotations, path)}, class_names, classes)
+
+
+def _check_split_names(cfg: CFG) -> None:
+    """Raise UserError if one name stands for two splits of different files: the flags of one would be ignored."""
+    data = cfg.data
+    for train, val, flag in ((data.train_json, data.val_json, "json"), (data.train_images, data.val_images, "images")):
+        if data.train_split == data.val_split and val not in ("", train):
+            raise UserError(
+                f"--train-split and --val-split are both {data.val_split!r}, but --val-{flag} is not --train-{flag}: "
+                "give the splits different names"
+            )
 
 
 def _explicit_json(cfg: CFG, split: str) -> str:
@@ -77,9 +96,19 @@ def _explicit_json(cfg: CFG, split: str) -> str:
     return ""
 
 
-def _explicit_images(cfg: CFG, split: str) -> str:
+def _explicit_images(cfg: CFG, split: str) -> Path | None:
     """The picture folder that the flags name for a split."""
-    return cfg.data.train_images if split == cfg.data.train_split else cfg.data.val_images or cfg.data.train_images
+    data = cfg.data
+    name = data.train_images if split == data.train_split else data.val_images or data.train_images
+    folder = _below(Path(data.data_root), name) if name else None
+    if folder and not folder.is_dir():
+        raise UserError(f"there is no folder of pictures {folder}; check --train-images and --val-images")
+    return folder
+
+
+def _refuse_images(folder: Path | None, layout: str) -> None:
+    if folder:
+        raise UserError(f"--train-images and --val-images are for COCO's format; leave them out, {layout} has its own")
 
 
 def _below(root: Path, name: str) -> Path:

@@ -180,13 +180,17 @@ def _add_masks(objects: list[dict], path: Path) -> bool:
 
 
 def _class_order(names: set[str], folders: Sequence[Path], classes: Sequence[str]) -> list[str]:
-    if classes:
-        return [*classes, *sorted(names - set(classes))]
-    if names <= set(VOC_CLASSES):
+    """Those of `classes` that exist before the other `names`; without them VOC's order, or the alphabet's."""
+    if not classes and names <= set(VOC_CLASSES):
         return list(VOC_CLASSES)
-    for folder in folders:  # all sets of the folder: training and validation must agree on the order
-        for path in sorted((folder / "Annotations").glob("*.xml")):
-            parsed = _parse(path)
-            if not isinstance(parsed, str):
-                names.update(entry["name"] for entry in parsed[1])
-    return sorted(names - {""})
+    if not classes or not set(classes) <= names.union(VOC_CLASSES):
+        names = names | _all_names(folders)
+    chosen = [name for name in classes if name in names.union(VOC_CLASSES)]
+    return [*chosen, *sorted(names.difference(chosen))]
+
+
+def _all_names(folders: Sequence[Path]) -> set[str]:
+    """The classes of all image sets: training and validation must agree on them."""
+    files = (path for folder in folders for path in (folder / "Annotations").glob("*.xml"))
+    parsed = (content for content in map(_parse, files) if not isinstance(content, str))
+    return {entry["name"] for _, objects in parsed for entry in objects} - {""}

@@ -23,7 +23,7 @@ class Answers:
     """
 
     index: int
-    image_id: int
+    image_id: int | str
     detected: Result | None = None
     segmented: Result | None = None
     mask_ious: np.ndarray = field(default_factory=lambda: np.zeros(0))
@@ -41,11 +41,11 @@ class Scores:
 
     metrics: dict[str, float]
     results: list[dict]
-    quality: dict[int, float]
+    quality: dict[int | str, float]
     per_class: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
-def results_of(pairs: Sequence[tuple[int, Result]], category_ids: Mapping[int, int]) -> list[dict]:
+def results_of(pairs: Sequence[tuple[int | str, Result]], category_ids: Mapping[int, int]) -> list[dict]:
     """COCO results of (picture id, answers) pairs, with the dataset's own category ids, without classes it lacks."""
     entries = (entry for image_id, result in pairs for entry in coco_results(image_id, result))
     return [

@@ -20,7 +20,8 @@ def main(cfg: CFG) -> None:
     from evaluate.report import tables
 
     split = open_split(cfg, cfg.data.val_split, cfg.tasks)
-    print(tables(evaluate(Oracle(split, cfg), split, cfg.tasks, tokens=False)))
+    evaluation = evaluate(Oracle(split, cfg), split, cfg.tasks, tokens=False)
+    print(tables(evaluation, split.problems))
 
 
 if __name__ == "__main__":

@@ -9,12 +9,14 @@ from typing import Literal
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
+from dataset.annotations import ObjectReader, Problems
 from dataset.coco import PictureDataset, annotation_path, read_annotations
 from evaluate.answers import Boxes, Scores, results_of
 from infer.results import Result
 
 Kind = Literal["bbox", "segm", "keypoints"]
 TASKS = {"bbox": "detection", "segm": "segmentation", "keypoints": "keypoint"}
+SHAPES = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}  # what an answer of each kind says
 # Where the evaluator's `stats` have them; s, m, l are objects below 32², below 96² and above, in pixels of area.
 BOX_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 METRICS = {
@@ -26,18 +28,30 @@ HIT = 0.5  # share of a detection inside an ignored region that makes it neither
 
 
 class CocoScore:
-    """COCO `results` measured against `truth` on the pictures `image_ids`.
+    """COCO `results` measured against `truth`, both in COCO's format, on the pictures `image_ids`.
 
     `sigmas` are OKS's fall-offs of the keypoints, COCO's own for its 17 points if empty.
     """
 
     def __init__(
-        self, truth: COCO, results: list[dict], kind: Kind, image_ids: list[int], sigmas: tuple[float, ...] = ()
+        self,
+        truth: dict,
+        results: list[dict],
+        kind: Kind,
+        image_ids: list[int | str],
+        sigmas: tuple[float, ...] = (),
     ) -> None:
-        self.kind, self.truth = kind, truth
-        self.results = truth.loadRes([dict(entry) for entry in results])  # which adds fields to what it is given
-        self.evaluation = COCOeval_faster(truth, self.results, kind, kpt_oks_sigmas=sigmas or None)
-        self.evaluation.params.imgIds = image_ids
+        self.kind, self.image_ids = kind, {n: image["id"] for n, image in enumerate(truth["images"], 1)}
+        numbers = {image_id: n for n, image_id in self.image_ids.items()}  # the evaluator takes no other ids
+        images = [image | {"id": numbers[image["id"]]} for image in truth["images"]]
+        objects, said = (
+            [entry | {"image_id": numbers[entry["image_id"]]} for entry in entries if entry["image_id"] in numbers]
+            for entries in (truth["annotations"], of_kind(results, kind))
+        )
+        self.truth = COCO(truth | {"images": images, "annotations": objects})
+        self.results = self.truth.loadRes(said)
+        self.evaluation = COCOeval_faster(self.truth, self.results, kind, kpt_oks_sigmas=sigmas or None)
+        self.evaluation.params.imgIds = [numbers[image_id] for image_id in image_ids]
         self.evaluation.run()
 
     def metrics(self) -> dict[str, float]:
@@ -67,29 +81,34 @@ class CocoScore:
         pictures = set(self.evaluation.params.imgIds)
         return [a for a in self.truth.anns.values() if a["category_id"] == category and a["image_id"] in pictures]
 
-    def quality(self, threshold: float = 0.0) -> dict[int, float]:
+    def quality(self, threshold: float = 0.0) -> dict[int | str, float]:
         """How well each picture was answered, 0 to 1, counting results with a score of at least `threshold`.
 
         Each result is paired with the best object that no surer one has taken; the IoU (or OKS) of the pairs is
         summed up and divided by the number of objects and of results without a pair.
         """
         explained, expected = defaultdict(float), defaultdict(int)
-        for (image_id, category), ious in self.evaluation.ious.items():
-            objects = [a for a in self.truth.imgToAnns[image_id] if a["category_id"] == category]
-            said = [r for r in self.results.imgToAnns[image_id] if r["category_id"] == category]
+        for (number, category), ious in self.evaluation.ious.items():
+            objects = [a for a in self.truth.imgToAnns[number] if a["category_id"] == category]
+            said = [r for r in self.results.imgToAnns[number] if r["category_id"] == category]
             count = min(sum(r["score"] >= threshold for r in said), self.evaluation.params.maxDets[-1])
             counted = np.array([not a["ignore"] for a in objects], dtype=bool)
             overlap = np.reshape(ious, (-1, len(objects)))[:count] if len(ious) else np.zeros((count, len(objects)))
             pairs = _pair(overlap[:, counted])
             in_crowd = (overlap[:, ~counted] >= HIT).any(axis=1) if count else np.zeros(0, dtype=bool)
             unpaired = sum(pair is None and not ignored for pair, ignored in zip(pairs, in_crowd, strict=True))
-            explained[image_id] += sum(pair for pair in pairs if pair is not None)
-            expected[image_id] += int(counted.sum()) + unpaired
-        return {image_id: explained[image_id] / total for image_id, total in expected.items() if total}
+            explained[number] += sum(pair for pair in pairs if pair is not None)
+            expected[number] += int(counted.sum()) + unpaired
+        return {self.image_ids[number]: explained[number] / total for number, total in expected.items() if total}
+
+
+def of_kind(results: list[dict], kind: Kind) -> list[dict]:
+    """Only what COCO's format has in results of a kind: with a `bbox` a mask or a pose would have the box's area."""
+    return [{name: entry[name] for name in ("image_id", "category_id", SHAPES[kind], "score")} for entry in results]
 
 
 def score_prompted(
-    split: PictureDataset, kind: Kind, image_ids: list[int], said: Mapping[Boxes, Sequence[tuple[int, Result]]]
+    split: PictureDataset, kind: Kind, image_ids: list[int | str], said: Mapping[Boxes, Sequence[tuple[int, Result]]]
 ) -> Scores:
     """Figures of answers about true boxes, which give `quality` too, and about detected ones if `said` has them.
 
@@ -98,7 +117,7 @@ def score_prompted(
     metrics, per_class, scores = {}, {}, {}
     truth = open_truth(split, kind)
     for boxes, pairs in said.items():
-        results = results_of(pairs, split.category_ids)
+        results = of_kind(results_of(pairs, split.category_ids), kind)
         scores[boxes] = CocoScore(truth, results, kind, image_ids, split.skeleton.sigmas)
         metrics |= {f"{name}, {boxes}": value for name, value in scores[boxes].metrics().items()}
         for name, figures in scores[boxes].per_class().items():
@@ -120,8 +139,8 @@ def _pair(overlap: np.ndarray) -> list[float | None]:
     return pairs
 
 
-def open_truth(split: PictureDataset, kind: Kind) -> COCO:
-    """What `split` tells of boxes, masks or keypoints, crowds and other objects that do not count included.
+def open_truth(split: PictureDataset, kind: Kind) -> dict:
+    """What `split` tells of boxes, masks or keypoints in COCO's format, with crowds and others that do not count.
 
     An object whose mask is not known does not count for masks, nor does what is answered inside its box. A person
     without a labelled keypoint does not count for keypoints: COCO lists them all, and where a keypoint file does not,
@@ -133,7 +152,7 @@ def open_truth(split: PictureDataset, kind: Kind) -> COCO:
         content["annotations"] = [entry if entry["segmentation"] else _unknown(entry) for entry in objects]
     if kind == "keypoints":
         content["annotations"] = content["annotations"] + _people_without_points(split, content)
-    return COCO(content)
+    return content
 
 
 def _unknown(entry: dict) -> dict:
@@ -143,19 +162,18 @@ def _unknown(entry: dict) -> dict:
 
 
 def _people_without_points(split: PictureDataset, content: dict) -> list[dict]:
-    """Objects of the posed categories that only the file of instances lists."""
+    """Sound objects of the posed categories that only the file of instances lists."""
     root, name = split.folder.parent, split.folder.name
     instances, posed = (annotation_path(root, file, name) for file in ("instances", "person_keypoints"))
     if not (instances.is_file() and posed.is_file()):
         return []
-    known = {entry["id"] for entry in read_annotations(posed)["annotations"]}
-    categories = {entry["id"] for entry in content["categories"]}
-    pictures = {image["id"] for image in content["images"]}
-    people = [
-        entry
-        for entry in read_annotations(instances)["annotations"]
-        if entry["id"] not in known and entry["category_id"] in categories and entry["image_id"] in pictures
-    ]
-    first = len(content["annotations"]) + 1
+    listed = {entry.get("id") for entry in read_annotations(posed)["annotations"]}
+    others = [entry for entry in read_annotations(instances)["annotations"] if entry.get("id") not in listed]
+    pictures = {image["id"]: image for image in content["images"]}
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    class_ids = {number: class_id for class_id, number in split.category_ids.items()}
+    reader = ObjectReader(pictures, names, class_ids, len(split.skeleton), Problems())
+    people = filter(None, map(reader.read, others))
     unlabelled = {"num_keypoints": 0, "keypoints": [0] * 3 * len(split.skeleton)}
+    first = len(content["annotations"]) + 1
     return [entry | unlabelled | {"id": first + number} for number, entry in enumerate(people)]

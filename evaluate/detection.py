@@ -8,7 +8,7 @@ import numpy as np
 
 from dataset.coco import PictureDataset
 from evaluate.answers import Answers, Scores, results_of
-from evaluate.coco_metrics import CocoScore, open_truth
+from evaluate.coco_metrics import CocoScore, of_kind, open_truth
 from evaluate.voc_metrics import voc_precision
 from infer.results import Result
 
@@ -17,13 +17,13 @@ def score_detection(answers: Sequence[Answers], split: PictureDataset, threshold
     """COCO's twelve figures and mean VOC AP50 of the classes; results below `threshold` do not shape `quality`."""
     image_ids = [answer.image_id for answer in answers]
     boxes = [(answer.image_id, Result(answer.detected.instances)) for answer in answers]
-    results = results_of(boxes, split.category_ids)
+    results = of_kind(results_of(boxes, split.category_ids), "bbox")
     truth = open_truth(split, "bbox")
     score = CocoScore(truth, results, "bbox", image_ids)
     per_class = score.per_class()
-    for category, entry in truth.cats.items():
+    for entry in truth["categories"]:
         if entry["name"] in per_class:
-            per_class[entry["name"]] |= voc_precision(list(truth.anns.values()), results, image_ids, category)
+            per_class[entry["name"]] |= voc_precision(truth["annotations"], results, image_ids, entry["id"])
     voc = {
         name: float(np.mean([figures[name] for figures in per_class.values()]))
         for name in ("VOC AP50", "VOC AP50, 11 points")

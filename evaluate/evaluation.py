@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from config import UserError
 from dataset.coco import Example, PictureDataset
 from dataset.keypoint import has_keypoints
-from dataset.loaders import SequenceDataset, collate
+from dataset.loaders import Batch, Sample, SequenceDataset, collate
 from dataset.segmentation import has_mask
 from evaluate.answers import Answers, Scores
 from evaluate.captioning import score_captioning
@@ -42,26 +43,51 @@ class Evaluation:
         return {task: scores.metrics for task, scores in self.scores.items()}
 
 
+@dataclass(frozen=True)
+class Readable(Dataset):
+    """`items` about pictures; where a picture cannot be read whole, the UserError that says so."""
+
+    items: Dataset
+
+    def __getitem__(self, key: Any) -> Any:
+        try:
+            return self.items[key]
+        except UserError as error:
+            return error
+
+
 def evaluate(predictor: Predictor, split: PictureDataset, tasks: Sequence[str], tokens: bool = True) -> Evaluation:
     """Figures of `tasks` on `split`, or on its first `max_pictures`; with `tokens` those of single tokens too.
 
+    Pictures that cannot be read are left out of answers and truth and counted in the `problems` of `split`.
     Each process asks about some of the chunks of `eval_batch_size` pictures that one process would ask about, so that
     the answers are the same; all processes return them all, the first one alone with `scores`.
     """
+    split.leave_out_unreadable()
+    split.read_unknown_sizes()
+    taught = SequenceDataset(split, predictor.tokenizers, predictor.taught, augment=False) if tokens else None
+    free = FreePredictor(predictor) if tokens else None
     count = min(len(split), predictor.cfg.infer.max_pictures or len(split))
     chunks = _own_chunks(count, predictor.cfg.infer.eval_batch_size)
-    free = FreePredictor(predictor) if tokens else None
     answers: list[Answers] = []
-    loader = DataLoader(split, batch_sampler=chunks, collate_fn=list, num_workers=predictor.cfg.data.workers)
+    damaged: list[tuple[int, str]] = []
+    loader = DataLoader(Readable(split), batch_sampler=chunks, collate_fn=list, num_workers=predictor.cfg.data.workers)
     with _bar("evaluating", chunks) as bar:
-        for chunk, examples in zip(chunks, loader, strict=True):
-            answers += ask(predictor, tasks, chunk, examples)
-            few = sum(index < FREE_PICTURES for index in chunk)
+        for chunk, loaded in zip(chunks, loader, strict=True):
+            found = dict(zip(chunk, loaded, strict=True))
+            damaged += [(index, str(error)) for index, error in found.items() if isinstance(error, UserError)]
+            read = {index: example for index, example in found.items() if isinstance(example, Example)}
+            answers += ask(predictor, tasks, list(read), list(read.values()))
+            few = {index: example for index, example in read.items() if index < FREE_PICTURES}
             if free and few:
-                ask(free, tasks, chunk[:few], examples[:few], detected_boxes=False)
+                ask(free, tasks, list(few), list(few.values()), detected_boxes=False)
             bar.update(len(chunk))
+    for _, error in sorted(distributed.gather(damaged)):
+        split.problems.add("picture that cannot be read whole, left out", error)
     answers = sorted(distributed.gather(answers), key=lambda answer: answer.index)
-    figures = _token_figures(count_tokens(predictor, split, tasks), free) if free else {}
+    if not answers:
+        raise UserError(f"{split.folder} has no picture that can be read: {'; '.join(split.problems.lines())}")
+    figures = _token_figures(count_tokens(predictor, taught, tasks), free) if free else {}
     scores = score(answers, split, tasks, predictor) if distributed.rank() == 0 else {}
     return Evaluation(answers, scores, figures)
 
@@ -150,9 +176,8 @@ def score(
 
 
 @torch.inference_mode()
-def count_tokens(predictor: Predictor, split: PictureDataset, tasks: Sequence[str]) -> dict[str, TokenCounts]:
+def count_tokens(predictor: Predictor, taught: SequenceDataset, tasks: Sequence[str]) -> dict[str, TokenCounts]:
     """How well true tokens are told, the true ones before each being given, on at most `eval_images` pictures."""
-    taught = SequenceDataset(split, predictor.tokenizers, predictor.cfg, augment=False)
     size = predictor.cfg.model.image_size
     count = min(len(taught), predictor.cfg.train.eval_images, predictor.cfg.infer.max_pictures or len(taught))
     chunks = _own_chunks(count, predictor.cfg.infer.eval_batch_size)
@@ -160,18 +185,26 @@ def count_tokens(predictor: Predictor, split: PictureDataset, tasks: Sequence[st
     text_end = predictor.tokenizers["captioning"].text.end
     with _bar("counting tokens", chunks) as bar:
         for chunk in chunks:
-            batch = collate([taught[0, index, size] for index in chunk]).to(predictor.device)
-            groups = [(part.tokens, part.image_index) for part in batch.tasks.values()]
-            answers = predictor.model.forward_groups(batch.images, groups)
-            for (task, part), logits in zip(batch.tasks.items(), answers, strict=True):
-                counts = TokenCounts(text_end)
-                counts.add(logits, part.targets, part.weights)
-                parts.append((chunk[0], task, counts))
+            loaded = (Readable(taught)[0, index, size] for index in chunk)
+            samples = [sample for sample in loaded if isinstance(sample, Sample)]
+            if samples:
+                parts += [(chunk[0], *counted) for counted in _counted(predictor, collate(samples), text_end)]
             bar.update(len(chunk))
     sums: dict[str, TokenCounts] = {}
     for _, task, counts in sorted(distributed.gather(parts), key=lambda part: part[:2]):
         sums[task] = sums.get(task, TokenCounts(text_end)) + counts
     return {task: sums[task] for task in tasks if task in sums}
+
+
+def _counted(predictor: Predictor, batch: Batch, text_end: int) -> list[tuple[str, TokenCounts]]:
+    batch = batch.to(predictor.device)
+    groups = [(part.tokens, part.image_index) for part in batch.tasks.values()]
+    answers, parts = predictor.model.forward_groups(batch.images, groups), []
+    for (task, part), logits in zip(batch.tasks.items(), answers, strict=True):
+        counts = TokenCounts(text_end)
+        counts.add(logits, part.targets, part.weights)
+        parts.append((task, counts))
+    return parts
 
 
 def _token_figures(counts: dict[str, TokenCounts], free: FreePredictor) -> dict[str, dict[str, Any]]:

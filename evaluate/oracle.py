@@ -20,6 +20,7 @@ from dataset.detection import detection_sequence
 from dataset.geometry import Geometry
 from dataset.keypoint import has_keypoints, keypoint_sequence
 from dataset.segmentation import has_mask, segmentation_sequence
+from evaluate.evaluation import Readable
 from infer.predictor import GREEDY, Answer, Encoded, Predictor
 from models.weights import Weights
 from tokenizers.captioning import WordVocabulary
@@ -36,7 +37,8 @@ class Oracle(Predictor):
         weights = Weights(nn.Identity(), cfg, split.class_names, text.describe(), split.skeleton.to_dict())
         super().__init__(weights, cfg, torch.device("cpu"))
         self.rng = np.random.default_rng(cfg.seed)
-        examples = map(split.load, range(len(split)))
+        loaded = map(Readable(split).__getitem__, range(len(split)))
+        examples = (example for example in loaded if isinstance(example, Example))
         self.known = {_digest(example.image): _without_pixels(example) for example in examples}
 
     def _encode(self, images: Sequence[np.ndarray], geometries: Sequence[Geometry]) -> Encoded:

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from config import CFG
+from dataset.annotations import Problems
 from dataset.coco import PictureDataset
 from evaluate.evaluation import Evaluation
 from evaluate.events import open_events
-from infer.run import output_folder, writing
+from infer.run import writing
 
 TOKEN_SCALARS = ("perplexity", "valid without grammar")
 
@@ -18,7 +19,7 @@ TOKEN_SCALARS = ("perplexity", "valid without grammar")
 def write_report(
     target: Path, evaluation: Evaluation, split: PictureDataset, class_names: Mapping[int, str], cfg: CFG, name: str
 ) -> None:
-    """Write all files of the evaluation of weights `name` into the folder `target`, or none."""
+    """Write all files of the evaluation of weights `name` into the folder `target`."""
     from evaluate.sheets import draw_sheet
     from infer.draw import save_png
 
@@ -29,18 +30,17 @@ def write_report(
         "per_class": {task: scores.per_class for task, scores in evaluation.scores.items() if scores.per_class},
         "tokens": evaluation.tokens,
     }
-    with output_folder(target) as staging, writing(target):
-        (staging / "metrics.json").write_text(json.dumps(content, indent=2))
-        for task, scores in evaluation.scores.items():
-            (staging / f"{task}_results.json").write_text(json.dumps(scores.results))
-            sheet = draw_sheet(task, evaluation, split, class_names, cfg.infer.score_threshold)
-            if sheet is not None:
-                save_png(staging / f"{task}_sheet.png", sheet)
+    (target / "metrics.json").write_text(json.dumps(content, indent=2))
+    for task, scores in evaluation.scores.items():
+        (target / f"{task}_results.json").write_text(json.dumps(scores.results))
+        sheet = draw_sheet(task, evaluation, split, class_names, cfg.infer.score_threshold)
+        if sheet is not None:
+            save_png(target / f"{task}_sheet.png", sheet)
 
 
 def log_scalars(folder: Path, evaluation: Evaluation, step: int) -> None:
     """Append every single figure, as of training `step`, to the TensorBoard events in `folder`."""
-    with open_events(folder) as events:
+    with writing(folder), open_events(folder) as events:
         for task, figures in evaluation.metrics.items():
             for name, value in figures.items():
                 events.add_scalar(f"eval/{task}/{name}", value, step)
@@ -51,12 +51,14 @@ def log_scalars(folder: Path, evaluation: Evaluation, step: int) -> None:
                 events.add_scalar(f"eval/{task}/accuracy {role}", value, step)
 
 
-def tables(evaluation: Evaluation) -> str:
-    """All figures, a line for each, then each task's figures by class."""
+def tables(evaluation: Evaluation, problems: Problems) -> str:
+    """All figures, a line for each, then each task's figures by class and the annotations' `problems`."""
     parts = [_figures(evaluation)]
     for task, scores in evaluation.scores.items():
         if scores.per_class:
             parts.append(_by_class(task, scores.per_class))
+    if problems.counts:
+        parts.append("\n".join(f"left out or mended: {line}" for line in problems.lines()))
     return "\n\n".join(parts)
 
 

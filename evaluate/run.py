@@ -24,28 +24,34 @@ def run(cfg: CFG) -> None:
         if cfg.infer.watch:
             watch(cfg)
         else:
-            evaluate_weights(dataclasses.replace(cfg, device=str(device)), Path(cfg.infer.output_dir), step=0)
+            evaluate_weights(dataclasses.replace(cfg, device=str(device)))
     finally:
         distributed.stop()
 
 
-def evaluate_weights(cfg: CFG, target: Path, step: int, events: Path | None = None) -> None:
-    """Score `--weights` as of training `step`; files go into `target`, TensorBoard's into `events` or there too."""
+def evaluate_weights(cfg: CFG, run_folder: Path | None = None) -> None:
+    """Score `--weights`; files go into `--output-dir`, or below the folder of a training run, by the weights' step."""
     from dataset.sources import open_split
     from evaluate.evaluation import evaluate
     from evaluate.report import log_scalars, tables, write_report
     from infer.predictor import load_predictor
+    from infer.run import output_folder, writing
     from models import distributed
 
     predictor = load_predictor(cfg)
     predictor.require(cfg.tasks)
+    target = run_folder / "evaluation" / f"step_{predictor.step:07}" if run_folder else Path(cfg.infer.output_dir)
     with distributed.first_alone():  # draws the scenes, if they are needed
         split = open_split(cfg, cfg.data.val_split, cfg.tasks, predictor.class_names)
-    evaluation = evaluate(predictor, split, cfg.tasks)
+    with output_folder(target) as staging:  # hours of asking are lost if it is found unfit only then
+        evaluation = evaluate(predictor, split, cfg.tasks)
+        if distributed.rank() == 0:
+            print(tables(evaluation, split.problems))
+            with writing(target):
+                write_report(staging, evaluation, split, predictor.class_names, cfg, Path(cfg.infer.weights).name)
     if distributed.rank() == 0:
-        write_report(target, evaluation, split, predictor.class_names, cfg, Path(cfg.infer.weights).name)
-        log_scalars(events or target / "tensorboard", evaluation, step)
-        print(f"{tables(evaluation)}\n{len(evaluation.answers)} pictures; wrote {target / 'metrics.json'}")
+        log_scalars((run_folder or target) / "tensorboard", evaluation, predictor.step)
+        print(f"{len(evaluation.answers)} pictures; wrote {target / 'metrics.json'}")
 
 
 def watch(cfg: CFG) -> None:
@@ -63,8 +69,8 @@ def watch(cfg: CFG) -> None:
     while True:
         changed = _changed(folder / WATCHED)
         if changed not in (None, seen):
-            seen, step = changed, last_step(folder / "metrics.csv")
-            evaluate_weights(cfg, folder / "evaluation" / f"step_{step:07}", step, folder / "tensorboard")
+            seen = changed
+            evaluate_weights(cfg, folder)
         elif cfg.infer.watch_minutes and time.monotonic() - started >= 60 * cfg.infer.watch_minutes:
             return
         else:
@@ -77,9 +83,3 @@ def _changed(path: Path) -> int | None:
         return path.stat().st_mtime_ns
     except FileNotFoundError:
         return None
-
-
-def last_step(path: Path) -> int:
-    """The training step of the last row of a run's `metrics.csv`; 0 if there is none."""
-    rows = path.read_text().splitlines()[1:] if path.is_file() else []
-    return int(rows[-1].split(",")[0]) if rows else 0

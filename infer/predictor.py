@@ -64,19 +64,22 @@ class Answer:
 
 
 class Predictor:
-    """A model with what is needed to ask it. Pictures are (H, W, 3) uint8 RGB of any size."""
+    """A model with what is needed to ask it. Pictures are (H, W, 3) uint8 RGB of any size.
+
+    `taught` are the settings of the training: they tell which tokens the model has learnt.
+    """
 
     def __init__(self, weights: Weights, cfg: CFG, device: torch.device) -> None:
-        check_decoding(cfg)
         self.cfg = dataclasses.replace(cfg, model=weights.cfg.model)
+        self.taught = dataclasses.replace(self.cfg, data=weights.cfg.data, train=weights.cfg.train)
         self.device = device
         self.model = weights.model.eval().to(device, memory_format=torch.channels_last)
         self.class_names = weights.class_names
         self.skeleton = Skeleton.of_weights(weights.keypoints, weights.class_names)
         self.category_ids = weights.category_ids
-        self.trained_tasks = weights.cfg.tasks
+        self.trained_tasks, self.step = weights.cfg.tasks, weights.step
         self.tokenizers = build_tokenizers(
-            self.cfg, sorted(weights.class_names), read_text(weights.text), len(self.skeleton)
+            self.taught, sorted(weights.class_names), read_text(weights.text), len(self.skeleton)
         )
         self.grammars = {task: self._grammar_tables(task) for task in self.trained_tasks}
 
@@ -326,23 +329,6 @@ def check_model_flags(cfg: CFG, model: ModelCFG) -> None:
                 f"--{name.replace('_', '-')} is {told} in the weights file, which tells what its model is, "
                 f"and {asked} was asked for; leave this flag out"
             )
-
-
-def check_decoding(cfg: CFG) -> None:
-    """Raise UserError for settings that no decoding can follow."""
-    infer = cfg.infer
-    for name, value, fits, expected in (
-        ("num-samples", infer.num_samples, infer.num_samples >= 1, "at least 1"),
-        ("temperature", infer.temperature, infer.temperature >= 0, "a number that is not negative"),
-        ("top-p", infer.top_p, 0 < infer.top_p <= 1, "a number above 0, at most 1"),
-        ("end-threshold", infer.end_threshold, 0 <= infer.end_threshold <= 1, "a number from 0 to 1"),
-        ("detection-top-p", infer.detection_top_p, 0 <= infer.detection_top_p <= 1, "a number from 0 to 1"),
-        ("points-score-weight", infer.points_score_weight, 0 <= infer.points_score_weight <= 1, "a number from 0 to 1"),
-        ("top-k", infer.top_k, infer.top_k >= 0, "a number that is not negative"),
-        ("eval-batch-size", infer.eval_batch_size, infer.eval_batch_size >= 1, "at least 1"),
-    ):
-        if not fits:
-            raise UserError(f"--{name} expects {expected}, got {value}")
 
 
 def clip_boxes(boxes: np.ndarray, image: np.ndarray) -> np.ndarray:

@@ -45,12 +45,15 @@ def barrier() -> None:
 
 @contextlib.contextmanager
 def first_alone() -> Iterator[None]:
-    """The first process goes through the block before all others: it may write what they then find."""
+    """The first process goes through the block before all others, which wait until it is through or has failed: it may
+    write what they then find."""
     if rank() > 0:
         barrier()
-    yield
-    if rank() == 0:
-        barrier()
+    try:
+        yield
+    finally:
+        if rank() == 0:
+            barrier()
 
 
 def gather(items: list) -> list:

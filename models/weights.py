@@ -25,6 +25,7 @@ class Weights:
 
     `keypoints` describe what its points mean (see `dataset.skeleton.Skeleton.to_dict`; empty: COCO's 17 of a person),
     `category_ids` the annotation files' own ids by class id, for results in COCO's format (empty: the class ids).
+    `step` counts the optimizer steps of the training (0: not known).
     """
 
     model: Pix2Seq
@@ -33,6 +34,7 @@ class Weights:
     text: dict[str, Any]
     keypoints: dict[str, Any] = field(default_factory=dict)
     category_ids: dict[int, int] = field(default_factory=dict)
+    step: int = 0
 
 
 def save_weights(path: Path, weights: Weights, dtype: torch.dtype = torch.float32) -> None:
@@ -48,6 +50,7 @@ def save_weights(path: Path, weights: Weights, dtype: torch.dtype = torch.float3
         "text": json.dumps(weights.text),
         "keypoints": json.dumps(weights.keypoints),
         "category_ids": json.dumps(weights.category_ids),
+        "step": str(weights.step),
     }
     unfinished = path.with_name(path.name + ".partial")
     try:
@@ -79,11 +82,12 @@ def load_weights(path: Path) -> Weights:
         class_names = {int(key): name for key, name in json.loads(metadata["class_names"]).items()}
         keypoints = json.loads(metadata.get("keypoints", "{}"))
         category_ids = {int(key): number for key, number in json.loads(metadata.get("category_ids", "{}")).items()}
+        step = int(metadata.get("step", 0))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"the settings in {path} cannot be read ({error!r}); get it again") from None
     model = Pix2Seq(cfg.model).eval()
     fit(model, tensors, path)
-    return Weights(model, cfg, class_names, text, keypoints, category_ids)
+    return Weights(model, cfg, class_names, text, keypoints, category_ids, step)
 
 
 def fit(model: Pix2Seq, tensors: dict[str, torch.Tensor], path: Path) -> None:

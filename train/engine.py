@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from config import CFG, TrainCFG, UserError, project_path, to_json
+from config import CFG, TrainCFG, UserError, parse_tasks, project_path, replace, to_json, writable_folder
 from dataset.check import report
 from dataset.loaders import Batch, EpochSampler, SequenceDataset, build_loader, training_tokenizers
 from dataset.sources import open_split
@@ -95,9 +95,10 @@ class Trainer:
         self.folder = project_path(cfg.train.run_dir)
         cfg.tasks, cfg.loss_weights  # noqa: B018 - an unknown task must fail before anything is written
         self.device = distributed.start(pick_device(cfg.device))
-        self.folder.mkdir(parents=True, exist_ok=True)
+        writable_folder(self.folder, "--run-dir")
         torch.manual_seed(cfg.seed)
         self._open_data()
+        cfg = self.cfg  # with token ids for all words of the captions
         from_imagenet = cfg.train.pretrained and not (cfg.train.resume or cfg.train.start_from)
         self.model = Pix2Seq(cfg.model, from_imagenet)
         if cfg.train.start_from and not cfg.train.resume:
@@ -138,17 +139,20 @@ class Trainer:
         self.class_names, self.skeleton = training.class_names, training.skeleton
         self.category_ids = training.category_ids
         tokenizers = training_tokenizers(training, cfg)
-        self.text = tokenizers["captioning"].text
+        self.text, vocab_size = tokenizers["captioning"].text, tokenizers["captioning"].vocab_size
+        if vocab_size > cfg.model.vocab_size and distributed.rank() == 0:
+            print(f"{vocab_size} token ids, more than --vocab-size, for {len(self.text)} words or word pieces")
+        self.cfg = cfg = replace(cfg, vocab_size=vocab_size)
         if cfg.data.check_data:
-            for split in (training, validation):
+            for name, split in (("training", training), ("validation", validation)):
                 split.leave_out_unreadable()
                 if distributed.rank() == 0:
-                    print(report(split, tokenizers, cfg))
+                    print(f"{name}\n{report(split, tokenizers, cfg)}")
         ranks = distributed.rank(), distributed.world_size()
-        train_set = SequenceDataset(training, tokenizers, cfg, augment=True)
+        train_set = SequenceDataset(training, tokenizers, cfg, augment=True, stand_ins=True)
         self.sampler = EpochSampler(len(train_set), cfg.train.batch_size, cfg.seed, *ranks)
         self.loader = build_loader(train_set, self.sampler, cfg.data.workers)
-        val_set = SequenceDataset(validation, tokenizers, cfg, augment=False)
+        val_set = SequenceDataset(validation, tokenizers, cfg, augment=False, stand_ins=True)
         val_sampler = EpochSampler(len(val_set), cfg.train.batch_size, cfg.seed)
         val_sampler.set_epoch(0, cfg.model.image_size, max(cfg.train.eval_images // cfg.train.batch_size, 1))
         self.val_loader = build_loader(val_set, val_sampler, 0)
@@ -215,10 +219,16 @@ class Trainer:
     def train_step(
         self, batch: Batch, rate: float, counts: Mapping[str, TokenCounts] | None = None
     ) -> tuple[dict[str, Tensor], Tensor]:
+        """One update, unless no process's batch has anything to learn; each loss and the gradient's norm."""
         train = self.cfg.train
+        if not (self.dense or any(distributed.gather([bool(batch.tasks)]))):
+            return {}, torch.zeros(())
         with arithmetic(self.device, train.precision):
-            losses = batch_losses(self.model, batch, train, self.dense, counts)
-            total = sum(self.loss_weights[name] * loss for name, loss in losses.items())
+            if batch.tasks or self.dense:
+                losses = batch_losses(self.model, batch, train, self.dense, counts)
+                total = sum(self.loss_weights[name] * loss for name, loss in losses.items())
+            else:  # batch norms of the other processes wait for this one's pictures, forward and back
+                losses, total = {}, 0 * self.model.encode(batch.images).sum()
         if not torch.isfinite(total):
             values = ", ".join(f"{task} {loss.item():.3g}" for task, loss in losses.items())
             raise UserError(
@@ -263,7 +273,7 @@ class Trainer:
         print("validation:", ", ".join(f"{task} {loss:.3f}" for task, loss in losses.items()))
         total = sum(self.loss_weights[task] * loss for task, loss in losses.items())
         described = self.class_names, self.text.describe(), self.skeleton.to_dict(), self.category_ids
-        weights = Weights(self.average, self.cfg, *described)
+        weights = Weights(self.average, self.cfg, *described, self.step)
         dtype = torch.float16 if self.cfg.train.store == "fp16" else torch.float32
         save_weights(self.folder / "last.safetensors", weights, dtype)
         if total < self.best:
@@ -273,19 +283,28 @@ class Trainer:
         draw_curves(self.folder / "metrics.csv", self.folder / "curves.png")
 
     def _evaluate(self) -> None:
-        """All figures of the weights that were just written, on all processes."""
+        """All figures of the weights that were just written, on all processes; what hinders it ends no training."""
         infer = dataclasses.replace(self.cfg.infer, weights=str(self.folder / "last.safetensors"))
         cfg = dataclasses.replace(self.cfg, infer=infer, device=str(self.device))
-        target = self.folder / "evaluation" / f"step_{self.step:07}"
-        evaluate_weights(cfg, target, self.step, self.folder / "tensorboard")
+        try:
+            evaluate_weights(cfg, self.folder)
+        except UserError as error:
+            if distributed.rank() == 0:
+                print(f"the evaluation failed, the training goes on: {error}")
 
     def _state(self) -> dict:
         parts = {"trained": self.trained, "average": self.average, "optimizers": self.optimizers}
-        numbers = {"step": self.step, "epoch": self.epoch, "best": self.best}
+        numbers = {"step": self.step, "epoch": self.epoch, "best": self.best, "task": self.cfg.task}
         return {name: part.state_dict() for name, part in parts.items()} | numbers
 
     def _resume(self) -> None:
         state = load_checkpoint(self.folder / "checkpoint.pt", self.device)
+        tasks = parse_tasks(state.get("task", self.cfg.task))  # older checkpoints do not name them
+        if tasks != self.cfg.tasks:
+            raise UserError(
+                f"--task is {self.cfg.task}, but {self.folder}/checkpoint.pt was written with {','.join(tasks)}; "
+                "resume with these tasks in this order, or start from its weights with --start-from"
+            )
         try:
             for name in ("trained", "average", "optimizers"):
                 getattr(self, name).load_state_dict(state[name])

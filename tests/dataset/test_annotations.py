@@ -6,9 +6,9 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from config import UserError
-from dataset.annotations import ObjectReader, Problems, number_classes, outline, polygons_of
+from dataset.annotations import ObjectReader, Problems, number_classes, outline, polygons_of, run_lengths
 
-NAN, INFINITE = float("nan"), float("inf")
+NAN, INFINITE, HUGE = float("nan"), float("inf"), 10**400
 TOO_LONG = coco_mask.encode(np.ones((90, 100), np.uint8, order="F"))["counts"].decode()
 IMAGES = {1: {"id": 1, "file_name": "1.jpg", "width": 100, "height": 80}, 2: {"id": 2, "file_name": "2.jpg"}}
 
@@ -16,7 +16,8 @@ IMAGES = {1: {"id": 1, "file_name": "1.jpg", "width": 100, "height": 80}, 2: {"i
 def read(num_points: int = 2, **values) -> tuple[dict | None, list[str]]:
     """A single annotation after reading, and the kinds of problems met."""
     problems = Problems()
-    reader = ObjectReader(IMAGES, {0: "cat", 5: "dog", 9: "cow"}, {0: 1, 5: 2}, num_points, problems)
+    names = {0: "cat", 5: "dog", 8: "elk", 9: "cow"}
+    reader = ObjectReader(IMAGES, names, {0: 1, 5: 2}, num_points, problems, strange={8})
     annotation = {"id": 4, "image_id": 1, "category_id": 5, "bbox": [10, 20, 30, 40]} | values
     return reader.read(annotation), list(problems.counts)
 
@@ -56,12 +57,14 @@ def test_flags_may_be_strings(value, meant: int):
         ({"bbox": [1, 2, 3, -4]}, "empty box"),
         ({"bbox": [1, NAN, 3, 4]}, "four finite numbers"),
         ({"bbox": [1, 2, INFINITE, 4]}, "four finite numbers"),
+        ({"bbox": [1, 2, HUGE, 4]}, "four finite numbers"),
         ({"bbox": [1, 2, 3]}, "four finite numbers"),
         ({"bbox": ["1", "2", "3", "4"]}, "four finite numbers"),
         ({"bbox": None}, "four finite numbers"),
         ({"bbox": [100, 2, 3, 4]}, "outside the picture"),
         ({"bbox": [-9, 2, 9, 4]}, "outside the picture"),
         ({"category_id": 7}, "unknown category"),
+        ({"category_id": 8}, "class that the model does not know"),
         ({"image_id": 3}, "not listed"),
     ],
 )
@@ -73,6 +76,15 @@ def test_an_object_that_cannot_be_used_is_left_out_and_counted(values: dict, pro
 
 def test_a_class_that_is_not_asked_for_is_left_out_without_complaint():
     assert read(category_id=9) == (None, [])
+
+
+@pytest.mark.parametrize("area", [None, "9", NAN, HUGE])
+def test_an_area_that_is_not_told_is_the_mask_s_else_the_box_s(area):
+    triangle, rle = [[10, 20, 30, 20, 10, 60]], coco_mask.encode(np.eye(80, 100, dtype=np.uint8, order="F"))
+    assert read(area=area)[0]["area"] == 1200
+    assert read(area=area, segmentation=triangle)[0]["area"] == 400
+    assert read(area=area, segmentation=rle)[0]["area"] == 80
+    assert read(area=5.5, segmentation=triangle)[0]["area"] == 5.5
 
 
 def test_category_0_is_a_category():
@@ -126,13 +138,21 @@ def test_polygons_that_hold_nothing_are_left_out():
     assert entry["segmentation"] == [good] and len(problems) == 1
 
 
+@pytest.mark.parametrize("shift", [(90, 0), (-70, 0), (0, 60), (0, -70)])
+def test_a_polygon_outside_the_picture_is_no_mask(shift: tuple[int, int]):
+    outside = (np.array([[10, 20], [70, 20], [70, 70]]) + shift).ravel().tolist()
+    entry, problems = read(segmentation=[outside])
+    assert "segmentation" not in entry and "in the picture" in problems[0]
+    assert ("segmentation" in read(segmentation=[outside], image_id=2)[0]) == (min(shift) >= 0)
+
+
 def test_an_object_without_a_sound_polygon_keeps_its_box():
     assert "segmentation" not in read(segmentation=[[0, 0, 4, 4]])[0]
     assert "segmentation" not in read(segmentation=None)[0]
     assert "segmentation" not in read(segmentation="none")[0]
 
 
-@pytest.mark.parametrize("counts", [[8000], [7, 2], TOO_LONG, None, {"a": 1}])
+@pytest.mark.parametrize("counts", [[8000], [7, 2], TOO_LONG, "zzz", "0", "P1", "", "é", None, {"a": 1}])
 def test_run_lengths_without_a_pixel_or_sense_are_left_out(counts):
     assert "segmentation" not in read(segmentation={"size": [80, 100], "counts": counts})[0]
 
@@ -151,6 +171,7 @@ def test_polygons_of_run_lengths_fill_the_same_pixels(seed: int):
     runs = np.diff([0, *changes, mask.size]).tolist()
     text = compressed | {"counts": compressed["counts"].decode()}
     for segmentation in (compressed, text, {"size": [60, 70], "counts": runs}):
+        assert run_lengths(segmentation["counts"]) == runs
         assert np.array_equal(filled(polygons_of(segmentation)), mask)
 
 

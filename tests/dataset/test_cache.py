@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from config import UserError
 from dataset.cache import CHECKSUM_BYTES, DecodedCache
 
 SHAPES = [(4, 6), (5, 5), None, (3, 7)]
@@ -88,13 +89,31 @@ def test_a_changed_picture_file_is_decoded_anew(paths: list[Path]):
 
 
 def test_older_caches_make_room(paths: list[Path]):
-    old = open_cache(paths)
-    os.utime(old.file, (1, 1))
+    old = open_cache(paths).file  # and none uses it any more
+    os.utime(old, (1, 1))
     paths[0].write_bytes(b"another picture")
     new = open_cache(paths, limit=sum(SIZES) + 50)
-    assert not old.file.exists() and new.file.exists()
+    assert not old.exists() and new.file.exists()
     paths[0].write_bytes(b"a third picture, after which there is room for both")
     assert open_cache(paths, limit=2 * sum(SIZES)).file != new.file and new.file.exists()
+
+
+def test_a_cache_in_use_stays(paths: list[Path]):
+    used = open_cache(paths)
+    used.put(0, 1, pixels(0))
+    os.utime(used.file, (1, 1))
+    paths[1].write_bytes(b"another picture")
+    unused = open_cache(paths).file
+    paths[1].write_bytes(b"a third picture")
+    new = open_cache(paths, limit=sum(SIZES))
+    assert used.file.exists() and new.file.exists() and not unused.exists()
+    assert np.array_equal(pickle.loads(pickle.dumps(used)).get(0, 1), pixels(0))
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(paths: list[Path]):
+    (paths[0].parent / "cache").touch()
+    with pytest.raises(UserError, match=r"cache cannot be written to .*--cache-gb"):
+        open_cache(paths)
 
 
 def test_nothing_unfinished_is_left(paths: list[Path]):

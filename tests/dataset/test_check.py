@@ -1,6 +1,7 @@
 """The look before training: what there is, what is wrong, what will be cut, and what is taught."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +9,15 @@ import pytest
 from PIL import Image
 
 import config
-from config import CFG, TASKS
+from config import CFG, TASKS, UserError
 from dataset import check
 from dataset.check import histogram, measure, read_all, report
+from dataset.coco import PictureDataset
 from dataset.loaders import SequenceDataset, build_tokenizers
 from dataset.sheet import TILE_PX, draw_sheet
 from dataset.sources import open_split
 from tokenizers.captioning import WordVocabulary
+from train.engine import Trainer
 
 
 def test_a_histogram_counts_every_value_once():
@@ -74,6 +77,45 @@ def test_the_sheet_shows_what_the_sequences_say(tiny_cfg: CFG):
         part = slice(tile * (TILE_PX + 4), (tile + 1) * (TILE_PX + 4))
         assert (sheet[:TILE_PX, part] != without[:TILE_PX, part]).any()
     assert (sheet[:, 3 * (TILE_PX + 4) :] == 255).all()
+
+
+def damage(split: PictureDataset, indices: Iterable[int], folder: Path) -> None:
+    """Let `split` find half of each of these pictures' files."""
+    for index in indices:
+        whole = split.path(index).read_bytes()
+        (folder / f"{index}.jpg").write_bytes(whole[: len(whole) // 2])
+        split.images[index] = split.images[index] | {"file_name": str(folder / f"{index}.jpg")}
+
+
+def test_the_sheet_shows_others_for_damaged_pictures(tiny_cfg: CFG, tmp_path: Path):
+    cfg = config.replace(tiny_cfg, task="detection")
+    split = open_split(cfg, "train2017", cfg.tasks)
+    tokenizers = build_tokenizers(cfg, sorted(split.class_names), WordVocabulary([]))
+    taught = SequenceDataset(split, tokenizers, cfg, augment=True, stand_ins=True)
+    damage(split, [0, 11], tmp_path)
+    sheet = draw_sheet(taught, split.class_names, 2)  # the first and the last picture: 1 stands in for both
+    assert (sheet[:, :TILE_PX] != 255).any() and (sheet[:, TILE_PX + 4 :] == 255).all()
+    damage(split, range(1, 11), tmp_path)
+    with pytest.raises(UserError, match="no picture that can be read"):
+        draw_sheet(taught, split.class_names, 2)
+
+
+def test_training_tells_whose_report_it_prints(tiny_cfg: CFG, capsys: pytest.CaptureFixture):
+    Trainer(config.replace(tiny_cfg, task="detection"))
+    lines = capsys.readouterr().out.splitlines()
+    after = [lines[lines.index(name) + 1] for name in ("training", "validation")]
+    assert ["train2017: 12 pictures" in after[0], "val2017: 6 pictures" in after[1]] == [True, True]
+
+
+def test_the_script_needs_no_room_for_words_to_be_named(tiny_cfg: CFG, tmp_path: Path):
+    check.main(config.replace(tiny_cfg, vocab_size=3000, output_dir=str(tmp_path)))
+    assert (tmp_path / "taught.png").is_file()
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_pictures_are_read(tiny_cfg: CFG, tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file cannot be written to .*--output-dir"):
+        check.main(config.replace(tiny_cfg, output_dir=str(tmp_path / "file"), data_root="/no/such/folder"))
 
 
 def test_the_script_checks_all_tasks_and_writes_the_sheet(tiny_cfg: CFG, tmp_path: Path, capsys: pytest.CaptureFixture):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import config
 from config import CFG, TASKS, UserError
@@ -77,6 +78,51 @@ def test_no_crop_is_magnified_more_than_from_the_full_picture(tiny_cfg: CFG):
 
 def test_evaluation_decodes_in_full(tiny_cfg: CFG):
     assert set(taught(config.replace(tiny_cfg, task="detection"), augment=False).shrinks) == {1}
+
+
+@pytest.fixture
+def damaged_cfg(tiny_cfg: CFG, tmp_path: Path) -> CFG:
+    """Eight pictures with a dog each, of which the last and the third are cut off in the middle."""
+    names = list("12345678")
+    folder = write_voc(tmp_path / "own", {name: thing() for name in names}, {"train": names})
+    for name in "38":
+        path = folder / "JPEGImages" / f"{name}.jpg"
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 64, 3), dtype=np.uint8)).save(path)
+        path.write_bytes(path.read_bytes()[:1500])
+    return config.replace(tiny_cfg, data_root=str(folder), train_split="train", task="detection")
+
+
+def with_stand_ins(cfg: CFG, augment: bool = True) -> SequenceDataset:
+    strict = taught(cfg)
+    return SequenceDataset(strict.examples, strict.tokenizers, cfg, augment, stand_ins=True)
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_the_next_picture_stands_in_for_a_damaged_one(damaged_cfg: CFG, augment: bool):
+    dataset = with_stand_ins(damaged_cfg, augment)
+    dataset.examples.leave_out_unreadable()
+    names = [Path(dataset[0, index, SIZE].name).stem for index in range(len(dataset))]
+    assert names == list("12445671")
+    with pytest.raises(UserError, match=r"3\.jpg cannot be read whole"):
+        taught(damaged_cfg, augment)[0, 2, SIZE]
+
+
+def test_a_damaged_picture_is_told_once_by_all_processes(damaged_cfg: CFG, capfd: pytest.CaptureFixture):
+    dataset = with_stand_ins(damaged_cfg)
+    for epoch in range(3):
+        sampler = EpochSampler(len(dataset), 4, seed=0)
+        sampler.set_epoch(epoch, SIZE)
+        assert [len(batch.images) for batch in build_loader(dataset, sampler, 1)] == [4, 4]
+    lines = [line for line in capfd.readouterr().err.splitlines() if "stands in" in line]
+    assert sorted(line.split(".jpg")[0][-1] for line in lines) == ["3", "8"]
+
+
+def test_pictures_none_of_which_can_be_read_end_the_training(damaged_cfg: CFG):
+    dataset = with_stand_ins(damaged_cfg)
+    for index in range(len(dataset)):
+        dataset.examples.path(index).unlink()
+    with pytest.raises(UserError, match="no picture that can be read"):
+        dataset[0, 0, SIZE]
 
 
 def test_difficult_objects_are_taught_if_asked(tiny_cfg: CFG, tmp_path: Path):

@@ -197,6 +197,15 @@ def test_of_too_many_objects_the_order_chooses():
     assert np.array_equal(first, target[:1]) and first[0, CLASS] == 7 + CLASS_SHIFT
 
 
+@pytest.mark.parametrize("most, has_end", [(1, False), (2, True), (3, True)])
+def test_a_sequence_that_is_cut_at_the_most_objects_has_no_end(most: int, has_end: bool):
+    cfg, tokenizer = config.replace(CFG(), max_objects=most), DetectionTokenizer(3000, [3, 7])
+    geometry, rng = Geometry.letterbox(200, 100, SIZE), np.random.default_rng(0)
+    target = detection_sequence(two_objects(), geometry, tokenizer, cfg, rng).target
+    assert len(target) == 5 * min(most, 2) + has_end
+    assert target.tolist().count(END) == has_end
+
+
 # Polygons
 
 

@@ -77,6 +77,45 @@ def test_pictures_that_are_nowhere_are_named_with_the_flag(tmp_path: Path):
     assert len(open_split(cfg(root, train_images="elsewhere"), "train", TASKS)) == 1
 
 
+def test_a_missing_first_picture_hides_no_folder(tmp_path: Path):
+    images = [{"id": 7, "file_name": "gone.png"}, content()["images"][0]]
+    root = write(tmp_path, "train.json", "images", images=images)
+    assert open_split(cfg(root), "train", TASKS).folder == root / "images"
+    write(tmp_path, "train.json", "images", images=[])
+    with pytest.raises(UserError, match=r"train\.json names no picture"):
+        open_split(cfg(root), "train", TASKS)
+
+
+def test_pictures_of_coco_s_layout_may_lie_elsewhere(tmp_path: Path):
+    root = write(tmp_path, "annotations/instances_train.json", "elsewhere")
+    split = open_split(cfg(root, train_images="elsewhere"), "train", ["detection"])
+    assert isinstance(split, CocoDataset) and split[0].image.shape == (10, 20, 3)
+    with pytest.raises(UserError, match=r"no folder of pictures .*nope; check --train-images"):
+        open_split(cfg(root, train_images="nope"), "train", ["detection"])
+
+
+@pytest.mark.parametrize("layout, named", [("JPEGImages", "Pascal VOC"), ("", "drawn scenes")])
+def test_layouts_with_pictures_of_their_own_take_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str, named: str
+):
+    monkeypatch.setattr("config.ROOT", tmp_path / "unused")
+    for name in ("JPEGImages", "Annotations"):
+        (tmp_path / name).mkdir()
+    settings = cfg(tmp_path, train_images=str(tmp_path), scenes_train=1, scenes_val=1)
+    settings = settings if layout else config.replace(settings, data_root="")
+    with pytest.raises(UserError, match=f"leave them out, .*{named}"):
+        open_split(settings, "train", ["detection"])
+
+
+@pytest.mark.parametrize("flag", ["json", "images"])
+def test_two_splits_of_one_name_are_of_the_same_files(tmp_path: Path, flag: str):
+    root = write(tmp_path, "a.json", "pictures")
+    same = cfg(root, val_split="train", train_json="a.json", val_json="a.json", train_images="pictures")
+    assert len(open_split(same, "train", TASKS)) == 1
+    with pytest.raises(UserError, match=f"both 'train', but --val-{flag} is not --train-{flag}"):
+        open_split(config.replace(same, **{f"val_{flag}": "b"}), "train", TASKS)
+
+
 def test_what_was_looked_for_is_told(tmp_path: Path):
     with pytest.raises(UserError, match=r"instances_train\.json.*JPEGImages.*train\.json.*--train-json"):
         open_split(cfg(tmp_path), "train", TASKS)
@@ -135,6 +174,22 @@ def test_a_model_s_classes_are_matched_by_name_not_by_id(tmp_path: Path):
     assert split[0].classes.tolist() == [3, 1]
     assert split.category_ids == {3: 1, 1: 2}
     assert split.skeleton.class_ids == (1,)
+
+
+def test_objects_of_classes_that_a_model_does_not_know_are_counted(tmp_path: Path):
+    root = write(tmp_path, "val.json", ".")
+    split = open_split(cfg(root), "val", TASKS, {4: "cup"})
+    assert split[0].classes.tolist() == [4]
+    (line,) = split.problems.lines()
+    assert line.startswith("2 × object of a class that the model does not know") and line.endswith("hand)")
+    assert not open_split(cfg(root, classes="cup"), "val", TASKS, {4: "cup"}).problems.counts
+
+
+def test_a_split_without_a_class_of_the_model_is_refused_with_both_lists(tmp_path: Path):
+    root = write(tmp_path, "val.json", ".")
+    with pytest.raises(UserError, match=r"name hand, cup, ring, .* zebra, yak; classes are matched by name"):
+        open_split(cfg(root), "val", TASKS, {1: "zebra", 2: "yak"})
+    assert open_split(cfg(root), "val", ["captioning"], {}).all_captions() == ["a hand with a ring"]
 
 
 def test_unreadable_pictures_are_left_out_and_counted(tmp_path: Path):

@@ -94,9 +94,22 @@ def test_chosen_classes_are_numbered_as_they_are_given(tmp_path: Path):
     assert split[0].classes.tolist() == [1, 2]
 
 
+def test_a_chosen_class_that_no_annotation_has_is_refused(tmp_path: Path):
+    pictures = {"a": thing("mug"), "b": thing("spoon")}
+    folder = write_voc(tmp_path / "own", pictures, {"train": ["a"], "val": ["b"]})
+    with pytest.raises(UserError, match=r"'spon'.*mug, spoon"):
+        VocDataset(folder, "train", ["detection"], classes=["mug", "spon"])
+    names = [VocDataset(folder, split, ["detection"], None, ["spoon", "mug"]).class_names for split in ("train", "val")]
+    assert names == [{1: "spoon", 2: "mug"}] * 2
+    assert VocDataset(folder, "train", ["detection"], classes=["mug", "dog"]).class_names == {1: "mug", 2: "dog"}
+
+
 def test_classes_of_a_model_are_matched_by_name(root: Path):
     split = VocDataset(root, "trainval", ["detection"], class_names={5: "dog", 9: "cup"})
     assert split[0].classes.tolist() == [5] and split.category_ids == {5: VOC_CLASSES.index("dog") + 1}
+    assert split.problems.lines()[1:] == [
+        "1 × object of a class that the model does not know, left out (first: annotation 2 of picture 2007000027: cat)"
+    ]
 
 
 def test_image_sets_of_two_years_are_joined(tmp_path: Path):

@@ -1,14 +1,18 @@
 """The evaluator proves itself: the truth, said in tokens and read back, has a perfect score."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import config
-from config import CFG
-from dataset.coco import CocoDataset
+from config import CFG, UserError
+from dataset.coco import CocoDataset, PictureDataset
+from evaluate import ceiling, evaluation
 from evaluate.answers import Answers, results_of
 from evaluate.evaluation import Evaluation, ask, evaluate
 from evaluate.oracle import Oracle
@@ -71,12 +75,113 @@ def test_results_are_in_coco_s_format(oracle_cfg: CFG, split: CocoDataset):
     scores = evaluate(Oracle(split, oracle_cfg), split, TASKS, tokens=False).scores
     expected = {
         "detection": {"image_id", "category_id", "bbox", "score"},
-        "segmentation": {"image_id", "category_id", "bbox", "score", "segmentation"},
-        "keypoint": {"image_id", "category_id", "bbox", "score", "keypoints"},
+        "segmentation": {"image_id", "category_id", "score", "segmentation"},
+        "keypoint": {"image_id", "category_id", "score", "keypoints"},
         "captioning": {"image_id", "caption"},
     }
     for task, keys in expected.items():
         assert scores[task].results and all(entry.keys() == keys for entry in scores[task].results), task
+
+
+def changed(scenes_root: Path, change: Callable[[dict], None]) -> PictureDataset:
+    """The validation split with the content of each of its files changed in place."""
+
+    def read(name: str) -> dict:
+        content = json.loads((scenes_root / "annotations" / f"{name}_val2017.json").read_text())
+        change(content)
+        return content
+
+    names = ("instances", "person_keypoints", "captions")
+    return PictureDataset(scenes_root / "val2017", {name: lambda name=name: read(name) for name in names})
+
+
+def scores_of_truth(split: PictureDataset, cfg: CFG) -> dict[str, dict[str, float]]:
+    return evaluate(Oracle(split, cfg), split, ("segmentation", "keypoint"), tokens=False).metrics
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["unknown", "floats"])
+def test_sizes_of_pictures_may_be_unknown_or_floats(oracle_cfg: CFG, split: CocoDataset, scenes_root: Path, known):
+    def change(content: dict) -> None:
+        for image in content["images"]:
+            sides = image.pop("width"), image.pop("height")
+            image |= dict(zip(("width", "height"), map(float, sides), strict=True)) if known else {}
+
+    other = changed(scenes_root, change)
+    assert all(("width" in image) == known for image in other.images)
+    assert scores_of_truth(other, oracle_cfg) == scores_of_truth(split, oracle_cfg)
+    assert [(image["width"], image["height"]) for image in other.images] == [
+        (image["width"], image["height"]) for image in split.images
+    ]
+
+
+def test_unknown_sizes_are_those_of_the_upright_picture(tmp_path: Path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    Image.new("RGB", (40, 20)).save(tmp_path / "1.jpg", exif=exif)
+    content = {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": []}
+    split = PictureDataset(tmp_path, {"instances": lambda: content})
+    split.read_unknown_sizes()
+    assert (split.images[0]["height"], split.images[0]["width"]) == split[0].image.shape[:2] == (40, 20)
+
+
+def test_pictures_may_have_names_as_ids(oracle_cfg: CFG, split: CocoDataset, scenes_root: Path):
+    def change(content: dict) -> None:
+        for image in content["images"]:
+            image["id"] = f"im{image['id']}"
+        for annotation in content["annotations"]:
+            annotation["image_id"] = f"im{annotation['image_id']}"
+
+    named = changed(scenes_root, change)
+    found, expected = (evaluate(Oracle(part, oracle_cfg), part, TASKS, tokens=False) for part in (named, split))
+    assert found.metrics == expected.metrics
+    for task, scores in found.scores.items():
+        others = expected.scores[task]
+        assert [entry["image_id"] for entry in scores.results] == [f"im{entry['image_id']}" for entry in others.results]
+        assert scores.quality == {f"im{image_id}": value for image_id, value in others.quality.items()}
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_pictures_that_cannot_be_read_are_left_out(
+    predictor: Predictor, split: CocoDataset, damaged_root: Path, batch_size: int
+):
+    predictor.cfg = config.replace(predictor.cfg, eval_batch_size=batch_size)
+    damaged = CocoDataset(damaged_root, "val2017", TASKS)
+    found = evaluate(predictor, damaged, TASKS)
+    assert len(found.answers) == len(split) - 2
+    assert any("is not there, left out" in line for line in damaged.problems.lines())
+    assert any("cannot be read whole, left out" in line for line in damaged.problems.lines())
+    left = {answer.image_id for answer in found.answers}
+    split.images = [image for image in split.images if image["id"] in left]
+    assert found.metrics == evaluate(predictor, split, TASKS, tokens=False).metrics
+    assert set(found.tokens) == set(TASKS)
+
+
+def test_the_ceiling_leaves_them_out_too(oracle_cfg: CFG, damaged_root: Path, capsys):
+    ceiling.main(config.replace(oracle_cfg, data_root=str(damaged_root), task="detection"))
+    printed = capsys.readouterr().out
+    assert "AP" in printed and "cannot be read whole, left out" in printed and "is not there, left out" in printed
+
+
+def test_no_readable_picture_is_one_line(predictor: Predictor, damaged_root: Path):
+    damaged = CocoDataset(damaged_root, "val2017", TASKS)
+    damaged.images = damaged.images[1:2]
+    with pytest.raises(UserError, match="no picture that can be read"):
+        evaluate(predictor, damaged, TASKS)
+
+
+def test_what_cannot_be_counted_is_told_before_asking(predictor: Predictor, split: CocoDataset, monkeypatch):
+    split.objects, split.captions = {}, {}
+    monkeypatch.setattr(evaluation, "ask", lambda *_: pytest.fail("the model was asked first"))
+    with pytest.raises(UserError, match="no picture with annotations"):
+        evaluate(predictor, split, TASKS)
+
+
+def test_tokens_are_counted_as_the_model_was_taught(tiny_model, tiny_cfg: CFG, split: CocoDataset):
+    noisy = config.replace(tiny_cfg, max_objects=8, full_detection=True, noise_objects=True, task="detection")
+    weights = Weights(tiny_model, noisy, split.class_names, {"words": ["<unk>"]})
+    cfg = config.replace(tiny_cfg, task="detection", eval_batch_size=4)
+    tokens = evaluate(Predictor(weights, cfg, torch.device("cpu")), split, ("detection",)).tokens
+    assert "fake" in tokens["detection"]["accuracy"] and "end" not in tokens["detection"]["accuracy"]
 
 
 def test_results_have_the_dataset_s_own_category_ids():

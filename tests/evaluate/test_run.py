@@ -1,5 +1,6 @@
 """The evaluation scripts: what they write, watching a run, several processes, evaluation during training."""
 
+import dataclasses
 import json
 import os
 import runpy
@@ -14,8 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import config
 from config import CFG, ROOT, UserError, command_line
 from dataset.coco import CocoDataset
-from evaluate import evaluate_detection, evaluate_multi_task, run
-from models.weights import Weights, save_weights
+from evaluate import evaluate_detection, evaluate_multi_task, evaluation, report, run
+from models.weights import Weights, load_weights, save_weights
 from train.engine import train
 
 TASKS = ("detection", "segmentation", "keypoint", "captioning")
@@ -71,7 +72,7 @@ def test_a_script_of_one_task_scores_that_alone(flags: list[str], tmp_path: Path
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_has_a_script(task: str, monkeypatch):
     asked = []
-    monkeypatch.setattr(run, "evaluate_weights", lambda cfg, target, step: asked.append((cfg.tasks, str(target))))
+    monkeypatch.setattr(run, "evaluate_weights", lambda cfg: asked.append((cfg.tasks, cfg.infer.output_dir)))
     monkeypatch.setattr(sys, "argv", ["script", "--device", "cpu"])
     runpy.run_path(str(ROOT / "evaluate" / f"evaluate_{task}.py"), run_name="__main__")
     assert asked == [((task,), "results")]
@@ -80,8 +81,8 @@ def test_every_task_has_a_script(task: str, monkeypatch):
 def test_watching_scores_each_new_weights_file(flags: list[str], weights_path: Path, tmp_path: Path, monkeypatch):
     folder = tmp_path / "watched"
     folder.mkdir()
-    (folder / "metrics.csv").write_text("step,lr\n50,0.1\n")
-    os.replace(weights_path, folder / "last.safetensors")
+    save_weights(folder / "last.safetensors", dataclasses.replace(load_weights(weights_path), step=50))
+    (folder / "metrics.csv").write_text("step,lr\n50,0.1\n90,0.1\n")  # the training has gone on
     cfg = config.parse_args([*flags, "--watch", str(folder), "--watch-minutes", "1e-6", "--task", "captioning"])
 
     def retrain_once(seconds: float) -> None:
@@ -95,13 +96,12 @@ def test_watching_scores_each_new_weights_file(flags: list[str], weights_path: P
 
 def test_watching_waits_for_weights_and_sees_them_change(monkeypatch, tmp_path: Path):
     seen, naps = [], []
-    monkeypatch.setattr(run, "evaluate_weights", lambda cfg, target, step, events: seen.append((target.name, step)))
+    monkeypatch.setattr(run, "evaluate_weights", lambda cfg, folder: seen.append(Path(cfg.infer.weights).read_text()))
 
     def nap(seconds: float) -> None:
         naps.append(seconds)
         if len(naps) == 4:
             raise KeyboardInterrupt
-        (tmp_path / "metrics.csv").write_text(f"step\n{len(naps) // 2}\n")
         if len(naps) % 2:
             (tmp_path / "last.safetensors").write_text(str(len(naps)))
             os.utime(tmp_path / "last.safetensors", (len(naps), len(naps)))
@@ -109,7 +109,7 @@ def test_watching_waits_for_weights_and_sees_them_change(monkeypatch, tmp_path: 
     monkeypatch.setattr(run.time, "sleep", nap)
     with pytest.raises(KeyboardInterrupt):
         run.watch(config.replace(CFG(), watch=str(tmp_path)))
-    assert seen == [("step_0000000", 0), ("step_0000001", 1)]
+    assert seen == ["1", "3"]
 
 
 def test_a_folder_to_watch_must_be_there(tmp_path: Path):
@@ -130,18 +130,49 @@ def test_training_evaluates_every_so_many_epochs(tiny_cfg: CFG):
     assert all(0 <= float(value) <= 1 for value in accuracies)
 
 
+def test_a_failed_evaluation_ends_no_training(tiny_cfg: CFG, capsys):
+    folder = Path(tiny_cfg.train.run_dir)
+    folder.mkdir()
+    (folder / "evaluation").write_text("a file, where a folder is needed")
+    train(config.replace(tiny_cfg, task="detection", epochs=2, eval_every=1, steps_per_epoch=1, max_objects=3))
+    printed = capsys.readouterr().out
+    assert printed.count("the evaluation failed, the training goes on") == 2
+    assert load_weights(folder / "last.safetensors").step == 2
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_asking(flags: list[str], tmp_path: Path, monkeypatch):
+    (tmp_path / "out").write_text("a file, where a folder is needed")
+    monkeypatch.setattr(evaluation, "ask", lambda *_: pytest.fail("the model was asked first"))
+    with pytest.raises(UserError, match="--output-dir"):
+        run.evaluate_weights(config.parse_args(flags))
+
+
+def test_figures_are_printed_even_if_they_cannot_be_written(flags: list[str], tmp_path: Path, monkeypatch, capsys):
+    def full(*_) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(report, "write_report", full)
+    with pytest.raises(UserError, match="No space left"):
+        run.evaluate_weights(config.parse_args([*flags, "--task", "detection"]))
+    assert "AP50" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
-def test_two_processes_score_as_one(flags: list[str], tmp_path: Path):
+def test_two_processes_score_as_one(flags: list[str], damaged_root: Path, tmp_path: Path):
     script = ROOT / "tests" / "evaluate" / "two_processes.py"
     shared = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     contents = []
     for name, command in (("one", [sys.executable]), ("two", shared)):
         out = tmp_path / name
         done = subprocess.run(
-            [*command, script, *flags, "--output-dir", out], capture_output=True, text=True, timeout=600
+            [*command, script, *flags, "--data-root", damaged_root, "--output-dir", out],
+            capture_output=True,
+            text=True,
+            timeout=600,
         )
         assert done.returncode == 0, done.stderr[-2000:]
-        assert done.stdout.count("wrote ") == 1
+        assert done.stdout.count("wrote ") == done.stdout.count("1 × picture that cannot be read whole") == 1
         contents.append({path.name: path.read_bytes() for path in out.iterdir() if path.is_file()})
     assert len(contents[0]) == 9
     assert contents[0] == contents[1]

@@ -49,7 +49,7 @@ def test_a_file_of_the_first_version_has_a_word_list(path: Path):
 
 def test_metadata_can_be_read_without_the_toolkit(tiny_model_cfg: CFG, path: Path):
     _, metadata = contents(path)
-    assert set(metadata) == {"format", "cfg", "class_names", "text", "keypoints", "category_ids"}
+    assert set(metadata) == {"format", "cfg", "class_names", "text", "keypoints", "category_ids", "step"}
     assert from_json(metadata["cfg"]) == tiny_model_cfg
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import config
 from config import CFG, UserError
-from dataset.build_captioning_vocab import caption_vocabulary, main, read_vocab
+from dataset.build_captioning_vocab import caption_vocabulary, main, read_vocab, token_ids_for
 from tokenizers.captioning import UNKNOWN, WordVocabulary, read_text, split_words
 
 CAPTIONS = ["A dog runs.", "a dog, a cat", "The cat sleeps", "a zeppelin"]
@@ -60,18 +60,29 @@ def test_a_file_that_is_no_word_list_is_refused(tmp_path: Path, content: str):
         read_vocab(path)
 
 
-def test_a_word_list_that_is_not_there_is_refused(tiny_model_cfg: CFG, tmp_path: Path):
-    with pytest.raises(UserError, match="there is no"):
-        caption_vocabulary(["a dog"], config.replace(tiny_model_cfg, vocab=str(tmp_path / "typo.json")))
+def test_a_word_list_that_is_no_file_is_refused(tiny_model_cfg: CFG, tmp_path: Path):
+    for name in ("typo.json", "."):
+        with pytest.raises(UserError, match="cannot be read"):
+            caption_vocabulary(["a dog"], config.replace(tiny_model_cfg, vocab=str(tmp_path / name)))
 
 
-def test_more_words_than_token_ids_are_refused(tiny_model_cfg: CFG, tmp_path: Path):
-    path = tmp_path / "vocab.json"
-    path.write_text(json.dumps([UNKNOWN, *(str(i) for i in range(200))]))
-    cfg = config.replace(tiny_model_cfg, vocab=str(path))
-    with pytest.raises(UserError, match=r"room for 200 words .* has 201; raise --vocab-size to 3201"):
-        caption_vocabulary([], config.replace(cfg, vocab_size=3200))
-    assert len(caption_vocabulary([], config.replace(cfg, vocab_size=3201))) == 201
+def test_a_list_is_written_into_a_folder_that_was_not_there(tiny_cfg: CFG, tmp_path: Path):
+    main(config.replace(tiny_cfg, vocab=str(tmp_path / "new" / "vocab.json")))
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["vocab.json"]
+
+
+@pytest.mark.parametrize("name", ["", "file/vocab.json"])
+def test_a_list_that_cannot_be_written_is_refused_before_captions_are_read(tiny_cfg: CFG, tmp_path: Path, name: str):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="--vocab"):
+        main(config.replace(tiny_cfg, vocab=str(tmp_path / name), data_root="/no/such/folder"))
+
+
+@pytest.mark.parametrize(
+    "words, least, size", [(199, 3200, 3200), (200, 3200, 3200), (201, 3200, 3264), (1, 3000, 3008)]
+)
+def test_token_ids_grow_with_the_words_in_steps(words: int, least: int, size: int):
+    assert token_ids_for(WordVocabulary([str(i) for i in range(words)]), least) == size
 
 
 def test_a_vocabulary_comes_back_from_its_description():

@@ -2,15 +2,20 @@
 
 import dataclasses
 import json
+import math
 import os
+import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import torch
 
 import config
-from config import CFG, PRESETS, ROOT, TASKS, UserError, from_json, parse_args, replace, to_json
+from config import CFG, PRESETS, RANGES, ROOT, TASKS, UserError, from_json, parse_args, replace, to_json
+from models.pix2seq import Pix2Seq
 
 GROUPS = ("model", "data", "train", "infer")
 
@@ -118,10 +123,77 @@ def test_wrong_tasks_are_refused(task: str):
         _ = replace(CFG(), task=task).tasks
 
 
-@pytest.mark.parametrize("weights", ["1", "1,2,x", "1,2,3,4,5"])
+@pytest.mark.parametrize("weights", ["1", "1,2,x", "1,2,3,4,5", "1,2,3,-1", "1,2,3,nan", "1,2,3,inf"])
 def test_wrong_task_weights_are_refused(weights: str):
     with pytest.raises(UserError, match="--task-weights"):
         _ = replace(CFG(), task_weights=weights).loss_weights
+
+
+# Ranges of numbers
+
+FREE: set[str] = set()  # numbers of which every value makes sense
+
+
+def number_types() -> dict[str, type]:
+    """Every setting that is a number, and of which kind."""
+    members = [member for group in (CFG, *map(type, map(CFG().__getattribute__, GROUPS))) for member in fields(group)]
+    return {m.name: {"int": int, "float": float}[m.type] for m in members if m.type in ("int", "float")}
+
+
+def test_every_number_has_a_range_or_is_free():
+    assert number_types().keys() - FREE == RANGES.keys()
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_a_range_s_ends_are_accepted_and_what_lies_beyond_is_refused(name: str):
+    (low, high), kind = RANGES[name], number_types()[name]
+    cfg = replace(CFG(), encoder_heads=1, decoder_heads=1)  # widths depend on them
+    for value in filter(math.isfinite, (low, high)):
+        assert replace(cfg, **{name: kind(value)})
+    beyond = [math.nextafter(low, -math.inf), math.nextafter(high, math.inf), math.nan, math.inf]
+    for value in [low - 1] + ([high + 1] * math.isfinite(high) if kind is int else beyond):
+        with pytest.raises(UserError) as error:
+            replace(cfg, **{name: value})
+        limits = f"at least {low}" if high == math.inf else f"a number from {low} to {high}"
+        assert str(error.value) == f"--{name.replace('_', '-')} expects {limits}, got {value}"
+
+
+@pytest.mark.parametrize("flags", ["--epochs 0", "--workers -1", "--pad-value 3", "--lr nan", "--seed -1"])
+def test_the_command_line_refuses_numbers_out_of_range(flags: str):
+    with pytest.raises(UserError, match=f"{flags.split()[0]} expects .*, got {flags.split()[1]}"):
+        parse_args(flags.split())
+
+
+@pytest.mark.parametrize("name", ["README.md", "Makefile"])
+def test_the_numbers_of_written_commands_are_in_range(name: str):
+    kinds = number_types()
+    found = re.findall(r"--([a-z0-9-]+) (-?[\d.]+)", (ROOT / name).read_text())
+    settings = [(flag.replace("-", "_"), number) for flag, number in found if flag.replace("-", "_") in kinds]
+    for setting, number in settings:
+        assert replace(CFG(), **{setting: kinds[setting](number.rstrip("."))})
+    assert settings
+
+
+@pytest.mark.parametrize(
+    "flags, unit",
+    [
+        (["--decoder-width", "64"], 12),
+        (["--encoder-width", "190"], 12),
+        (["--encoder-heads", "1", "--encoder-width", "90"], 4),
+        (["--transformer", "llama", "--decoder-heads", "4", "--decoder-width", "168"], 16),
+    ],
+)
+def test_a_width_that_heads_and_positions_cannot_share_is_refused(flags: list[str], unit: int):
+    with pytest.raises(UserError, match=rf"-width expects a multiple of {unit} for --\w+-heads \d, got {flags[-1]}"):
+        parse_args(flags)
+
+
+@pytest.mark.parametrize("style", ["standard", "llama"])
+def test_the_narrowest_width_of_three_heads_makes_a_model(tiny_model_cfg: CFG, style: str):
+    width = dict(encoder_width=12, encoder_heads=3, decoder_width=12, decoder_heads=3)
+    model = Pix2Seq(replace(tiny_model_cfg, transformer=style, **width).model)
+    logits = model(torch.rand(1, 3, 64, 64), torch.tensor([[10, 1500]]), torch.tensor([0]))
+    assert logits.shape == (1, 2, tiny_model_cfg.model.vocab_size)
 
 
 def test_task_weights_follow_the_order_of_tasks():

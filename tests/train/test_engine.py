@@ -1,5 +1,6 @@
 """A run: it learns, writes what it should, goes on where it stopped, and refuses what cannot work."""
 
+import copy
 import csv
 import dataclasses
 import os
@@ -133,6 +134,29 @@ def test_task_weights_scale_the_gradient(tiny_cfg: CFG):
     assert not torch.allclose(all_tasks[name], alone[name])
 
 
+# Crops so narrow that no object is to be seen whole: most batches teach nothing.
+NARROW = dict(task="segmentation", segment_whole=True, dense_weight=0.0, batch_size=1, min_visible=1.0)
+
+
+def test_a_batch_without_anything_to_learn_changes_nothing(tiny_cfg: CFG):
+    trainer = Trainer(config.replace(tiny_cfg, dense_weight=0.0))
+    trainer.begin_epoch(0)
+    batch = next(iter(trainer.loader)).to(trainer.device)
+    trainer.train_step(batch, 1e-3)  # the optimizers have moments now, which would move the weights on
+    before = copy.deepcopy(trainer._state())
+    losses, grad_norm = trainer.train_step(dataclasses.replace(batch, tasks={}), 1e-3)
+    assert losses == {} and grad_norm == 0
+    after = trainer._state()
+    for part in ("trained", "average"):
+        assert all(torch.equal(after[part][name], tensor) for name, tensor in before[part].items())
+
+
+def test_a_run_whose_batches_teach_nothing_comes_to_its_end(tiny_cfg: CFG):
+    cfg = config.replace(tiny_cfg, **NARROW, crop_min_scale=8.0, crop_max_scale=10.0)
+    train(cfg)
+    assert [int(row["step"]) for row in rows_of(cfg)] == [12]
+
+
 def test_the_first_small_epochs_see_a_smaller_canvas(tiny_cfg: CFG):
     trainer = Trainer(config.replace(tiny_cfg, small_epochs=1))
     sizes = []
@@ -188,6 +212,21 @@ def test_resume_with_another_model_is_refused(finished: CFG):
         Trainer(config.replace(finished, resume=True, decoder_width=48))
 
 
+@pytest.mark.parametrize("task", ["detection", "captioning,detection,segmentation,keypoint"])
+def test_resume_with_other_tasks_is_refused_and_leaves_the_metrics_alone(finished: CFG, task: str):
+    before = rows_of(finished)
+    with pytest.raises(UserError, match=rf"--task is {task}, but .*checkpoint\.pt was written with {finished.task};"):
+        Trainer(config.replace(finished, resume=True, task=task))
+    assert rows_of(finished) == before
+
+
+def test_a_checkpoint_of_an_older_version_names_no_tasks(finished: CFG, tmp_path: Path):
+    state = load_checkpoint(Path(finished.train.run_dir) / "checkpoint.pt", torch.device("cpu"))
+    del state["task"]
+    save_checkpoint(tmp_path / "checkpoint.pt", state)
+    assert Trainer(config.replace(finished, resume=True, run_dir=str(tmp_path))).step == 6
+
+
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path):
     path = tmp_path / "checkpoint.pt"
     path.write_bytes(b"no checkpoint")
@@ -215,7 +254,6 @@ def test_a_checkpoint_runs_no_code(tmp_path: Path):
         ({"task": "detektion"}, "--task"),
         ({"task_weights": "1,2"}, "--task-weights"),
         ({"device": "nonsense"}, "--device"),
-        ({"vocab_size": 3010}, "--vocab-size"),
         ({"data_root": "/no/such/folder"}, "--data-root"),
         ({"max_objects": 60}, "--max-tokens"),
         ({"max_points": 90}, "--max-tokens"),
@@ -233,6 +271,13 @@ def test_a_wrong_task_is_refused_before_anything_is_written(tiny_cfg: CFG):
     assert not Path(tiny_cfg.train.run_dir).exists()
 
 
+@pytest.mark.parametrize("name", ["file", "file/run"])
+def test_a_run_folder_that_cannot_be_written_to_is_refused(tiny_cfg: CFG, tmp_path: Path, name: str):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=rf"{name} cannot be written to .*--run-dir"):
+        Trainer(config.replace(tiny_cfg, run_dir=str(tmp_path / name)))
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_cfg: CFG):
     trainer = Trainer(tiny_cfg)
     with torch.no_grad():
@@ -242,13 +287,13 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_cfg: CFG):
         trainer.train_step(next(iter(trainer.loader)).to(trainer.device), 1e-3)
 
 
-def test_a_missing_picture_is_one_clear_line_with_worker_processes_too(tiny_cfg: CFG, tmp_path: Path):
+def test_missing_pictures_are_one_clear_line_with_worker_processes_too(tiny_cfg: CFG, tmp_path: Path):
     root = tmp_path / "scenes"
     root.mkdir()
     (root / "annotations").symlink_to(Path(tiny_cfg.data.data_root) / "annotations")
     (root / "train2017").mkdir()
     (root / "val2017").mkdir()
-    with pytest.raises(UserError, match="there is no picture") as error:
+    with pytest.raises(UserError, match="has no picture that can be read") as error:
         train(config.replace(tiny_cfg, data_root=str(root), workers=1, check_data=False))
     assert "\n" not in str(error.value)
 
@@ -280,6 +325,20 @@ def test_two_processes_train_one_model(tiny_cfg: CFG):
     assert np.isfinite([float(row["val/detection"]) for row in rows_of(cfg)]).all()
     with pytest.raises(AssertionError):  # and it did learn something
         torch.testing.assert_close(first["decoder.bias"], torch.zeros_like(first["decoder.bias"]))
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model_although_one_has_nothing_to_learn(tiny_cfg: CFG):
+    cfg = config.replace(tiny_cfg, **NARROW, epochs=2, crop_min_scale=1.0, crop_max_scale=3.0)
+    # Batch norms over all processes, which wait for each other's pictures.
+    cfg = config.replace(cfg, backbone="resnet50_official", backbone_kwargs='{"width": 0.125}', frozen_stages=0)
+    script = ROOT / "tests" / "train" / "two_processes.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*command, script, *as_flags(cfg)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    folder = Path(cfg.train.run_dir)
+    first, second = (torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.slow

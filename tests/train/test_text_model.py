@@ -7,11 +7,12 @@ import pytest
 import torch
 
 import config
-from config import CFG, UserError
+from config import CFG
 from infer.predictor import Predictor
 from models.weights import load_weights
 from tokenizers.captioning import SentencePieceVocabulary
-from train.engine import train
+from tokenizers.vocabulary import TEXT_SHIFT
+from train.engine import Trainer, train
 
 
 def test_weights_of_a_run_with_a_text_model_caption_pictures(tiny_cfg: CFG, text_model_path: Path, tmp_path: Path):
@@ -28,7 +29,17 @@ def test_weights_of_a_run_with_a_text_model_caption_pictures(tiny_cfg: CFG, text
     assert isinstance(caption, str) and "⁇" not in caption
 
 
-def test_a_text_model_larger_than_the_token_ids_stops_a_run(tiny_cfg: CFG, text_model_path: Path):
+def test_token_ids_grow_to_a_larger_text_model(tiny_cfg: CFG, text_model_path: Path, capsys: pytest.CaptureFixture):
     cfg = config.replace(tiny_cfg, task="captioning", text_model=str(text_model_path), vocab_size=3010)
-    with pytest.raises(UserError, match=r"--vocab-size 3010 has room for 10 .* raise --vocab-size to 30\d\d"):
-        train(cfg)
+    pieces = len(SentencePieceVocabulary.read(text_model_path))
+    grown = -(-(TEXT_SHIFT + pieces) // 64) * 64
+    train(cfg)
+    assert f"{grown} token ids, more than --vocab-size, for {pieces} words" in capsys.readouterr().out
+    path = Path(cfg.train.run_dir) / "last.safetensors"
+    weights = load_weights(path)
+    assert weights.cfg.model.vocab_size == len(weights.model.decoder.embedding.weight) == grown > 3010
+    again = Trainer(config.replace(cfg, resume=True))
+    assert again.cfg == config.replace(cfg, resume=True, vocab_size=grown) and again.step == 3
+    started = Trainer(config.replace(cfg, start_from=str(path), run_dir=f"{cfg.train.run_dir}_2"))
+    rows = slice(TEXT_SHIFT, TEXT_SHIFT + pieces)
+    assert torch.equal(started.model.decoder.embedding.weight[rows], weights.model.decoder.embedding.weight[rows])
