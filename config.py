@@ -79,8 +79,8 @@ class DataCFG:
     data_root: str = ""  # folder in COCO's or Pascal VOC's layout; empty: drawn scenes, generated once below data/
     train_json: str = ""  # training annotations in COCO's format, as a path or below the data root
     val_json: str = ""  # validation annotations in COCO's format, as a path or below the data root
-    train_images: str = ""  # folder of the pictures in train_json; empty: looked for near it
-    val_images: str = ""  # folder of the pictures in val_json; empty: that of train_images
+    train_images: str = ""  # folder of the training pictures, if it is not where the layout has it
+    val_images: str = ""  # folder of the validation pictures; empty: that of train_images, or where the layout has it
     classes: str = ""  # comma-separated names of the classes to use; empty: all
     train_difficult: bool = False  # train on objects that VOC calls difficult, too
     scenes_train: int = 24000  # drawn training pictures
