@@ -268,6 +268,7 @@ class CocoDataset(PictureDataset):
         """`pictures` is their folder if it is not that of the layout."""
         if not pictures and not (root / split).is_dir():
             raise UserError(f"--data-root expects a folder with {split}/ and annotations/, found no {root / split}")
+        self.root, self.split = root, split
         names = dict.fromkeys(FILES[task] for task in tasks)
         read = {name: partial(read_annotations, annotation_path(root, name, split)) for name in names}
         super().__init__(pictures or root / split, read, class_names, classes)

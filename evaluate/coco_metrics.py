@@ -10,7 +10,7 @@ import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
 from dataset.annotations import ObjectReader, Problems
-from dataset.coco import PictureDataset, annotation_path, read_annotations
+from dataset.coco import CocoDataset, PictureDataset, annotation_path, read_annotations
 from evaluate.answers import Boxes, Scores, results_of
 from infer.results import Result
 
@@ -163,8 +163,9 @@ def _unknown(entry: dict) -> dict:
 
 def _people_without_points(split: PictureDataset, content: dict) -> list[dict]:
     """Sound objects of the posed categories that only the file of instances lists."""
-    root, name = split.folder.parent, split.folder.name
-    instances, posed = (annotation_path(root, file, name) for file in ("instances", "person_keypoints"))
+    if not isinstance(split, CocoDataset):
+        return []
+    instances, posed = (annotation_path(split.root, name, split.split) for name in ("instances", "person_keypoints"))
     if not (instances.is_file() and posed.is_file()):
         return []
     listed = {entry.get("id") for entry in read_annotations(posed)["annotations"]}
