@@ -91,11 +91,13 @@ class ObjectReader:
         entry = {key: annotation.get(key) for key in ("id", "image_id", "category_id")} | {"bbox": bbox}
         entry["iscrowd"] = int(annotation.get("iscrowd") in YES)
         entry["difficult"] = annotation.get("difficult") in YES
-        entry["area"] = bbox[2] * bbox[3]
-        if annotation.get("segmentation") is not None and (shape := self._shape(annotation, where)):
-            entry |= {"segmentation": shape, "area": area_of(shape)}
+        shape = self._shape(annotation, where) if annotation.get("segmentation") is not None else None
+        if shape:
+            entry["segmentation"] = shape
         if _are_numbers([annotation.get("area")]):
             entry["area"] = annotation["area"]
+        else:
+            entry["area"] = area_of(shape) if shape else bbox[2] * bbox[3]
         if annotation.get("keypoints") is not None and (points := self._points(annotation["keypoints"], where)):
             entry |= {"keypoints": points, "num_keypoints": sum(v > 0 for v in points[2::3])}
         return entry
@@ -136,7 +138,7 @@ class ObjectReader:
             runs = run_lengths(shape["counts"])
             if min(runs) < 0 or sum(runs) != height * width:
                 raise ValueError("the run lengths do not fill the mask")
-            area = int(coco_mask.decode(compress(shape)).sum())
+            area = area_of(shape)
         except Exception:  # pycocotools tells what it cannot read in many ways
             return self._refuse("run lengths that cannot be read", where)
         if (image.get("height", height), image.get("width", width)) != (height, width):

@@ -11,12 +11,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
 
 from config import UserError
 from dataset.annotations import ObjectReader, Problems, number_classes, polygons_of
 from dataset.cache import DecodedCache
-from dataset.images import DAMAGES, read_reduced, why_unreadable
+from dataset.images import DAMAGES, read_reduced, upright_size, why_unreadable
 from dataset.skeleton import COCO_PERSON, Skeleton, read_skeleton
 
 FILES = {
@@ -224,7 +223,7 @@ class PictureDataset:
         for index, entry in enumerate(self.images):
             if not {"width", "height"} <= entry.keys():
                 with contextlib.suppress(*DAMAGES):  # then it cannot be read whole, either
-                    entry["width"], entry["height"] = _upright_size(self.path(index))
+                    entry["width"], entry["height"] = upright_size(self.path(index))
 
     def keep_decoded(self, shrinks: Sequence[int], limit_gb: float) -> None:
         """From now on keep pictures that are decoded so many times smaller on disk, the first that fit."""
@@ -323,13 +322,6 @@ def _with_sound_size(image: dict) -> dict:
     known = {side: image[side] for side in ("width", "height") if isinstance(image.get(side), (int, float))}
     sound = {side: int(value) for side, value in known.items() if value > 0 and value % 1 == 0}  # 640.0 is whole too
     return {key: value for key, value in image.items() if key not in ("width", "height")} | sound
-
-
-def _upright_size(path: Path) -> tuple[int, int]:
-    """Width and height of a picture as `read_image` turns it; no pixel is read."""
-    with Image.open(path) as file:
-        turned = file.getexif().get(ExifTags.Base.Orientation, 1) > 4
-        return file.size[::-1] if turned else file.size
 
 
 def _merge_objects(contents: Sequence[dict], problems: Problems) -> list[dict]:

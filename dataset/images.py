@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from config import UserError
 
@@ -32,6 +32,13 @@ def why_unreadable(path: Path) -> str:
         return "picture that is not there"
     except DAMAGES:
         return UNREADABLE
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Width and height of a picture as `read_image` turns it, from its header; raise one of DAMAGES if it is bad."""
+    with Image.open(path) as file:
+        turned = file.getexif().get(ExifTags.Base.Orientation, 1) > 4
+        return file.size[::-1] if turned else file.size
 
 
 def read_reduced(path: str | Path, shrink: int) -> tuple[np.ndarray, int]:

@@ -159,11 +159,10 @@ def test_figures_are_printed_even_if_they_cannot_be_written(flags: list[str], tm
 
 
 @pytest.mark.slow
-def test_two_processes_score_as_one(flags: list[str], damaged_root: Path, tmp_path: Path):
+def test_two_processes_score_as_one(flags: list[str], damaged_root: Path, tmp_path: Path, torchrun: list[str]):
     script = ROOT / "tests" / "evaluate" / "two_processes.py"
-    shared = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     contents = []
-    for name, command in (("one", [sys.executable]), ("two", shared)):
+    for name, command in (("one", [sys.executable]), ("two", torchrun)):
         out = tmp_path / name
         done = subprocess.run(
             [*command, script, *flags, "--data-root", damaged_root, "--output-dir", out],

@@ -5,7 +5,6 @@ import csv
 import dataclasses
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -311,16 +310,21 @@ def test_losses_are_those_of_one_task_at_a_time(tiny_cfg: CFG):
 # Several processes
 
 
-@pytest.mark.slow
-def test_two_processes_train_one_model(tiny_cfg: CFG):
-    cfg = config.replace(tiny_cfg, epochs=2, batch_size=2)
+def train_on_two_processes(cfg: CFG, torchrun: list[str]) -> dict[str, torch.Tensor]:
+    """The weights of both processes, which are the same."""
     script = ROOT / "tests" / "train" / "two_processes.py"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run([*command, script, *as_flags(cfg)], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*torchrun, script, *as_flags(cfg)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     folder = Path(cfg.train.run_dir)
     first, second = (torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
     assert all(torch.equal(first[name], second[name]) for name in first)
+    return first
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(tiny_cfg: CFG, torchrun: list[str]):
+    cfg = config.replace(tiny_cfg, epochs=2, batch_size=2)
+    first = train_on_two_processes(cfg, torchrun)
     assert [int(row["step"]) for row in rows_of(cfg)] == [3, 6]
     assert np.isfinite([float(row["val/detection"]) for row in rows_of(cfg)]).all()
     with pytest.raises(AssertionError):  # and it did learn something
@@ -328,24 +332,17 @@ def test_two_processes_train_one_model(tiny_cfg: CFG):
 
 
 @pytest.mark.slow
-def test_two_processes_train_one_model_although_one_has_nothing_to_learn(tiny_cfg: CFG):
+def test_two_processes_train_one_model_although_one_has_nothing_to_learn(tiny_cfg: CFG, torchrun: list[str]):
     cfg = config.replace(tiny_cfg, **NARROW, epochs=2, crop_min_scale=1.0, crop_max_scale=3.0)
     # Batch norms over all processes, which wait for each other's pictures.
     cfg = config.replace(cfg, backbone="resnet50_official", backbone_kwargs='{"width": 0.125}', frozen_stages=0)
-    script = ROOT / "tests" / "train" / "two_processes.py"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run([*command, script, *as_flags(cfg)], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    folder = Path(cfg.train.run_dir)
-    first, second = (torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    train_on_two_processes(cfg, torchrun)
 
 
 @pytest.mark.slow
-def test_the_script_trains_under_torchrun(tiny_cfg: CFG, tmp_path: Path):
+def test_the_script_trains_under_torchrun(tiny_cfg: CFG, tmp_path: Path, torchrun: list[str]):
     script = ROOT / "train" / "train_multi_task.py"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     flags = as_flags(config.replace(tiny_cfg, batch_size=2))
-    done = subprocess.run([*command, script, *flags], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*torchrun, script, *flags], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("wrote ") == 1
