@@ -14,7 +14,7 @@ RECIPE := --run-dir runs/scenes --image-size 192 --batch-size 16 --epochs 18 --s
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all format bench evaluate ceiling weights clean
+.PHONY: help demo test test-all format bench evaluate upper-bound weights clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,10 +26,10 @@ demo: $(READY) ## all four tasks on IMAGE (images/demo.jpg); pictures go to OUTP
 test: $(READY_DEV) ## style, then the quick tests
 	@$(VENV)/bin/ruff check --quiet .
 	@$(VENV)/bin/ruff format --check . || { echo "run 'make format'"; exit 1; }
-	@$(RUN) -m pytest $(ARGS)
+	@$(VENV)/bin/pytest $(ARGS)
 
 test-all: $(READY_DEV) ## every test, the slow ones too
-	@$(RUN) -m pytest -m "slow or not slow" $(ARGS)
+	@$(VENV)/bin/pytest -m "slow or not slow" $(ARGS)
 
 format: $(READY_DEV) ## put the code into the project's style
 	@$(VENV)/bin/ruff check --fix .
@@ -41,8 +41,8 @@ bench: $(READY) ## the README's speed figures
 evaluate: $(READY) ## the README's accuracy figures
 	@$(RUN) evaluate/evaluate_multi_task.py --scenes-train 0 --scenes-val 500 --scenes-seed 1234 $(ARGS)
 
-ceiling: $(READY) ## what the truth itself scores after tokens and back; DATA_ROOT names a dataset in COCO's layout
-	@$(RUN) evaluate/ceiling.py --data-root "$(DATA_ROOT)" --image-size 640 --max-points 128 --max-objects 100 \
+upper-bound: $(READY) ## what the truth itself scores after tokens and back; DATA_ROOT names a dataset in COCO's layout
+	@$(RUN) evaluate/upper_bound.py --data-root "$(DATA_ROOT)" --image-size 640 --max-points 128 --max-objects 100 \
 		--max-tokens 512 --crop-padding 0.5 $(ARGS)
 
 weights: $(READY) ## train the shipped weights again
@@ -53,7 +53,7 @@ clean: ## remove what tools and demo left; .venv, data, runs and weights stay
 	@rm -rf results .pytest_cache .ruff_cache .hypothesis
 	@find . -path ./$(VENV) -prune -o -type d -name __pycache__ -print | xargs rm -rf
 
-$(READY): requirements.txt
+$(READY): requirements.txt pyproject.toml
 	@echo "Installing requirements.txt into $(VENV) (once; some minutes) ..."
 	@$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@$(PIP) -r requirements.txt

@@ -1,4 +1,4 @@
-"""The one place where settings live: the dataclass `CFG`, its presets, and the command line made from it.
+"""The one place where settings live: the dataclass `CFG` and its presets.
 
 Every field below is a command-line flag of every script (`--image-size 640`), with the comment beside it as its help.
 `CFG` is passed on as an argument and never changed in place.
@@ -6,29 +6,17 @@ Every field below is a command-line flag of every script (`--image-size 640`), w
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import math
-import sys
-import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-ROOT = Path(__file__).resolve().parent
+from pix2seq.errors import UserError
+
 TASKS = ("detection", "segmentation", "keypoint", "captioning")
 # Classes that detection reads in training as its earlier answers: the true ones, random ones, the fake class or a mix.
 ClassCorruption = Literal["none", "rand_cls", "real_n_fake_cls", "rand_n_fake_cls", "real_n_rand_n_fake_cls"]
-
-
-class UserError(Exception):
-    """A mistake that the user can mend: one sentence with what was expected, what came and what to do."""
-
-    def __str__(self) -> str:
-        """The sentence; a data loading process puts its whole traceback in front."""
-        return super().__str__().rpartition("config.UserError: ")[2].strip()
 
 
 @dataclass(frozen=True)
@@ -36,7 +24,7 @@ class ModelCFG:
     """What a weights file was trained as: at inference these come from the file."""
 
     image_size: int = 192  # side of the square canvas that the model sees, pixels
-    pad_value: float = 0.3  # grey level of the canvas outside the picture, 0 to 1
+    pad_value: float = 0.3  # gray level of the canvas outside the image, 0 to 1
     normalize: bool = True  # subtract the mean and divide by the deviation that the timm backbone was pretrained with
     crop_padding: float = 0.25  # margin of a crop on each side of a box, fraction of its longer side (or of each side)
     backbone: str = "tf_efficientnet_lite0"  # any timm model name, or patches, or resnet50_official
@@ -62,55 +50,55 @@ class ModelCFG:
     coord_init: Literal["normal", "sincos"] = "sincos"  # start of coordinate embeddings: independent, or smooth in x
     vocab_size: int = 3400  # token ids at least (3000 without text): training adds what its captions' words need
     max_tokens: int = 256  # longest sequence, prompt included
-    max_objects: int = 40  # objects of a picture that detection is taught and asked for at most
+    max_objects: int = 40  # objects of an image that detection is taught and asked for at most
     max_points: int = 36  # polygon points of an instance at most: longer polygons are resampled
     separators: int = 1  # separator tokens between two polygons of an instance
     max_words: int = 64  # words, or word pieces, of a caption at most: longer captions are cut
-    segment_whole: bool = False  # prompt segmentation on the whole picture instead of a crop around the instance
-    crop_inside: bool = False  # crops end at the picture's edge instead of being square; crop_padding is of each side
+    segment_whole: bool = False  # prompt segmentation on the whole image instead of a crop around the instance
+    crop_inside: bool = False  # crops end at the image's edge instead of being square; crop_padding is of each side
     coord_window: int = 20  # greedy coordinates are means over this many bins on each side: for soft targets; 0: off
     full_detection: bool = False  # always say max_objects objects and rank them: for models taught with noise objects
 
 
 @dataclass(frozen=True)
 class DataCFG:
-    """Pictures, annotations and how they become sequences."""
+    """Images, annotations and how they become sequences."""
 
     data_root: str = ""  # folder in COCO's or Pascal VOC's layout; empty: drawn scenes, generated once below data/
     train_json: str = ""  # training annotations in COCO's format, as a path or below the data root
     val_json: str = ""  # validation annotations in COCO's format, as a path or below the data root
-    train_images: str = ""  # folder of the training pictures, if it is not where the layout has it
-    val_images: str = ""  # folder of the validation pictures; empty: that of train_images, or where the layout has it
+    train_images: str = ""  # folder of the training images, if it is not where the layout has it
+    val_images: str = ""  # folder of the validation images; empty: that of train_images, or where the layout has it
     classes: str = ""  # comma-separated names of the classes to use; empty: all
     train_difficult: bool = False  # train on objects that VOC calls difficult, too
-    scenes_train: int = 24000  # drawn training pictures
-    scenes_val: int = 500  # drawn validation pictures
-    scenes_seed: int = 0  # seed of the drawn pictures
-    train_split: str = "train2017"  # COCO: folder of pictures and ending of their annotation files; VOC: image set
-    val_split: str = "val2017"  # the same of the validation pictures
+    scenes_train: int = 24000  # drawn training images
+    scenes_val: int = 500  # drawn validation images
+    scenes_seed: int = 0  # seed of the drawn images
+    train_split: str = "train2017"  # COCO: folder of images and ending of their annotation files; VOC: image set
+    val_split: str = "val2017"  # the same of the validation images
     workers: int = 2  # data loading processes
-    cache_gb: float = 0.0  # disk space for decoded training pictures below data/cache; 0: none are kept
+    cache_gb: float = 0.0  # disk space for decoded training images below data/cache; 0: none are kept
     check_data: bool = True  # look through the annotations before training
-    crops_per_image: int = 1  # prompted instances (segmentation, keypoint) that are cropped from each picture
-    prompts_per_image: int = 10  # prompted instances of a whole picture at most, with segment_whole
-    orders_per_image: int = 2  # random object orders of each picture that detection is taught
-    captions_per_image: int = 2  # captions of each picture per epoch
+    crops_per_image: int = 1  # prompted instances (segmentation, keypoint) that are cropped from each image
+    prompts_per_image: int = 10  # prompted instances of a whole image at most, with segment_whole
+    orders_per_image: int = 2  # random object orders of each image that detection is taught
+    captions_per_image: int = 2  # captions of each image per epoch
     caption_min_count: int = 2  # rarer words become <unk>
     vocab: str = ""  # JSON word list of build_captioning_vocab.py; empty: built from the training captions
     text_model: str = ""  # SentencePiece model of captions; empty: a word list
-    copies_per_image: int = 1  # differently augmented copies of each training picture in a batch
-    flip: float = 0.5  # probability of a mirrored training picture
-    min_scale: float = 0.85  # longer side of a training picture at least, times the canvas's side
-    max_scale: float = 1.15  # longer side of a training picture at most, times the canvas's side
+    copies_per_image: int = 1  # differently augmented copies of each training image in a batch
+    flip: float = 0.5  # probability of a mirrored training image
+    min_scale: float = 0.85  # longer side of a training image at least, times the canvas's side
+    max_scale: float = 1.15  # longer side of a training image at most, times the canvas's side
     placement: Literal["anywhere", "corner"] = "anywhere"  # of a scaled one; corner: smaller ones in the upper left
     min_visible: float = 0.3  # share of its box that an object must show to be taught; 0: any part of it
     crop_flip: float = 0.5  # probability of a mirrored crop of a prompted instance
-    crop_min_scale: float = 0.85  # min_scale where instances are prompted: of a crop, or of the picture (segment_whole)
+    crop_min_scale: float = 0.85  # min_scale where instances are prompted: of a crop, or of the image (segment_whole)
     crop_max_scale: float = 1.15  # max_scale where instances are prompted
     crop_rotation: float = 0.0  # canvases where instances are prompted are turned by this angle at most, degrees
     box_jitter: float = 0.03  # deviation of a training prompt's box from the true box, fraction of its sides
     color_jitter: float = 0.2  # brightness, contrast and saturation change by a factor of 1 ± this at most
-    rand_augment: int = 0  # random colour operations of RandAugment on the picture of each training canvas
+    rand_augment: int = 0  # random color operations of RandAugment on the image of each training canvas
     rand_magnitude: float = 9.0  # strength of these operations, 0 to 30
     object_order: Literal["random", "area", "distance"] = "random"  # largest first; nearest to the upper left first
     noise_objects: bool = False  # fill detection up to max_objects with false objects; needs full_detection
@@ -128,9 +116,9 @@ class TrainCFG:
     resume: bool = False  # go on from the run folder's last checkpoint
     start_from: str = ""  # weights file to fine-tune: its model settings are the defaults, classes are matched by name
     pretrained: bool = True  # start the backbone from ImageNet weights (a package has the demo's; others: timm's hub)
-    epochs: int = 14  # passes over the training pictures
-    steps_per_epoch: int = 300  # optimizer steps of an epoch at most; 0: all pictures
-    batch_size: int = 32  # pictures of one optimizer step and process
+    epochs: int = 14  # passes over the training images
+    steps_per_epoch: int = 300  # optimizer steps of an epoch at most; 0: all images
+    batch_size: int = 32  # images of one optimizer step and process
     optimizer: Literal["adamw", "muon"] = "muon"  # muon: for the transformers' matrices, AdamW for all else
     lr: float = 1e-3  # highest learning rate
     muon_lr_factor: float = 3.0  # learning rate of Muon's matrices, times --lr
@@ -156,7 +144,7 @@ class TrainCFG:
     invisible_weight: float = 0.3  # loss weight of an invisible keypoint's tokens
     store: Literal["fp32", "fp16"] = "fp16"  # numbers in best.safetensors and last.safetensors
     limit_minutes: float = 0.0  # stop after the epoch in which this time is reached; 0: no limit
-    eval_images: int = 256  # validation pictures for the loss after each epoch
+    eval_images: int = 256  # validation images for the loss after each epoch
     eval_every: int = 0  # epochs between two full evaluations; 0: losses only
     small_epochs: int = 0  # first epochs on a canvas of two thirds of the size: quicker early learning (convnets only)
 
@@ -166,7 +154,7 @@ class InferCFG:
     """What to infer on, how to decode, what to write."""
 
     weights: str = "weights/scenes.safetensors"  # weights file, below the project unless it exists where you are
-    image: tuple[str, ...] = ()  # pictures or folders of pictures
+    image: tuple[str, ...] = ()  # images or folders of images
     box: str = ""  # x,y,w,h in pixels: the instance to segment or to find keypoints in; empty: detect first
     box_class: str = "person"  # class name of --box
     output_dir: str = "."  # folder for PNGs and result.json
@@ -179,9 +167,9 @@ class InferCFG:
     num_samples: int = 8  # polygons that vote for a mask; 1: one greedy polygon
     mask_threshold: float = 0.5  # share of the votes that makes a pixel part of the mask
     suppress_invisible: bool = False  # put keypoints said to be invisible where they likeliest are, not at the centre
-    eval_batch_size: int = 32  # pictures or crops of one evaluation step
+    eval_batch_size: int = 32  # images or crops of one evaluation step
     points_score_weight: float = 1.0  # a pose's score is this part its points' and the rest its box's score
-    max_pictures: int = 0  # pictures of the split that an evaluation asks about at most; 0: all
+    max_images: int = 0  # images of the split that an evaluation asks about at most; 0: all
     watch: str = ""  # run folder of which each new last.safetensors is evaluated, instead of --weights
     watch_minutes: float = 0.0  # end watching after this time; 0: with Ctrl-C
 
@@ -238,7 +226,7 @@ RANGES: dict[str, tuple[float, float]] = {
             "crop_padding backbone_stage encoder_layers scenes_train scenes_val scenes_seed workers cache_gb "
             "rand_augment steps_per_epoch muon_lr_factor backbone_lr_factor frozen_stages warmup_steps tail_steps "
             "weight_decay clip_norm coord_sigma dense_weight end_weight noise_weight caption_end_weight "
-            "invisible_weight limit_minutes eval_every small_epochs temperature top_k max_pictures watch_minutes"
+            "invisible_weight limit_minutes eval_every small_epochs temperature top_k max_images watch_minutes"
         ),
         (1, math.inf): (
             "image_size encoder_heads decoder_layers decoder_heads mlp_ratio max_tokens max_objects separators "
@@ -283,7 +271,7 @@ def check_widths(model: ModelCFG) -> None:
             raise UserError(f"--{part}-width expects a multiple of {unit} for --{part}-heads {heads}, got {width}")
 
 
-# Augmentation as in the papers (detection has no colour jitter there; captions trained alone have 0.5).
+# Augmentation as in the papers (detection has no color jitter there; captions trained alone have 0.5).
 PAPER_DATA = DataCFG(
     copies_per_image=2,
     prompts_per_image=10,
@@ -408,36 +396,6 @@ def parse_tasks(text: str) -> tuple[str, ...]:
     return tasks
 
 
-def parse_args(args: list[str], doc: str | None = None, **overrides: Any) -> CFG:
-    """Make the CFG of a command line: `--preset`, model settings of `--start-from`, a script's `overrides`, flags."""
-    import tyro  # not needed by anyone who imports CFG as a library
-
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", default=CFG.preset)
-    first.add_argument("--start-from", "--start_from", default="")
-    known = first.parse_known_args(args)[0]
-    name = known.preset
-    if name not in PRESETS:
-        raise UserError(f"--preset expects one of {', '.join(PRESETS)}, got {name!r}")
-    default = replace(PRESETS[name], **overrides)
-    if known.start_from:
-        default = dataclasses.replace(default, model=model_settings(project_path(known.start_from)))
-    return tyro.cli(CFG, default=default, args=args, description=doc, config=(tyro.conf.OmitArgPrefixes,))
-
-
-def model_settings(path: Path) -> ModelCFG:
-    """The model settings of a weights file, read without its tensors."""
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise UserError(f"there is no weights file {path}; --start-from expects one that this toolkit wrote")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return from_json((file.metadata() or {})["cfg"]).model
-    except (SafetensorError, KeyError, ValueError, TypeError):
-        raise UserError(f"{path} is no weights file of this toolkit; name another with --start-from") from None
-
-
 def replace(cfg: CFG, **values: Any) -> CFG:
     """A copy of `cfg` with fields of any group replaced by bare name: `replace(cfg, epochs=1, task="detection")`."""
     changes: dict[str, Any] = {}
@@ -447,22 +405,6 @@ def replace(cfg: CFG, **values: Any) -> CFG:
             names = {member.name for member in dataclasses.fields(part)} & values.keys()
             changes[group.name] = dataclasses.replace(part, **{name: values.pop(name) for name in names})
     return dataclasses.replace(cfg, **changes, **values)
-
-
-def command_line(main: Callable[[CFG], None], doc: str | None, **overrides: Any) -> None:
-    """Run a script whose flags are CFG's: parse them and call `main(cfg)`."""
-    run_script(lambda: main(parse_args(sys.argv[1:], doc, **overrides)))
-
-
-def run_script(main: Callable[[], None]) -> None:
-    """Call a script's `main`; turn a UserError into one line and exit status 2."""
-    try:
-        main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 def to_json(cfg: CFG) -> str:
@@ -483,26 +425,3 @@ def from_json(text: str) -> CFG:
 
 def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
-
-
-def project_path(path: str) -> Path:
-    """`path` itself if absolute or if it exists in the working directory, else below the project's folder."""
-    if Path(path).is_absolute() or Path(path).exists():
-        return Path(path)
-    return ROOT / path
-
-
-def writable_folder(path: Path, flag: str) -> Path:
-    """The folder `path` that `flag` asks for, made if need be; raise UserError if nothing can be written there."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path).close()
-    except OSError as error:
-        raise UserError(f"{path} cannot be written to ({error.strerror}); {flag} needs a writable folder") from None
-    return path
-
-
-def scenes_root(cfg: CFG) -> Path:
-    """Where the drawn pictures of these settings live."""
-    data = cfg.data
-    return ROOT / "data" / f"scenes_{data.scenes_train}_{data.scenes_val}_seed{data.scenes_seed}"

@@ -6,24 +6,21 @@ python bench/benchmark.py --preset deit3-small --device cuda --batch-size 16
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from config import CFG, command_line, replace
+from pix2seq.command_line import command_line
+from pix2seq.config import CFG, replace
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dataset.loaders import Batch
-    from models.pix2seq import Pix2Seq
-    from train.engine import Trainer
+    from pix2seq.dataset.batches import Batch
+    from pix2seq.models.pix2seq import Pix2Seq
+    from pix2seq.train.engine import Trainer
 
 ANSWER_TOKENS = 128
 TRAIN_STEPS = 12
@@ -33,8 +30,8 @@ REPEATS = 5
 def main(cfg: CFG) -> None:
     import torch
 
-    from models.device import pick_device
-    from models.pix2seq import Pix2Seq
+    from pix2seq.models.pix2seq import Pix2Seq
+    from pix2seq.runtime.device import pick_device
 
     torch.manual_seed(cfg.seed)
     device = pick_device(cfg.device)
@@ -47,14 +44,14 @@ def main(cfg: CFG) -> None:
 
 
 def benchmark_inference(model: Pix2Seq, cfg: CFG) -> None:
-    """Encoding and decoding, of one picture and of a chunk of pictures."""
+    """Encoding and decoding, of one image and of a chunk of images."""
     import torch
 
     for count in dict.fromkeys((1, cfg.infer.eval_batch_size)):
         images = torch.rand(count, 3, cfg.model.image_size, cfg.model.image_size, device=model.device)
         memory = model.encode(images)
         encoding_s = fastest(lambda images=images: model.encode(images), model)
-        report(f"encode, {count} at a time", 1e3 * encoding_s / count, "ms per picture")
+        report(f"encode, {count} at a time", 1e3 * encoding_s / count, "ms per image")
         length = min(ANSWER_TOKENS, cfg.model.max_tokens)
         cached_s = fastest(lambda memory=memory, length=length: decode_cached(model, memory, length), model)
         report(f"decode, {count} at a time", 1e3 * cached_s / length, "ms per step")
@@ -66,7 +63,7 @@ def benchmark_inference(model: Pix2Seq, cfg: CFG) -> None:
 
 
 def decode_cached(model: Pix2Seq, memory: Tensor, length: int) -> None:
-    """Greedy answers of `length` tokens, one for each picture of `memory` (B, N, D)."""
+    """Greedy answers of `length` tokens, one for each image of `memory` (B, N, D)."""
     import torch
 
     tokens = torch.full((len(memory), 1), 10, device=model.device)
@@ -88,7 +85,7 @@ def decode_uncached(model: Pix2Seq, memory: Tensor, length: int) -> None:
 
 def benchmark_training(cfg: CFG) -> None:
     """Steps of the training loop on real batches, and how long they wait for these."""
-    from train.engine import Trainer
+    from pix2seq.train.engine import Trainer
 
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(

@@ -1,4 +1,4 @@
-"""Training pictures that one process makes in a second of its processor time, by how their files are decoded.
+"""Training images that one process makes in a second of its processor time, by how their files are decoded.
 
 In full, at the reduced size that the canvases need, and from the cache, which stays below data/cache as in training.
 
@@ -7,19 +7,17 @@ python bench/loading.py --data-root /data/coco --image-size 192
 
 from __future__ import annotations
 
-import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from config import CFG, UserError, command_line, replace
+from pix2seq.command_line import command_line
+from pix2seq.config import CFG, replace
+from pix2seq.errors import UserError
 
 if TYPE_CHECKING:
-    from dataset.loaders import SequenceDataset
+    from pix2seq.dataset.samples import SequenceDataset
 
-PICTURES = 256
+IMAGES = 256
 ROUNDS = 5
 
 
@@ -45,27 +43,28 @@ def main(cfg: CFG) -> None:
         for name, dataset in variants.items():
             times[name].append(seconds(dataset, cfg))
     count, slowest = len(keys(full, cfg)), min(times["full decoding"])
-    print(f"{count} pictures, {cfg.task} at {cfg.model.image_size} px, the fastest of {ROUNDS} rounds")
+    print(f"{count} images, {cfg.task} at {cfg.model.image_size} px, the fastest of {ROUNDS} rounds")
     for name, spent in times.items():
-        print(f"{name:<18}{count / min(spent):8.0f} pictures/s{slowest / min(spent):8.2f} times as fast")
+        print(f"{name:<18}{count / min(spent):8.0f} images/s{slowest / min(spent):8.2f} times as fast")
 
 
 def opened(cfg: CFG) -> SequenceDataset:
     """The training samples of these settings."""
-    from dataset.loaders import SequenceDataset, training_tokenizers
-    from dataset.sources import open_split
+    from pix2seq.dataset.caption_vocabulary import training_tokenizers
+    from pix2seq.dataset.samples import SequenceDataset
+    from pix2seq.dataset.sources import open_split
 
     split = open_split(cfg, cfg.data.train_split, cfg.tasks)
     return SequenceDataset(split, training_tokenizers(split, cfg), cfg, augment=True)
 
 
 def keys(dataset: SequenceDataset, cfg: CFG) -> list[tuple[int, int, int]]:
-    """What the first pictures of the first epoch are asked for with."""
-    return [(0, index, cfg.model.image_size) for index in range(min(PICTURES, len(dataset)))]
+    """What the first images of the first epoch are asked for with."""
+    return [(0, index, cfg.model.image_size) for index in range(min(IMAGES, len(dataset)))]
 
 
 def seconds(dataset: SequenceDataset, cfg: CFG) -> float:
-    """Processor time that the first pictures take."""
+    """Processor time that the first images take."""
     started = time.process_time()
     for key in keys(dataset, cfg):
         dataset[key]

@@ -7,13 +7,10 @@ python bench/official_detection.py --preset vit-l --image-size 1024 --device cud
 from __future__ import annotations
 
 import resource
-import sys
 import time
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from config import CFG, command_line
+from pix2seq.command_line import command_line
+from pix2seq.config import CFG
 
 NUM_CLASSES = 90
 
@@ -22,11 +19,11 @@ def main(cfg: CFG) -> None:
     import numpy as np
     import torch
 
-    from infer.predictor import Predictor
-    from models.device import pick_device
-    from models.pix2seq import Pix2Seq
-    from models.weights import Weights
-    from tokenizers.captioning import UNKNOWN, WordVocabulary
+    from pix2seq.infer.predictor import Predictor
+    from pix2seq.models.pix2seq import Pix2Seq
+    from pix2seq.models.weights import Weights
+    from pix2seq.runtime.device import pick_device
+    from pix2seq.tokenizers.captioning import UNKNOWN, WordVocabulary
 
     torch.manual_seed(cfg.seed)
     started = time.perf_counter()
@@ -40,7 +37,7 @@ def main(cfg: CFG) -> None:
     image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
     for run in ("first", "second"):
         started = time.perf_counter()
-        encoded = predictor.encode_pictures([image])
+        encoded = predictor.encode_images([image])
         encoding_s = time.perf_counter() - started
         started = time.perf_counter()
         predictor.detect([image], encoded)

@@ -1,6 +1,6 @@
-"""Overfit 16 pictures, a test of the whole chain from annotations to figures; exit status 1 if a figure misses its aim.
+"""Overfit 16 images, a test of the whole chain from annotations to figures; exit status 1 if a figure misses its aim.
 
-The model is trained on these pictures alone, without augmentation, and asked about them. They are pictures that every
+The model is trained on these images alone, without augmentation, and asked about them. They are images that every
 task can learn from and that have three objects or more; among them, those whose smallest object is largest.
 
 python bench/overfit.py --data-root /data/coco
@@ -16,16 +16,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from config import CFG, UserError, command_line, project_path, replace
-from infer.run import let_threads_sleep
+from pix2seq.command_line import command_line
+from pix2seq.config import CFG, replace
+from pix2seq.errors import UserError
+from pix2seq.runtime.paths import project_path
+from pix2seq.runtime.threads import let_threads_sleep
 
 if TYPE_CHECKING:
-    from dataset.coco import PictureDataset
+    from pix2seq.dataset.coco import ImageDataset
 
-PICTURES = 16
-COPIES = 50  # of each picture in an epoch, so that validating and saving take little of the time
+IMAGES = 16
+COPIES = 50  # of each image in an epoch, so that validating and saving take little of the time
 MIN_OBJECTS = 3
 AIM = 0.9
 AIMED = {
@@ -38,11 +39,11 @@ AIMED = {
 
 def main(cfg: CFG) -> None:
     let_threads_sleep()
-    from dataset.sources import open_split
-    from evaluate.evaluation import evaluate
-    from evaluate.oracle import Oracle
-    from infer.predictor import load_predictor
-    from train.engine import train
+    from pix2seq.dataset.sources import open_split
+    from pix2seq.evaluate.evaluation import evaluate
+    from pix2seq.evaluate.ground_truth import Oracle
+    from pix2seq.infer.predictor import load_predictor
+    from pix2seq.train.engine import train
 
     started, run = time.monotonic(), project_path(cfg.train.run_dir)
     cfg = write_dataset(open_split(cfg, cfg.data.train_split, cfg.tasks), run, cfg)
@@ -51,7 +52,7 @@ def main(cfg: CFG) -> None:
     split = open_split(cfg, cfg.data.val_split, cfg.tasks, predictor.class_names)
     reached = evaluate(predictor, split, cfg.tasks, tokens=False).metrics
     ceiling = evaluate(Oracle(split, cfg), split, cfg.tasks, tokens=False).metrics
-    print(f"\n{PICTURES} pictures, {COPIES * cfg.train.epochs} passes, {(time.monotonic() - started) / 60:.1f} minutes")
+    print(f"\n{IMAGES} images, {COPIES * cfg.train.epochs} passes, {(time.monotonic() - started) / 60:.1f} minutes")
     print(f"{'':<36}{'reached':>9}{'aim':>9}{'ceiling':>9}")
     missed = False
     for task in cfg.tasks:
@@ -63,8 +64,8 @@ def main(cfg: CFG) -> None:
         sys.exit(1)
 
 
-def write_dataset(split: PictureDataset, folder: Path, cfg: CFG) -> CFG:
-    """Write the pictures to learn into `folder`, in training COPIES times; return the settings that use them."""
+def write_dataset(split: ImageDataset, folder: Path, cfg: CFG) -> CFG:
+    """Write the images to learn into `folder`, in training COPIES times; return the settings that use them."""
     folder.mkdir(parents=True, exist_ok=True)
     content = annotations(split, choose(split, cfg.tasks))
     (folder / "train.json").write_text(json.dumps(repeat(content)))
@@ -73,24 +74,24 @@ def write_dataset(split: PictureDataset, folder: Path, cfg: CFG) -> CFG:
     return replace(cfg, train_images=str(split.folder), **files)
 
 
-def choose(split: PictureDataset, tasks: Sequence[str]) -> list[int]:
-    """Pictures with something for every one of `tasks` and MIN_OBJECTS, the largest smallest object first."""
+def choose(split: ImageDataset, tasks: Sequence[str]) -> list[int]:
+    """Images with something for every one of `tasks` and MIN_OBJECTS, the largest smallest object first."""
     useful = set.intersection(*(set(split.indices_for([task])) for task in tasks))
     sizes: dict[int, float] = {}
     for index in sorted(useful):
         boxes = split.target(index).boxes
         if len(boxes) >= MIN_OBJECTS and split.images[index]["id"] not in split.crowds:
             sizes[index] = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1).min()
-    if len(sizes) < PICTURES:
+    if len(sizes) < IMAGES:
         raise UserError(
-            f"{split.folder} has {len(sizes)} pictures with {MIN_OBJECTS} objects and something for each of "
-            f"{', '.join(tasks)}, expected {PICTURES}; name another --data-root or fewer tasks with --task"
+            f"{split.folder} has {len(sizes)} images with {MIN_OBJECTS} objects and something for each of "
+            f"{', '.join(tasks)}, expected {IMAGES}; name another --data-root or fewer tasks with --task"
         )
-    return sorted(sizes, key=sizes.__getitem__, reverse=True)[:PICTURES]
+    return sorted(sizes, key=sizes.__getitem__, reverse=True)[:IMAGES]
 
 
-def annotations(split: PictureDataset, chosen: Sequence[int]) -> dict:
-    """All that `split` knows of the `chosen` pictures, in COCO's format."""
+def annotations(split: ImageDataset, chosen: Sequence[int]) -> dict:
+    """All that `split` knows of the `chosen` images, in COCO's format."""
     images = [split.images[index] for index in chosen]
     entries = []
     for image_id in (image["id"] for image in images):
@@ -100,7 +101,7 @@ def annotations(split: PictureDataset, chosen: Sequence[int]) -> dict:
 
 
 def repeat(content: dict) -> dict:
-    """The pictures of a file in COCO's format COPIES times, with what it tells of them."""
+    """The images of a file in COCO's format COPIES times, with what it tells of them."""
     images, entries = [], []
     for copy in range(COPIES):
         images += [image | {"id": f"{image['id']}-{copy}"} for image in content["images"]]
@@ -120,7 +121,7 @@ if __name__ == "__main__":
         steps_per_epoch=0,
         warmup_steps=20,
         ema_decay=0.0,
-        eval_images=PICTURES,
+        eval_images=IMAGES,
         check_data=False,
         flip=0.0,
         min_scale=1.0,

@@ -6,19 +6,16 @@ python bench/transformer_styles.py --steps-per-epoch 500 --device cuda
 
 from __future__ import annotations
 
-import sys
 import tempfile
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from config import CFG, command_line, replace
+from pix2seq.command_line import command_line
+from pix2seq.config import CFG, replace
 
 STYLES = ("standard", "llama")
 
 
 def main(cfg: CFG) -> None:
-    from train.engine import Trainer
+    from pix2seq.train.engine import Trainer
 
     rows = []
     for style in STYLES:
@@ -29,7 +26,7 @@ def main(cfg: CFG) -> None:
             parts = (trainer.model, trainer.model.encoder.layers, trainer.model.decoder.layers)
             millions = [sum(parameter.numel() for parameter in part.parameters()) / 1e6 for part in parts]
         rows.append((style, millions, losses))
-    print(f"\nafter {trainer.step} steps of {cfg.train.batch_size} pictures, {cfg.model.image_size} px")
+    print(f"\nafter {trainer.step} steps of {cfg.train.batch_size} images, {cfg.model.image_size} px")
     print(f"{'':<10}{'M all':>8}{'M enc.':>8}{'M dec.':>8}" + "".join(f"{task:>14}" for task in rows[0][2]))
     for style, millions, losses in rows:
         print(f"{style:<10}" + "".join(f"{n:8.2f}" for n in millions) + "".join(f"{x:14.3f}" for x in losses.values()))

@@ -1,6 +1,6 @@
 """Annotations in COCO's format, made fit for use: what cannot be used is left out and counted.
 
-Objects keep COCO's keys. `bbox` is clipped to the picture; `segmentation` and `keypoints` are there if they are usable.
+Objects keep COCO's keys. `bbox` is clipped to the image; `segmentation` and `keypoints` are there if they are usable.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from config import UserError
-from tokenizers.vocabulary import CLASS_SHIFT, COORD_SHIFT
+from pix2seq.errors import UserError
+from pix2seq.tokenizers.vocabulary import CLASS_SHIFT, COORD_SHIFT
 
 MAX_CLASSES = COORD_SHIFT - CLASS_SHIFT - 1
 YES = (1, "1")  # flags: some tools write strings, of which "0" would be as true as "1"
-TOLERANCE_PX = 1.0  # a box that reaches further beyond its picture is reported
+TOLERANCE_PX = 1.0  # a box that reaches further beyond its image is reported
 
 
 @dataclass
@@ -74,10 +74,10 @@ class ObjectReader:
 
     def read(self, annotation: dict) -> dict | None:
         """The annotation fit for use, with `category_id` as in the file; None if it cannot be used."""
-        where = f"annotation {annotation.get('id', '?')} of picture {annotation.get('image_id', '?')}"
+        where = f"annotation {annotation.get('id', '?')} of image {annotation.get('image_id', '?')}"
         category = annotation.get("category_id")
         if annotation.get("image_id") not in self.images:
-            return self._refuse("object of a picture that is not listed", where)
+            return self._refuse("object of an image that is not listed", where)
         if category not in self.known:
             return self._refuse("unknown category", f"{where}: category_id {category!r}")
         if category in self.strange:
@@ -115,9 +115,9 @@ class ObjectReader:
         limit_x, limit_y = image.get("width", math.inf), image.get("height", math.inf)
         x1, y1, x2, y2 = max(x, 0.0), max(y, 0.0), min(x + width, limit_x), min(y + height, limit_y)
         if x2 <= x1 or y2 <= y1:
-            return self._refuse("box outside the picture", f"{where}: {bbox}")
+            return self._refuse("box outside the image", f"{where}: {bbox}")
         if max(x1 - x, y1 - y, x + width - x2, y + height - y2) > TOLERANCE_PX:
-            self.problems.add("box that reaches beyond the picture, clipped", f"{where}: {bbox}")
+            self.problems.add("box that reaches beyond the image, clipped", f"{where}: {bbox}")
         return [x1, y1, x2 - x1, y2 - y1]
 
     def _shape(self, annotation: dict, where: str) -> list | dict | None:
@@ -129,7 +129,7 @@ class ObjectReader:
             return self._refuse("segmentation that is neither polygons nor run lengths", where)
         sound = [flat for flat in shape if _is_polygon(flat, image)]
         if len(sound) < len(shape):
-            self.problems.add("polygon without area in the picture, or with odd or infinite numbers", where)
+            self.problems.add("polygon without area in the image, or with odd or infinite numbers", where)
         return sound
 
     def _run_lengths(self, shape: dict, image: dict, where: str) -> dict | None:
@@ -142,7 +142,7 @@ class ObjectReader:
         except Exception:  # pycocotools tells what it cannot read in many ways
             return self._refuse("run lengths that cannot be read", where)
         if (image.get("height", height), image.get("width", width)) != (height, width):
-            return self._refuse("run lengths of another size than the picture", where)
+            return self._refuse("run lengths of another size than the image", where)
         return shape if area else None
 
     def _points(self, flat: Sequence[float], where: str) -> list[float] | None:

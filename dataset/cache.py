@@ -1,4 +1,4 @@
-"""Decoded pictures kept in one file that all loading processes share, of a size that is fixed beforehand."""
+"""Decoded images kept in one file that all loading processes share, of a size that is fixed beforehand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from config import ROOT, writable_folder
+from pix2seq.runtime.paths import ROOT, writable_folder
 
 FOLDER = ROOT / "data" / "cache"
 SUFFIX = ".pixels"
@@ -22,7 +22,7 @@ CHECKSUM_BYTES = 4
 
 
 class DecodedCache:
-    """Pixels of the first pictures that fit, each beside its checksum, mapped into memory.
+    """Pixels of the first images that fit, each beside its checksum, mapped into memory.
 
     A process that is killed while it writes, or two that write at once, can at worst leave pixels that do not fit their
     checksum: these are decoded again. Other datasets' caches that no process uses, the oldest first, make room below
@@ -37,7 +37,7 @@ class DecodedCache:
         limit_bytes: int,
         folder: Path | None = None,
     ) -> None:
-        """`shapes` (height, width) of the pictures at `paths`, decoded `shrinks` times smaller; None: unknown."""
+        """`shapes` (height, width) of the images at `paths`, decoded `shrinks` times smaller; None: unknown."""
         self.shapes, self.shrinks = list(shapes), list(shrinks)
         sizes = [CHECKSUM_BYTES + 3 * shape[0] * shape[1] if shape else 0 for shape in shapes]
         ends = np.cumsum(sizes)
@@ -68,7 +68,7 @@ class DecodedCache:
         if self.file.is_file() and self.file.stat().st_size == self.size:
             return
         handle, unfinished = tempfile.mkstemp(suffix=".partial", dir=self.file.parent)
-        os.truncate(handle, self.size)  # a hole: blocks are taken as pictures come
+        os.truncate(handle, self.size)  # a hole: blocks are taken as images come
         os.close(handle)
         os.replace(unfinished, self.file)
 
@@ -76,7 +76,7 @@ class DecodedCache:
         return index < self.held and self.shapes[index] is not None and self.shrinks[index] == shrink
 
     def get(self, index: int, shrink: int) -> np.ndarray | None:
-        """The picture (H, W, 3), read-only, if it is here and sound."""
+        """The image (H, W, 3), read-only, if it is here and sound."""
         if not self._holds(index, shrink):
             return None
         if self._pixels is None:  # in each process on its own
@@ -88,7 +88,7 @@ class DecodedCache:
         return np.asarray(pixels).reshape(height, width, 3) if checksum and checksum == _checksum(pixels) else None
 
     def put(self, index: int, shrink: int, image: np.ndarray) -> None:
-        """Keep a picture if there is a place for it; a full disk is no error, as the picture is at hand."""
+        """Keep an image if there is a place for it; a full disk is no error, as the image is at hand."""
         if not self._holds(index, shrink) or image.shape[:2] != tuple(self.shapes[index]):
             return
         data = np.ascontiguousarray(image)

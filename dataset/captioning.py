@@ -6,9 +6,9 @@ import re
 
 import numpy as np
 
-from dataset.coco import Example
-from tokenizers.captioning import CaptioningTokenizer
-from tokenizers.vocabulary import TokenSequence
+from pix2seq.dataset.coco import Example
+from pix2seq.tokenizers.captioning import CaptioningTokenizer
+from pix2seq.tokenizers.vocabulary import TokenSequence
 
 OPPOSITE = {"left": "right", "right": "left"}
 
@@ -16,7 +16,7 @@ OPPOSITE = {"left": "right", "right": "left"}
 def caption_sequences(
     example: Example, flipped: bool, tokenizer: CaptioningTokenizer, count: int, rng: np.random.Generator
 ) -> list[TokenSequence]:
-    """`count` random captions of the picture; in a mirrored one left is right."""
+    """`count` random captions of the image; in a mirrored one left is right."""
     chosen = rng.permutation(len(example.captions))[:count]
     captions = [example.captions[index] for index in chosen]
     return [tokenizer.encode(mirror_caption(caption) if flipped else caption) for caption in captions]

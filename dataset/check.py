@@ -2,11 +2,10 @@
 
 python dataset/check.py --data-root /data/coco --output-dir results/check
 
-Training begins with the quick part of it, which decodes no picture (`--no-check-data` leaves it out). `taught.png`
-shows training pictures as they are augmented, with what their token sequences say: what the model is taught.
+Training begins with the quick part of it, which decodes no image (`--no-check-data` leaves it out). `taught.png`
+shows training images as they are augmented, with what their token sequences say: what the model is taught.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,15 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from pix2seq.command_line import command_line
+from pix2seq.config import CFG
+from pix2seq.dataset.annotations import Problems
+from pix2seq.dataset.coco import ImageDataset
+from pix2seq.dataset.images import UNREADABLE, read_image
+from pix2seq.errors import UserError
+from pix2seq.runtime.paths import writable_folder
 
-from config import CFG, UserError, command_line, writable_folder
-from dataset.annotations import Problems
-from dataset.coco import PictureDataset
-from dataset.images import UNREADABLE, read_image
-
-LOOKED_AT = 2000  # pictures whose sequences are measured before training
-SHEET_PICTURES = 12
+LOOKED_AT = 2000  # images whose sequences are measured before training
+SHEET_IMAGES = 12
 BAR = 40  # characters of the longest bar of a histogram
 
 
@@ -58,14 +58,14 @@ def histogram(values: np.ndarray, bins: int = 8) -> list[str]:
     ]
 
 
-def counts(examples: PictureDataset, tasks: Sequence[str]) -> list[str]:
+def counts(examples: ImageDataset, tasks: Sequence[str]) -> list[str]:
     """What there is to learn from."""
     objects = [entry for entries in examples.objects.values() for entry in entries]
-    lines = [f"{examples.folder}: {len(examples)} pictures, {len(examples.class_names)} classes"]
+    lines = [f"{examples.folder}: {len(examples)} images, {len(examples.class_names)} classes"]
     if set(tasks) != {"captioning"}:
         empty = sum(image["id"] not in examples.objects for image in examples.images)
         used = len({entry["category_id"] for entry in objects})
-        lines.append(f"  {len(objects)} objects of {used} classes; {empty} pictures without objects")
+        lines.append(f"  {len(objects)} objects of {used} classes; {empty} images without objects")
         extras = {
             "with a mask": sum(bool(entry.get("segmentation")) for entry in objects),
             "with keypoints": sum("keypoints" in entry for entry in objects),
@@ -74,12 +74,12 @@ def counts(examples: PictureDataset, tasks: Sequence[str]) -> list[str]:
         }
         lines += [f"  {number} {what}" for what, number in extras.items() if number]
     if examples.captions:
-        lines.append(f"  {len(examples.all_captions())} captions of {len(examples.captions)} pictures")
+        lines.append(f"  {len(examples.all_captions())} captions of {len(examples.captions)} images")
     return lines
 
 
-def measure(examples: PictureDataset, tokenizers: Mapping, cfg: CFG, most: int = LOOKED_AT) -> dict[str, Lengths]:
-    """The lengths of each task's sequences about `most` pictures, evenly chosen."""
+def measure(examples: ImageDataset, tokenizers: Mapping, cfg: CFG, most: int = LOOKED_AT) -> dict[str, Lengths]:
+    """The lengths of each task's sequences about `most` images, evenly chosen."""
     model, found = cfg.model, {}
     chosen = np.unique(np.linspace(0, len(examples) - 1, min(most, len(examples))).astype(int))
     targets = [examples.target(index) for index in chosen]
@@ -108,8 +108,8 @@ def measure(examples: PictureDataset, tokenizers: Mapping, cfg: CFG, most: int =
     return found
 
 
-def report(examples: PictureDataset, tokenizers: Mapping, cfg: CFG, most: int = LOOKED_AT) -> str:
-    """Counts, mistakes and lengths, without a look into the pictures."""
+def report(examples: ImageDataset, tokenizers: Mapping, cfg: CFG, most: int = LOOKED_AT) -> str:
+    """Counts, mistakes and lengths, without a look into the images."""
     lines = counts(examples, cfg.tasks)
     lines += [f"  left out or mended: {line}" for line in examples.problems.lines()]
     for task, lengths in measure(examples, tokenizers, cfg, most).items():
@@ -117,8 +117,8 @@ def report(examples: PictureDataset, tokenizers: Mapping, cfg: CFG, most: int = 
     return "\n".join(lines)
 
 
-def read_all(examples: PictureDataset, workers: int) -> Problems:
-    """Read every picture; what cannot be read, or has another size than its annotations say, is a problem."""
+def read_all(examples: ImageDataset, workers: int) -> Problems:
+    """Read every image; what cannot be read, or has another size than its annotations say, is a problem."""
     from tqdm import tqdm
 
     problems = Problems()
@@ -131,21 +131,22 @@ def read_all(examples: PictureDataset, workers: int) -> Problems:
             return UNREADABLE, str(error)
         said = entry.get("width", width), entry.get("height", height)
         if said != (width, height):
-            return "picture of another size than its annotations say", f"{entry['file_name']}: {width} × {height}"
+            return "image of another size than its annotations say", f"{entry['file_name']}: {width} × {height}"
         return None
 
     with ThreadPoolExecutor(max(workers, 1)) as pool:
-        for found in tqdm(pool.map(look, range(len(examples))), "reading", len(examples), unit=" pictures"):
+        for found in tqdm(pool.map(look, range(len(examples))), "reading", len(examples), unit=" images"):
             if found:
                 problems.add(*found)
     return problems
 
 
 def main(cfg: CFG) -> None:
-    from dataset.loaders import SequenceDataset, training_tokenizers
-    from dataset.overlay import save_png
-    from dataset.sheet import draw_sheet
-    from dataset.sources import open_split
+    from pix2seq.dataset.caption_vocabulary import training_tokenizers
+    from pix2seq.dataset.overlay import save_png
+    from pix2seq.dataset.sample_grid import draw_sheet
+    from pix2seq.dataset.samples import SequenceDataset
+    from pix2seq.dataset.sources import open_split
 
     path = writable_folder(Path(cfg.infer.output_dir), "--output-dir") / "taught.png"
     training = open_split(cfg, cfg.data.train_split, cfg.tasks)
@@ -155,11 +156,11 @@ def main(cfg: CFG) -> None:
         examples.leave_out_unreadable()
         print(f"{name}\n{report(examples, tokenizers, cfg, len(examples))}")
         problems = read_all(examples, cfg.data.workers)
-        print("\n".join(problems.lines()) or "every picture can be read")
+        print("\n".join(problems.lines()) or "every image can be read")
         if problems.counts.get(UNREADABLE, 0) == len(examples):
-            raise UserError(f"{examples.folder} has no picture that can be read")
+            raise UserError(f"{examples.folder} has no image that can be read")
     taught = SequenceDataset(training, tokenizers, cfg, augment=True, stand_ins=True)
-    save_png(path, draw_sheet(taught, training.class_names, SHEET_PICTURES))
+    save_png(path, draw_sheet(taught, training.class_names, SHEET_IMAGES))
     print(f"wrote {path}: what the model is taught")
 
 

@@ -1,4 +1,4 @@
-"""Annotated pictures on disk: COCO 2017's layout, drawn scenes included, or any file in COCO's annotation format."""
+"""Annotated images on disk: COCO 2017's layout, drawn scenes included, or any file in COCO's annotation format."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from config import UserError
-from dataset.annotations import ObjectReader, Problems, number_classes, polygons_of
-from dataset.cache import DecodedCache
-from dataset.images import DAMAGES, read_reduced, upright_size, why_unreadable
-from dataset.skeleton import COCO_PERSON, Skeleton, read_skeleton
+from pix2seq.dataset.annotations import ObjectReader, Problems, number_classes, polygons_of
+from pix2seq.dataset.cache import DecodedCache
+from pix2seq.dataset.images import DAMAGES, read_reduced, upright_size, why_unreadable
+from pix2seq.dataset.skeleton import COCO_PERSON, Skeleton, read_skeleton
+from pix2seq.errors import UserError
 
 FILES = {
     "detection": "instances",
@@ -25,12 +25,12 @@ FILES = {
     "captioning": "captions",
 }
 NAMING = {"id", "image_id", "category_id", "name"}  # keys whose values tell entries apart
-OPENERS = 16  # files that are opened at once to see whether they are pictures
+OPENERS = 16  # files that are opened at once to see whether they are images
 
 
 @dataclass(frozen=True)
 class Example:
-    """One picture and its target in pixels of that picture.
+    """One image and its target in pixels of that image.
 
     `image` (H, W, 3) uint8 RGB; n objects: `boxes` (n, 4) x1 y1 x2 y2, `classes` (n,), `polygons` n lists of (K, 2)
     x y arrays (empty: unknown), `keypoints` (n, P, 3) x y v (v = 0: not labelled) of the P points of `skeleton`,
@@ -58,7 +58,7 @@ class Example:
         return replace(self, polygons=[self.polygons[index] for index in kept], **parts)
 
     def shrunk(self, image: np.ndarray, factor: int) -> Example:
-        """The example on `image`, which is the picture `factor` times smaller."""
+        """The example on `image`, which is the image `factor` times smaller."""
         if factor == 1:
             return replace(self, image=image)
         return replace(
@@ -70,13 +70,13 @@ class Example:
         )
 
 
-class PictureDataset:
-    """The pictures below `folder` with what `read` tells of them: functions that give contents in COCO's format.
+class ImageDataset:
+    """The images below `folder` with what `read` tells of them: functions that give contents in COCO's format.
 
     `class_names` by class id are those of all objects; `category_ids` are the annotation files' own ids by class id,
     and `categories` all that the files say of these, merged.
     `problems` counts the annotations that are left out. Given `class_names` (those of a weights file, or of the
-    training pictures) categories are matched with them by name; else a category's id is its class id if it has a
+    training images) categories are matched with them by name; else a category's id is its class id if it has a
     token, and if one has none all are numbered from 1. `classes` are the names to use, all if empty.
     """
 
@@ -98,7 +98,7 @@ class PictureDataset:
         strange = self._wanted.keys() - self._class_ids.keys() if self.class_names else ()
         self._reader = ObjectReader(by_id, self._known, self._class_ids, len(self.skeleton), self.problems, strange)
         sound = filter(None, map(self._reader.read, _merge_objects(contents.values(), self.problems)))
-        self.crowds: dict[int, int] = {}  # how many crowds each picture has: the evaluator's, not the model's
+        self.crowds: dict[int, int] = {}  # how many crowds each image has: the evaluator's, not the model's
         self.objects: dict[int, list[dict]] = {}
         for entry in sound:
             if entry["iscrowd"]:
@@ -137,16 +137,16 @@ class PictureDataset:
             theirs, ours = (", ".join(list(names.values())[:5]) for names in (self._wanted, self.class_names))
             raise UserError(
                 f"{self.folder} has no class that the model knows: its annotations name {theirs}, the model or the "
-                f"training pictures {ours or 'none'}; classes are matched by name"
+                f"training images {ours or 'none'}; classes are matched by name"
             )
 
     def __len__(self) -> int:
         return len(self.images)
 
     def indices_for(self, tasks: Sequence[str], with_difficult: bool = True) -> list[int]:
-        """The pictures that at least one of `tasks` can learn from; detection learns from empty pictures too.
+        """The images that at least one of `tasks` can learn from; detection learns from empty images too.
 
-        A picture of nothing but crowds, or of difficult objects that are not taught, is not empty: it is left out.
+        An image of nothing but crowds, or of difficult objects that are not taught, is not empty: it is left out.
         """
         return [i for i, entry in enumerate(self.images) if self._teaches(entry["id"], tasks, with_difficult)]
 
@@ -166,11 +166,11 @@ class PictureDataset:
         return [text for captions in self.captions.values() for text in captions]
 
     def path(self, index: int) -> Path:
-        """The file of a picture."""
+        """The file of an image."""
         return self.folder / self.images[index]["file_name"]
 
     def target(self, index: int) -> Example:
-        """The example of a picture that is not read yet: `image` is empty, (0, 0, 3)."""
+        """The example of an image that is not read yet: `image` is empty, (0, 0, 3)."""
         entry = self.images[index]
         objects = self.objects.get(entry["id"], [])
         boxes = np.array([annotation["bbox"] for annotation in objects], dtype=np.float64).reshape(-1, 4)
@@ -193,7 +193,7 @@ class PictureDataset:
         return self.load(index)
 
     def load(self, index: int, shrink: int = 1) -> Example:
-        """The example of a picture; a JPEG is decoded `shrink` (1, 2, 4, 8) times smaller, its annotations too."""
+        """The example of an image; a JPEG is decoded `shrink` (1, 2, 4, 8) times smaller, its annotations too."""
         target = self.target(index)
         image = self.cache.get(index, shrink) if self.cache else None
         if image is not None:
@@ -204,13 +204,13 @@ class PictureDataset:
         return target.shrunk(image, factor)
 
     def leave_out_unreadable(self) -> None:
-        """Leave out pictures whose file is not there or does not begin as one; raise UserError if no other is left."""
+        """Leave out images whose file is not there or does not begin as one; raise UserError if no other is left."""
         paths = [self.path(index) for index in range(len(self))]
         with ThreadPoolExecutor(OPENERS) as pool:
             found = list(pool.map(why_unreadable, paths))
         if found and all(found):
             raise UserError(
-                f"none of the annotated pictures ({len(found)}) can be used, the first is {paths[0]} ({found[0]}); "
+                f"none of the annotated images ({len(found)}) can be used, the first is {paths[0]} ({found[0]}); "
                 f"check the folder"
             )
         for entry, reason in zip(self.images, found, strict=True):
@@ -219,14 +219,14 @@ class PictureDataset:
         self.images = [entry for entry, reason in zip(self.images, found, strict=True) if not reason]
 
     def read_unknown_sizes(self) -> None:
-        """Ask the beginnings of the files for the size of pictures whose annotations do not say it."""
+        """Ask the beginnings of the files for the size of images whose annotations do not say it."""
         for index, entry in enumerate(self.images):
             if not {"width", "height"} <= entry.keys():
                 with contextlib.suppress(*DAMAGES):  # then it cannot be read whole, either
                     entry["width"], entry["height"] = upright_size(self.path(index))
 
     def keep_decoded(self, shrinks: Sequence[int], limit_gb: float) -> None:
-        """From now on keep pictures that are decoded so many times smaller on disk, the first that fit."""
+        """From now on keep images that are decoded so many times smaller on disk, the first that fit."""
         shapes: list[tuple[int, int] | None] = []
         for entry, shrink in zip(self.images, shrinks, strict=True):
             sides = entry.get("height"), entry.get("width")
@@ -252,7 +252,7 @@ class PictureDataset:
         return {"images": self.images, "annotations": annotations, "categories": categories}
 
 
-class CocoDataset(PictureDataset):
+class CocoDataset(ImageDataset):
     """One split of a folder in COCO 2017's layout, with the annotations that `tasks` need."""
 
     def __init__(
@@ -262,15 +262,15 @@ class CocoDataset(PictureDataset):
         tasks: Sequence[str],
         class_names: Mapping[int, str] | None = None,
         classes: Sequence[str] = (),
-        pictures: Path | None = None,
+        images: Path | None = None,
     ) -> None:
-        """`pictures` is their folder if it is not that of the layout."""
-        if not pictures and not (root / split).is_dir():
+        """`images` is their folder if it is not that of the layout."""
+        if not images and not (root / split).is_dir():
             raise UserError(f"--data-root expects a folder with {split}/ and annotations/, found no {root / split}")
         self.root, self.split = root, split
         names = dict.fromkeys(FILES[task] for task in tasks)
         read = {name: partial(read_annotations, annotation_path(root, name, split)) for name in names}
-        super().__init__(pictures or root / split, read, class_names, classes)
+        super().__init__(images or root / split, read, class_names, classes)
 
 
 def annotation_path(root: Path, name: str, split: str) -> Path:
@@ -304,13 +304,13 @@ def read_annotations(path: Path) -> dict:
 
 
 def _images(contents: Mapping[str, dict], problems: Problems) -> list[dict]:
-    """The pictures of all files by their ids, each once."""
+    """The images of all files by their ids, each once."""
     images: dict[int, dict] = {}
     for content in contents.values():
         listed: set[int] = set()
         for image in content["images"]:
             if image["id"] in listed:
-                problems.add("picture id that is used twice", str(image["id"]))
+                problems.add("image id that is used twice", str(image["id"]))
             else:
                 listed.add(image["id"])
                 images.setdefault(image["id"], _with_sound_size(image))
@@ -349,7 +349,7 @@ def _captions(contents: Sequence[dict], images: Mapping[int, dict], problems: Pr
                 continue
             text, image_id = annotation["caption"], annotation.get("image_id")
             if image_id not in images or not isinstance(text, str) or not text.strip():
-                problems.add("caption that is empty or of no listed picture", f"picture {image_id}")
+                problems.add("caption that is empty or of no listed image", f"image {image_id}")
             else:
                 captions.setdefault(image_id, []).append(text)
     return captions

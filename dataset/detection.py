@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from config import CFG
-from dataset.coco import Example
-from dataset.geometry import Geometry, visible_share
-from tokenizers.detection import FAKE_CLASS, DetectionTokenizer, corrupt_classes
-from tokenizers.vocabulary import TokenSequence
+from pix2seq.config import CFG
+from pix2seq.dataset.coco import Example
+from pix2seq.dataset.geometry import Geometry, visible_share
+from pix2seq.tokenizers.detection import FAKE_CLASS, DetectionTokenizer, corrupt_classes
+from pix2seq.tokenizers.vocabulary import TokenSequence
 
 DUPLICATE_DEVIATION = 0.05  # of a noise object's edges from those of the object that it doubles, fraction of its sides
-RANDOM_DEVIATION = 0.5  # of a random noise object's sides, fraction of the picture's
+RANDOM_DEVIATION = 0.5  # of a random noise object's sides, fraction of the image's
 
 
 def object_boxes(example: Example, geometry: Geometry) -> np.ndarray:
@@ -77,8 +77,8 @@ def noise_boxes(boxes: np.ndarray, count: int, area: np.ndarray, rng: np.random.
     return np.clip(rng.permutation(noise), np.tile(origin, 2), np.tile(area[2:], 2))
 
 
-def picture_area(example: Example, geometry: Geometry) -> np.ndarray:
-    """The part (4,) y1 x1 y2 x2 of the canvas that shows the picture, in canvas fractions."""
+def image_area(example: Example, geometry: Geometry) -> np.ndarray:
+    """The part (4,) y1 x1 y2 x2 of the canvas that shows the image, in canvas fractions."""
     height, width = example.image.shape[:2]
     return np.clip(geometry.box_fractions(np.array([[0, 0, width, height]]))[0], 0, 1)
 
@@ -88,7 +88,7 @@ def detection_sequence(
 ) -> TokenSequence:
     """The objects on the canvas and the end, or instead of the end with `noise_objects` false ones up to `max_objects`.
 
-    A picture without objects is an immediate end, or nothing but noise; one of more than `max_objects` has no end.
+    An image without objects is an immediate end, or nothing but noise; one of more than `max_objects` has no end.
     """
     data, max_objects = cfg.data, cfg.model.max_objects
     boxes = object_boxes(example, geometry)
@@ -97,7 +97,7 @@ def detection_sequence(
     order = shown[order_objects(boxes[shown], data.object_order, rng)][:max_objects]
     boxes, classes = boxes[order], example.classes[order]
     if data.noise_objects:
-        noise = noise_boxes(boxes, max_objects - len(boxes), picture_area(example, geometry), rng)
+        noise = noise_boxes(boxes, max_objects - len(boxes), image_area(example, geometry), rng)
         boxes, classes = np.concatenate([boxes, noise]), np.append(classes, np.full(len(noise), FAKE_CLASS))
     has_end = not data.noise_objects and len(shown) <= max_objects
     sequence = tokenizer.encode(boxes, classes, pad_to=None if has_end else max_objects)

@@ -1,4 +1,4 @@
-"""The one affine map from a picture's pixels to the model's square canvas, and its inverse.
+"""The one affine map from an image's pixels to the model's square canvas, and its inverse.
 
 Points are x y in COCO's continuous convention: pixel i covers [i, i + 1). No other code rescales a box.
 """
@@ -11,14 +11,14 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from config import ModelCFG
+from pix2seq.config import ModelCFG
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """`matrix` (2, 3) takes picture points to points on a canvas of `size` × `size` pixels.
+    """`matrix` (2, 3) takes image points to points on a canvas of `size` × `size` pixels.
 
-    Of the picture only `region`, x1 y1 x2 y2 in whole pixels, is on the canvas; None: all that fits.
+    Of the image only `region`, x1 y1 x2 y2 in whole pixels, is on the canvas; None: all that fits.
     """
 
     matrix: np.ndarray
@@ -27,7 +27,7 @@ class Geometry:
 
     @classmethod
     def letterbox(cls, width: int, height: int, size: int) -> Geometry:
-        """The whole picture, aspect kept, in the canvas's upper left corner; each side is rounded to whole pixels."""
+        """The whole image, aspect kept, in the canvas's upper left corner; each side is rounded to whole pixels."""
         scale = size / max(width, height)
         scale_x, scale_y = max(round(width * scale), 1) / width, max(round(height * scale), 1) / height
         return cls(np.array([[scale_x, 0, 0], [0, scale_y, 0]], dtype=np.float64), size)
@@ -42,10 +42,10 @@ class Geometry:
 
     @classmethod
     def crop_inside(cls, box: np.ndarray, padding: float, width: int, height: int, size: int) -> Geometry:
-        """The part of the picture around `box` (x1 y1 x2 y2), in the canvas's upper left corner, and nothing beside it.
+        """The part of the image around `box` (x1 y1 x2 y2), in the canvas's upper left corner, and nothing beside it.
 
-        It is `padding` times the box's own sides wider on each side, but ends where the picture does. Its rounding is
-        that of the official code: the box's first and last pixel are counted as if the picture had one pixel less.
+        It is `padding` times the box's own sides wider on each side, but ends where the image does. Its rounding is
+        that of the official code: the box's first and last pixel are counted as if the image had one pixel less.
         """
         sides = np.array([width, height])
         corners = np.clip(np.reshape(box, (2, 2)) / sides, 0, 1) * (sides - 1)
@@ -94,11 +94,11 @@ class Geometry:
         return replace(self, matrix=matrix)
 
     def apply(self, points: np.ndarray) -> np.ndarray:
-        """Canvas points (…, 2) of picture points (…, 2)."""
+        """Canvas points (…, 2) of image points (…, 2)."""
         return np.asarray(points) @ self.matrix[:, :2].T + self.matrix[:, 2]
 
     def shows(self, points: np.ndarray) -> np.ndarray:
-        """Which picture points (…, 2) are to be seen on the canvas (…)."""
+        """Which image points (…, 2) are to be seen on the canvas (…)."""
         points, placed = np.asarray(points), self.apply(points)
         shown = ((placed >= 0) & (placed <= self.size)).all(axis=-1)
         if self.region is None:
@@ -106,11 +106,11 @@ class Geometry:
         return shown & ((points >= self.region[:2]) & (points <= self.region[2:])).all(axis=-1)
 
     def invert(self, points: np.ndarray) -> np.ndarray:
-        """Picture points (…, 2) of canvas points (…, 2)."""
+        """Image points (…, 2) of canvas points (…, 2)."""
         return (np.asarray(points) - self.matrix[:, 2]) @ np.linalg.inv(self.matrix[:, :2]).T
 
     def apply_boxes(self, boxes: np.ndarray) -> np.ndarray:
-        """Canvas boxes (n, 4) x1 y1 x2 y2 of picture boxes, not clipped.
+        """Canvas boxes (n, 4) x1 y1 x2 y2 of image boxes, not clipped.
 
         A turned box becomes what its inscribed ellipse spans: few objects fill the corners of their boxes, and the box
         of the turned corners would be too large (Kalra et al., Towards Rotation Invariance in Object Detection, 2021).
@@ -123,30 +123,30 @@ class Geometry:
         return np.concatenate([center - reach, center + reach], axis=1)
 
     def invert_boxes(self, boxes: np.ndarray) -> np.ndarray:
-        """Picture boxes (n, 4) x1 y1 x2 y2 of canvas boxes, not clipped."""
+        """Image boxes (n, 4) x1 y1 x2 y2 of canvas boxes, not clipped."""
         return _ordered(self.invert(np.reshape(boxes, (-1, 2, 2))))
 
     def to_fractions(self, points: np.ndarray) -> np.ndarray:
-        """Canvas fractions (…, 2) y x, as tokens have them, of picture points (…, 2) x y."""
+        """Canvas fractions (…, 2) y x, as tokens have them, of image points (…, 2) x y."""
         return self.apply(points)[..., ::-1] / self.size
 
     def from_fractions(self, fractions: np.ndarray) -> np.ndarray:
-        """Picture points (…, 2) x y of canvas fractions (…, 2) y x."""
+        """Image points (…, 2) x y of canvas fractions (…, 2) y x."""
         return self.invert(np.asarray(fractions, dtype=np.float64)[..., ::-1] * self.size)
 
     def box_fractions(self, boxes: np.ndarray) -> np.ndarray:
-        """Canvas fractions (n, 4) y1 x1 y2 x2, not clipped, of picture boxes (n, 4) x1 y1 x2 y2."""
+        """Canvas fractions (n, 4) y1 x1 y2 x2, not clipped, of image boxes (n, 4) x1 y1 x2 y2."""
         return self.apply_boxes(boxes)[:, [1, 0, 3, 2]] / self.size
 
     def boxes_from_fractions(self, fractions: np.ndarray) -> np.ndarray:
-        """Picture boxes (n, 4) x1 y1 x2 y2 of canvas fractions (n, 4) y1 x1 y2 x2."""
+        """Image boxes (n, 4) x1 y1 x2 y2 of canvas fractions (n, 4) y1 x1 y2 x2."""
         return self.invert_boxes(np.reshape(fractions, (-1, 4))[:, [1, 0, 3, 2]].astype(np.float64) * self.size)
 
     def warp(self, image: np.ndarray, pad_value: float) -> np.ndarray:
-        """The canvas (size, size, 3) uint8 of a picture (H, W, 3) uint8, `pad_value` (0 to 1) outside the picture.
+        """The canvas (size, size, 3) uint8 of an image (H, W, 3) uint8, `pad_value` (0 to 1) outside the image.
 
-        Bilinear; a picture that shrinks is averaged over what falls into a pixel, as TensorFlow's antialiased resizing
-        does, so that no detail turns to noise. A canvas pixel that the picture does not cover whole is padding.
+        Bilinear; an image that shrinks is averaged over what falls into a pixel, as TensorFlow's antialiased resizing
+        does, so that no detail turns to noise. A canvas pixel that the image does not cover whole is padding.
         """
         pad = round(pad_value * 255)
         region = np.reshape(self.region or (0, 0, image.shape[1], image.shape[0]), (2, 2))

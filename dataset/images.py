@@ -1,4 +1,4 @@
-"""Read a picture file as RGB, upright, 8 bits a channel."""
+"""Read an image file as RGB, upright, 8 bits a channel."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from config import UserError
+from pix2seq.errors import UserError
 
 Image.MAX_IMAGE_PIXELS = 400_000_000  # larger than any photograph, small enough to fit into memory
-UNREADABLE = "picture that cannot be read"
+UNREADABLE = "image that cannot be read"
 DAMAGES = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises at damaged files
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Pixels (H, W, 3) uint8 RGB of a picture file; raise UserError if it cannot be read whole.
+    """Pixels (H, W, 3) uint8 RGB of an image file; raise UserError if it cannot be read whole.
 
-    EXIF rotation is applied, transparency is laid over white, 16-bit grey is scaled to 8 bits.
+    EXIF rotation is applied, transparency is laid over white, 16-bit gray is scaled to 8 bits.
     """
     return read_reduced(path, 1)[0]
 
 
 def why_unreadable(path: Path) -> str:
-    """What is wrong with the beginning of a picture file, in words; empty if nothing is. No pixel is read."""
+    """What is wrong with the beginning of an image file, in words; empty if nothing is. No pixel is read."""
     try:
         with Image.open(path):
             return ""
     except FileNotFoundError:
-        return "picture that is not there"
+        return "image that is not there"
     except DAMAGES:
         return UNREADABLE
 
 
 def upright_size(path: Path) -> tuple[int, int]:
-    """Width and height of a picture as `read_image` turns it, from its header; raise one of DAMAGES if it is bad."""
+    """Width and height of an image as `read_image` turns it, from its header; raise one of DAMAGES if it is bad."""
     with Image.open(path) as file:
         turned = file.getexif().get(ExifTags.Base.Orientation, 1) > 4
         return file.size[::-1] if turned else file.size
@@ -44,7 +44,7 @@ def upright_size(path: Path) -> tuple[int, int]:
 def read_reduced(path: str | Path, shrink: int) -> tuple[np.ndarray, int]:
     """`read_image`, but a JPEG is decoded `shrink` (1, 2, 4, 8) times smaller; and how many times it really was.
 
-    A JPEG decoder leaves out the fine frequencies, which costs much less time. Pixel i of the smaller picture covers
+    A JPEG decoder leaves out the fine frequencies, which costs much less time. Pixel i of the smaller image covers
     [i · shrink, (i + 1) · shrink) of the whole one; the last may reach beyond its edge. Other files come in full size.
     """
     try:
@@ -55,18 +55,18 @@ def read_reduced(path: str | Path, shrink: int) -> tuple[np.ndarray, int]:
                 reduced = min(width, height) >= 2 * shrink > 2 and file.draft(None, (width // shrink, height // shrink))
                 return np.asarray(_to_rgb(ImageOps.exif_transpose(file))), shrink if reduced else 1
     except FileNotFoundError:
-        raise UserError(f"there is no picture {path}; check the path") from None
+        raise UserError(f"there is no image {path}; check the path") from None
     except UnidentifiedImageError:
-        raise UserError(f"{path} is not a picture that can be read; expected JPEG, PNG or the like") from None
+        raise UserError(f"{path} is not an image that can be read; expected JPEG, PNG or the like") from None
     except DAMAGES as error:
         raise UserError(f"{path} cannot be read whole ({error}); the file is damaged: get it again") from None
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I"):
-        return Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(white, picture).convert("RGB")
-    return picture.convert("RGB")
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")

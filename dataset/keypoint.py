@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from dataset.coco import Example
-from dataset.geometry import Geometry
-from dataset.skeleton import Skeleton
-from tokenizers.keypoint import KeypointTokenizer
-from tokenizers.vocabulary import TokenSequence
+from pix2seq.dataset.coco import Example
+from pix2seq.dataset.geometry import Geometry
+from pix2seq.dataset.skeleton import Skeleton
+from pix2seq.tokenizers.keypoint import KeypointTokenizer
+from pix2seq.tokenizers.vocabulary import TokenSequence
 
 
 def has_keypoints(example: Example) -> np.ndarray:
@@ -19,7 +19,7 @@ def has_keypoints(example: Example) -> np.ndarray:
 def keypoints_on_canvas(
     keypoints: np.ndarray, geometry: Geometry, flipped: bool, skeleton: Skeleton
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Keypoints (P, 3) x y v of a picture as points (P, 2) y x in canvas fractions, and which are to be seen (P,).
+    """Keypoints (P, 3) x y v of an image as points (P, 2) y x in canvas fractions, and which are to be seen (P,).
 
     Left and right points of the `skeleton` swap names if the canvas is mirrored (`flipped`); points off the canvas are
     invisible.

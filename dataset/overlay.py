@@ -1,6 +1,6 @@
-"""Paint on a picture: boxes, masks, skeletons and tags.
+"""Paint on an image: boxes, masks, skeletons and tags.
 
-Pictures are (H, W, 3) uint8 RGB and are painted on in place. Lines and letters grow with the picture, so that it reads
+Images are (H, W, 3) uint8 RGB and are painted on in place. Lines and letters grow with the image, so that it reads
 alike at 320 and at 6000 pixels.
 """
 
@@ -16,46 +16,46 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dataset.skeleton import Skeleton
+from pix2seq.dataset.skeleton import Skeleton
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
-GOLDEN_RATIO = 0.618034  # steps of this share of the colour circle never come close to each other
+GOLDEN_RATIO = 0.618034  # steps of this share of the color circle never come close to each other
 SHIFT_BITS = 4  # OpenCV's sub-pixel coordinates: 1/16 px
 MASK_OPACITY = 0.45
-SIDE_COLOURS = {"left": (255, 138, 0), "right": (0, 170, 255), "middle": (90, 220, 110)}
+SIDE_COLORS = {"left": (255, 138, 0), "right": (0, 170, 255), "middle": (90, 220, 110)}
 WHITE, BLACK = (255, 255, 255), (20, 20, 20)
 
 
-def class_colour(class_id: int) -> Colour:
-    """A vivid colour that a class always has; classes with neighbouring ids look different."""
+def class_color(class_id: int) -> Color:
+    """A vivid color that a class always has; classes with neighbouring ids look different."""
     hue = (0.35 + class_id * GOLDEN_RATIO) % 1
     saturation, value = ((0.85, 0.85), (0.8, 1.0), (0.55, 1.0))[class_id % 3]
     return tuple(round(255 * channel) for channel in colorsys.hsv_to_rgb(hue, saturation, value))
 
 
-def paint_box(canvas: np.ndarray, box: np.ndarray, colour: Colour) -> None:
-    """The outline of `box` (4,) x1 y1 x2 y2, drawn inside it so that it stays in sight at the picture's edge."""
+def paint_box(canvas: np.ndarray, box: np.ndarray, color: Color) -> None:
+    """The outline of `box` (4,) x1 y1 x2 y2, drawn inside it so that it stays in sight at the image's edge."""
     width_px = _line_px(canvas)
     inset = np.minimum(width_px / 2, (box[2:] - box[:2]) / 2)
     (x1, y1), (x2, y2) = box[:2] + inset, box[2:] - inset
     corners = _fixed_point([(x1, y1), (x2, y1), (x2, y2), (x1, y2)])
-    cv2.polylines(canvas, [corners], True, colour, width_px, cv2.LINE_AA, SHIFT_BITS)
+    cv2.polylines(canvas, [corners], True, color, width_px, cv2.LINE_AA, SHIFT_BITS)
 
 
-def paint_mask(canvas: np.ndarray, mask: np.ndarray, colour: Colour) -> None:
+def paint_mask(canvas: np.ndarray, mask: np.ndarray, color: Color) -> None:
     """Blend `mask` (H, W) bool in and draw its outline."""
     x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
     window = canvas[y : y + height, x : x + width]
     inside = np.ascontiguousarray(mask[y : y + height, x : x + width])
-    blended = (1 - MASK_OPACITY) * window[inside] + MASK_OPACITY * np.array(colour)
+    blended = (1 - MASK_OPACITY) * window[inside] + MASK_OPACITY * np.array(color)
     window[inside] = np.round(blended).astype(np.uint8)
     contours, _ = cv2.findContours(inside.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(x, y))
-    cv2.drawContours(canvas, contours, -1, colour, _line_px(canvas), cv2.LINE_AA)
+    cv2.drawContours(canvas, contours, -1, color, _line_px(canvas), cv2.LINE_AA)
 
 
 def paint_skeleton(canvas: np.ndarray, keypoints: np.ndarray, box: np.ndarray, skeleton: Skeleton) -> None:
-    """Bones and points of `keypoints` (P, 3) x y v, as far as they are visible: left, right, middle differ in colour.
+    """Bones and points of `keypoints` (P, 3) x y v, as far as they are visible: left, right, middle differ in color.
 
     They are thinner where `box` (4,), that of the instance, is small.
     """
@@ -65,28 +65,28 @@ def paint_skeleton(canvas: np.ndarray, keypoints: np.ndarray, box: np.ndarray, s
     bone_px, joint_px = max(1, round(width_px)), max(1.5, 1.25 * width_px)
     for one, other in skeleton.bones:
         if visible[one] and visible[other]:
-            colour = SIDE_COLOURS[sides[one] if sides[one] == sides[other] else "middle"]
-            cv2.line(canvas, points[one].tolist(), points[other].tolist(), colour, bone_px, cv2.LINE_AA, SHIFT_BITS)
+            color = SIDE_COLORS[sides[one] if sides[one] == sides[other] else "middle"]
+            cv2.line(canvas, points[one].tolist(), points[other].tolist(), color, bone_px, cv2.LINE_AA, SHIFT_BITS)
     for joint in np.flatnonzero(visible).tolist():
         _draw_disc(canvas, keypoints[joint, :2], joint_px + max(0.7, width_px / 4), WHITE)
-        _draw_disc(canvas, keypoints[joint, :2], joint_px, SIDE_COLOURS[sides[joint]])
+        _draw_disc(canvas, keypoints[joint, :2], joint_px, SIDE_COLORS[sides[joint]])
 
 
-def paint_labels(canvas: np.ndarray, boxes: np.ndarray, texts: Sequence[str], colours: Sequence[Colour]) -> None:
+def paint_labels(canvas: np.ndarray, boxes: np.ndarray, texts: Sequence[str], colors: Sequence[Color]) -> None:
     """A tag at each of `boxes` (n, 4), where it covers no other tag if there is such a place."""
     taken: list[tuple[int, int, int, int]] = []
-    for box, text, colour in zip(boxes, texts, colours, strict=True):
+    for box, text, color in zip(boxes, texts, colors, strict=True):
         letters = _letters(text, _letter_px(canvas))
         x, y = _free_place(canvas.shape, box, letters.shape, taken)
         height, width = np.minimum(letters.shape, canvas.shape[:2])
         taken.append((x, y, x + width, y + height))
         opacity = letters[:height, :width, None]
-        tag = np.array(colour) * (1 - opacity) + np.array(_readable_on(colour)) * opacity
+        tag = np.array(color) * (1 - opacity) + np.array(_readable_on(color)) * opacity
         canvas[y : y + height, x : x + width] = np.round(tag)
 
 
 def save_png(path: Path, image: np.ndarray) -> None:
-    """Write a picture; an OSError says that the disk refused it."""
+    """Write an image; an OSError says that the disk refused it."""
     _, data = cv2.imencode(".png", image[:, :, ::-1])
     path.write_bytes(data)
 
@@ -100,7 +100,7 @@ def _letter_px(image: np.ndarray) -> int:
 
 
 def _skeleton_px(image: np.ndarray, box: np.ndarray) -> float:
-    """Width of a bone: thinner for a small person, never thicker than suits the picture."""
+    """Width of a bone: thinner for a small person, never thicker than suits the image."""
     return float(np.clip(max(box[2:] - box[:2]) / 70, 1, 1.5 * _line_px(image)))
 
 
@@ -109,7 +109,7 @@ def _fixed_point(points: np.ndarray) -> np.ndarray:
     return np.round((np.asarray(points) - 0.5) * 2**SHIFT_BITS).astype(np.int32)
 
 
-def _draw_disc(canvas: np.ndarray, center: np.ndarray, radius_px: float, colour: Colour) -> None:
+def _draw_disc(canvas: np.ndarray, center: np.ndarray, radius_px: float, color: Color) -> None:
     """A smooth disc; OpenCV's circles of a few pixels are rhombs."""
     size = canvas.shape[1::-1]
     x1, y1 = np.clip(np.floor(center - radius_px - 1), 0, size).astype(int)
@@ -118,13 +118,13 @@ def _draw_disc(canvas: np.ndarray, center: np.ndarray, radius_px: float, colour:
     distance = np.hypot(x + 0.5 - center[0], y + 0.5 - center[1])
     opacity = np.clip(radius_px + 0.5 - distance, 0, 1)[:, :, None]
     window = canvas[y1:y2, x1:x2]
-    window[:] = np.round(window * (1 - opacity) + np.array(colour) * opacity)
+    window[:] = np.round(window * (1 - opacity) + np.array(color) * opacity)
 
 
 def _free_place(
     canvas_shape: tuple[int, ...], box: np.ndarray, tag_shape: tuple[int, ...], taken: list[tuple[int, int, int, int]]
 ) -> tuple[int, int]:
-    """Upper left corner of a tag inside the picture: above the box, inside it, below it, or wherever it fits."""
+    """Upper left corner of a tag inside the image: above the box, inside it, below it, or wherever it fits."""
     height, width = tag_shape
     x1, y1, x2, y2 = np.round(box).astype(int).tolist()
     places = [(x, y) for y in (y1 - height, y1, y2, y2 - height) for x in (x1, x2 - width)]
@@ -140,8 +140,8 @@ def _overlap(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -
     return max(width, 0) * max(height, 0)
 
 
-def _readable_on(colour: Colour) -> Colour:
-    luminance = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
+def _readable_on(color: Color) -> Color:
+    luminance = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
     return BLACK if luminance > 140 else WHITE
 
 

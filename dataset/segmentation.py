@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from dataset.coco import Example
-from dataset.geometry import Geometry, resample_polygons
-from tokenizers.segmentation import SegmentationTokenizer
-from tokenizers.vocabulary import TokenSequence
+from pix2seq.dataset.coco import Example
+from pix2seq.dataset.geometry import Geometry, resample_polygons
+from pix2seq.tokenizers.segmentation import SegmentationTokenizer
+from pix2seq.tokenizers.vocabulary import TokenSequence
 
 
 def has_mask(example: Example) -> np.ndarray:
@@ -57,7 +57,7 @@ def clip_polygon(polygon: np.ndarray) -> np.ndarray:
 
 
 def _clockwise(polygon: np.ndarray) -> np.ndarray:
-    """A polygon (K, 2) y x in clockwise order as seen in the picture; a mirrored crop turns it round."""
+    """A polygon (K, 2) y x in clockwise order as seen in the image; a mirrored crop turns it round."""
     y, x = polygon.T
     doubled_area = np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))
     return polygon if doubled_area >= 0 else polygon[::-1]

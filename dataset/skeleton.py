@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from config import UserError
+from pix2seq.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -6,21 +6,23 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from config import CFG, UserError, scenes_root
-from dataset.coco import FILES, CocoDataset, PictureDataset, annotation_path, read_annotations
-from dataset.voc import VocDataset, find_voc_folders
+from pix2seq.config import CFG
+from pix2seq.dataset.coco import FILES, CocoDataset, ImageDataset, annotation_path, read_annotations
+from pix2seq.dataset.voc import VocDataset, find_voc_folders
+from pix2seq.errors import UserError
+from pix2seq.scenes.root import scenes_root
 
-LOOKED_FOR = 100  # pictures of a JSON, some of which may be missing, that tell where its folder is
+LOOKED_FOR = 100  # images of a JSON, some of which may be missing, that tell where its folder is
 
 
 def open_split(
     cfg: CFG, split: str, tasks: Sequence[str], class_names: Mapping[int, str] | None = None
-) -> PictureDataset:
+) -> ImageDataset:
     """One split (`--train-split` or `--val-split`) with annotations for `tasks`.
 
     It is that of `--train-json` or `--val-json` if named, else what lies below `--data-root`: COCO 2017's layout,
-    Pascal VOC's, or a COCO-format JSON beside its pictures; without `--data-root` it is of the drawn scenes.
-    `class_names` are those of a model or of the training pictures; without them the dataset numbers its own.
+    Pascal VOC's, or a COCO-format JSON beside its images; without `--data-root` it is of the drawn scenes.
+    `class_names` are those of a model or of the training images; without them the dataset numbers its own.
     """
     opened = _open(cfg, split, tasks, class_names)
     if class_names is not None and set(tasks) != {"captioning"}:
@@ -28,7 +30,7 @@ def open_split(
     return opened
 
 
-def _open(cfg: CFG, split: str, tasks: Sequence[str], class_names: Mapping[int, str] | None) -> PictureDataset:
+def _open(cfg: CFG, split: str, tasks: Sequence[str], class_names: Mapping[int, str] | None) -> ImageDataset:
     data = cfg.data
     classes = tuple(name.strip() for name in data.classes.split(",") if name.strip())
     root = Path(data.data_root)
@@ -57,18 +59,18 @@ def _open(cfg: CFG, split: str, tasks: Sequence[str], class_names: Mapping[int, 
 
 def open_json(
     path: Path, folder: Path | None, root: Path, class_names: Mapping[int, str] | None, classes: Sequence[str]
-) -> PictureDataset:
-    """A file in COCO's annotation format with its pictures in `folder`, or wherever they are found near it."""
+) -> ImageDataset:
+    """A file in COCO's annotation format with its images in `folder`, or wherever they are found near it."""
     if not folder:
         names = [image["file_name"] for image in read_annotations(path)["images"][:LOOKED_FOR]]
         near = (path.parent, path.with_suffix(""), path.parent / "images", root / path.stem, root, root / "images")
         folder = next((place for place in near if any((place / name).is_file() for name in names)), None)
         if folder is None:
             raise UserError(
-                f"{path} names {f'pictures such as {names[0]}' if names else 'no picture'}, none of which is in "
+                f"{path} names {f'images such as {names[0]}' if names else 'no image'}, none of which is in "
                 f"{', '.join(dict.fromkeys(map(str, near)))}; name their folder with --train-images and --val-images"
             )
-    return PictureDataset(folder, {path.name: partial(read_annotations, path)}, class_names, classes)
+    return ImageDataset(folder, {path.name: partial(read_annotations, path)}, class_names, classes)
 
 
 def _check_split_names(cfg: CFG) -> None:
@@ -97,12 +99,12 @@ def _explicit_json(cfg: CFG, split: str) -> str:
 
 
 def _explicit_images(cfg: CFG, split: str) -> Path | None:
-    """The picture folder that the flags name for a split."""
+    """The image folder that the flags name for a split."""
     data = cfg.data
     name = data.train_images if split == data.train_split else data.val_images or data.train_images
     folder = _below(Path(data.data_root), name) if name else None
     if folder and not folder.is_dir():
-        raise UserError(f"there is no folder of pictures {folder}; check --train-images and --val-images")
+        raise UserError(f"there is no folder of images {folder}; check --train-images and --val-images")
     return folder
 
 
@@ -117,7 +119,8 @@ def _below(root: Path, name: str) -> Path:
 
 
 def _drawn(cfg: CFG) -> Path:
-    from dataset import scenes
+
+    from pix2seq.scenes import draw as scenes
 
     data, root = cfg.data, scenes_root(cfg)
     if not scenes.is_written(root, data.scenes_train, data.scenes_val, data.scenes_seed):

@@ -1,6 +1,6 @@
-"""Random changes to training pictures: placement on the canvas, and colours.
+"""Random changes to training images: placement on the canvas, and colors.
 
-Whatever moves is moved by the Geometry that comes out of here; colours leave every pixel where it is.
+Whatever moves is moved by the Geometry that comes out of here; colors leave every pixel where it is.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from config import CFG, DataCFG, UserError
-from dataset.geometry import Geometry
+from pix2seq.config import CFG, DataCFG
+from pix2seq.dataset.geometry import Geometry
+from pix2seq.errors import UserError
 
 LUMA = np.array([0.299, 0.587, 0.114])
 
@@ -33,8 +34,8 @@ class Jitter:
     corner: bool
 
     @classmethod
-    def of_pictures(cls, data: DataCFG) -> Jitter:
-        """For canvases that show a whole picture."""
+    def of_images(cls, data: DataCFG) -> Jitter:
+        """For canvases that show a whole image."""
         return cls(data.min_scale, data.max_scale, data.flip, 0.0, data.placement == "corner")
 
     @classmethod
@@ -72,7 +73,7 @@ def jitter_colors(image: np.ndarray, amount: float, rng: np.random.Generator) ->
     if amount == 0:
         return image
     brightness, contrast, saturation = 1 + amount * rng.uniform(-1, 1, 3)
-    # One matrix: saturation mixes a pixel with its grey, contrast mixes it with the picture's mean grey.
+    # One matrix: saturation mixes a pixel with its gray, contrast mixes it with the image's mean gray.
     matrix = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) * LUMA)
     shift = brightness * (1 - contrast) * (LUMA @ cv2.mean(image)[:3])
     return cv2.transform(image, np.column_stack([matrix, np.full(3, shift)]))
@@ -92,17 +93,17 @@ def check_augmentation(cfg: CFG) -> None:
 
 
 def _enhance(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> Callable[[Image.Image, float], Image.Image]:
-    return lambda picture, change: kind(picture).enhance(1 + change)
+    return lambda image, change: kind(image).enhance(1 + change)
 
 
-# RandAugment's operations that move nothing (Cubuk et al., 2019), of a picture and a strength from -0.9 to 0.9, whose
+# RandAugment's operations that move nothing (Cubuk et al., 2019), of an image and a strength from -0.9 to 0.9, whose
 # sign is a direction where there is one.
 COLOR_OPERATIONS: tuple[Callable[[Image.Image, float], Image.Image], ...] = (
-    lambda picture, _: picture,
-    lambda picture, _: ImageOps.autocontrast(picture),
-    lambda picture, _: ImageOps.equalize(picture),
-    lambda picture, strength: ImageOps.posterize(picture, 8 - round(abs(strength) / 0.9 * 4)),
-    lambda picture, strength: ImageOps.solarize(picture, round(255 * (1 - abs(strength) / 0.9))),
+    lambda image, _: image,
+    lambda image, _: ImageOps.autocontrast(image),
+    lambda image, _: ImageOps.equalize(image),
+    lambda image, strength: ImageOps.posterize(image, 8 - round(abs(strength) / 0.9 * 4)),
+    lambda image, strength: ImageOps.solarize(image, round(255 * (1 - abs(strength) / 0.9))),
     _enhance(ImageEnhance.Brightness),
     _enhance(ImageEnhance.Color),
     _enhance(ImageEnhance.Contrast),
@@ -111,14 +112,14 @@ COLOR_OPERATIONS: tuple[Callable[[Image.Image, float], Image.Image], ...] = (
 
 
 def rand_augment(image: np.ndarray, count: int, magnitude: float, rng: np.random.Generator) -> np.ndarray:
-    """RandAugment with operations on colours alone: `count` random ones, one after the other, on (H, W, 3) uint8.
+    """RandAugment with operations on colors alone: `count` random ones, one after the other, on (H, W, 3) uint8.
 
-    `magnitude` is 0 (no change by those that have a strength) to 30. It is for pictures before they are padded, whose
+    `magnitude` is 0 (no change by those that have a strength) to 30. It is for images before they are padded, whose
     histograms some operations flatten or stretch.
     """
     if count == 0:
         return image
-    picture = Image.fromarray(image)
+    changed = Image.fromarray(image)
     for operation in rng.integers(len(COLOR_OPERATIONS), size=count):
-        picture = COLOR_OPERATIONS[operation](picture, rng.choice([-1, 1]) * 0.9 * magnitude / 30)
-    return np.asarray(picture)
+        changed = COLOR_OPERATIONS[operation](changed, rng.choice([-1, 1]) * 0.9 * magnitude / 30)
+    return np.asarray(changed)

@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from config import UserError
-from dataset.coco import PictureDataset
-from dataset.images import DAMAGES
+from pix2seq.dataset.coco import ImageDataset
+from pix2seq.dataset.images import DAMAGES
+from pix2seq.errors import UserError
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
@@ -28,11 +28,11 @@ VOC_CLASSES = (
 VOID = 255  # value of SegmentationObject's pixels that belong to no object for certain
 
 
-class VocDataset(PictureDataset):
-    """The pictures of an image set such as `trainval`, or of several: `VOC2007/trainval,VOC2012/trainval`.
+class VocDataset(ImageDataset):
+    """The images of an image set such as `trainval`, or of several: `VOC2007/trainval,VOC2012/trainval`.
 
     Classes are the 20 of VOC where no other occurs, else those of all annotations by name, or `classes` in their order.
-    Objects have masks where `SegmentationObject` has a PNG of the picture and `tasks` ask for them.
+    Objects have masks where `SegmentationObject` has a PNG of the image and `tasks` ask for them.
     """
 
     def __init__(
@@ -93,10 +93,10 @@ def read_voc(root: Path, parts: Sequence[tuple[Path, Path]], with_masks: bool, c
             problems.append((parsed, str(folder / "Annotations" / f"{name}.xml")))
             continue
         size, objects = parsed
-        images.append({"id": number, "file_name": str(_picture(folder, name).relative_to(root))} | size)
+        images.append({"id": number, "file_name": str(_image(folder, name).relative_to(root))} | size)
         mask_path = folder / "SegmentationObject" / f"{name}.png"
         if with_masks and not _add_masks(objects, mask_path):
-            problems.append(("mask file that is no picture of object numbers, left out", str(mask_path)))
+            problems.append(("mask file that is no image of object numbers, left out", str(mask_path)))
         if not all(entry["name"] for entry in objects):
             problems.append(("object without a name, left out", str(folder / "Annotations" / f"{name}.xml")))
             objects = [entry for entry in objects if entry["name"]]
@@ -110,7 +110,7 @@ def read_voc(root: Path, parts: Sequence[tuple[Path, Path]], with_masks: bool, c
 
 
 def _names(path: Path) -> list[str]:
-    """The pictures of an image set: the first word of each line."""
+    """The images of an image set: the first word of each line."""
     return [words[0] for line in path.read_text().splitlines() if (words := line.split())]
 
 
@@ -122,7 +122,7 @@ def _image_ids(names: Sequence[str]) -> list[int]:
     return list(range(1, len(names) + 1))
 
 
-def _picture(folder: Path, name: str) -> Path:
+def _image(folder: Path, name: str) -> Path:
     path = folder / "JPEGImages" / f"{name}.jpg"
     if path.exists():
         return path
@@ -135,9 +135,9 @@ def _parse(path: Path) -> tuple[dict, list[dict]] | str:
     try:
         root = ET.parse(path).getroot()
     except FileNotFoundError:
-        return "picture without an annotation file, left out"
+        return "image without an annotation file, left out"
     except (ET.ParseError, OSError, ValueError):
-        return "annotation file that is not XML, picture left out"
+        return "annotation file that is not XML, image left out"
     sides = {side: _number(root.find(f"size/{side}")) for side in ("width", "height")}
     size = {side: int(value) for side, value in sides.items() if value and value > 0}
     return size, [_object(entry) for entry in root.findall("object")]

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from evaluate.answers import Answers, Scores
+from pix2seq.evaluate.predictions import Answers, Scores
 
 # What COCO's caption evaluation takes out, in the spellings of the Penn Treebank.
 PUNCTUATION = frozenset(["''", "'", "``", "`", '"', "(", ")", "{", "}", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
@@ -30,7 +30,7 @@ def split_words(caption: str) -> str:
 
 
 def score_captioning(answers: Sequence[Answers]) -> Scores:
-    """Figures of the pictures that have references; each picture's `quality` is its CIDEr-D, a tenth of it."""
+    """Figures of the images that have references; each image's `quality` is its CIDEr-D, a tenth of it."""
     referenced = [answer for answer in answers if answer.references]
     results = [{"image_id": answer.image_id, "caption": answer.caption} for answer in answers]
     if not referenced:
@@ -45,9 +45,9 @@ def score_captioning(answers: Sequence[Answers]) -> Scores:
 def caption_metrics(
     references: dict[int, list[str]], captions: dict[int, list[str]]
 ) -> tuple[dict[str, float], np.ndarray]:
-    """Figures of split captions, a list of one for each picture, and each picture's CIDEr-D.
+    """Figures of split captions, a list of one for each image, and each image's CIDEr-D.
 
-    BLEU and ROUGE-L are 0 to 1; CIDEr-D is 0 to 10, and 0 for a single picture, as it weighs words by how few pictures
+    BLEU and ROUGE-L are 0 to 1; CIDEr-D is 0 to 10, and 0 for a single image, as it weighs words by how few images
     have them.
     """
     from pycocoevalcap.bleu.bleu import Bleu

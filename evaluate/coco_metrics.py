@@ -9,10 +9,10 @@ from typing import Literal
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
-from dataset.annotations import ObjectReader, Problems
-from dataset.coco import CocoDataset, PictureDataset, annotation_path, read_annotations
-from evaluate.answers import Boxes, Scores, results_of
-from infer.results import Result
+from pix2seq.dataset.annotations import ObjectReader, Problems
+from pix2seq.dataset.coco import CocoDataset, ImageDataset, annotation_path, read_annotations
+from pix2seq.evaluate.predictions import Boxes, Scores, results_of
+from pix2seq.infer.results import Result
 
 Kind = Literal["bbox", "segm", "keypoints"]
 TASKS = {"bbox": "detection", "segm": "segmentation", "keypoints": "keypoint"}
@@ -28,7 +28,7 @@ HIT = 0.5  # share of a detection inside an ignored region that makes it neither
 
 
 class CocoScore:
-    """COCO `results` measured against `truth`, both in COCO's format, on the pictures `image_ids`.
+    """COCO `results` measured against `truth`, both in COCO's format, on the images `image_ids`.
 
     `sigmas` are OKS's fall-offs of the keypoints, COCO's own for its 17 points if empty.
     """
@@ -57,7 +57,7 @@ class CocoScore:
     def metrics(self) -> dict[str, float]:
         """AP over IoU (or OKS) 0.50 … 0.95, at 0.50 and 0.75, by size, and recall, each 0 to 1.
 
-        A figure that these pictures cannot give (no small objects: no APs) is left out.
+        A figure that these images cannot give (no small objects: no APs) is left out.
         """
         stats = zip(METRICS[self.kind], self.evaluation.stats, strict=False)
         return {name: float(value) for name, value in stats if value >= 0}
@@ -78,11 +78,11 @@ class CocoScore:
         return table
 
     def _objects_of(self, category: int) -> list[dict]:
-        pictures = set(self.evaluation.params.imgIds)
-        return [a for a in self.truth.anns.values() if a["category_id"] == category and a["image_id"] in pictures]
+        images = set(self.evaluation.params.imgIds)
+        return [a for a in self.truth.anns.values() if a["category_id"] == category and a["image_id"] in images]
 
     def quality(self, threshold: float = 0.0) -> dict[int | str, float]:
-        """How well each picture was answered, 0 to 1, counting results with a score of at least `threshold`.
+        """How well each image was answered, 0 to 1, counting results with a score of at least `threshold`.
 
         Each result is paired with the best object that no surer one has taken; the IoU (or OKS) of the pairs is
         summed up and divided by the number of objects and of results without a pair.
@@ -108,7 +108,7 @@ def of_kind(results: list[dict], kind: Kind) -> list[dict]:
 
 
 def score_prompted(
-    split: PictureDataset, kind: Kind, image_ids: list[int | str], said: Mapping[Boxes, Sequence[tuple[int, Result]]]
+    split: ImageDataset, kind: Kind, image_ids: list[int | str], said: Mapping[Boxes, Sequence[tuple[int, Result]]]
 ) -> Scores:
     """Figures of answers about true boxes, which give `quality` too, and about detected ones if `said` has them.
 
@@ -139,7 +139,7 @@ def _pair(overlap: np.ndarray) -> list[float | None]:
     return pairs
 
 
-def open_truth(split: PictureDataset, kind: Kind) -> dict:
+def open_truth(split: ImageDataset, kind: Kind) -> dict:
     """What `split` tells of boxes, masks or keypoints in COCO's format, with crowds and others that do not count.
 
     An object whose mask is not known does not count for masks, nor does what is answered inside its box. A person
@@ -161,7 +161,7 @@ def _unknown(entry: dict) -> dict:
     return entry | {"segmentation": [corners], "iscrowd": 1}
 
 
-def _people_without_points(split: PictureDataset, content: dict) -> list[dict]:
+def _people_without_points(split: ImageDataset, content: dict) -> list[dict]:
     """Sound objects of the posed categories that only the file of instances lists."""
     if not isinstance(split, CocoDataset):
         return []
@@ -170,10 +170,10 @@ def _people_without_points(split: PictureDataset, content: dict) -> list[dict]:
         return []
     listed = {entry.get("id") for entry in read_annotations(posed)["annotations"]}
     others = [entry for entry in read_annotations(instances)["annotations"] if entry.get("id") not in listed]
-    pictures = {image["id"]: image for image in content["images"]}
+    images = {image["id"]: image for image in content["images"]}
     names = {category["id"]: category["name"] for category in content["categories"]}
     class_ids = {number: class_id for class_id, number in split.category_ids.items()}
-    reader = ObjectReader(pictures, names, class_ids, len(split.skeleton), Problems())
+    reader = ObjectReader(images, names, class_ids, len(split.skeleton), Problems())
     people = filter(None, map(reader.read, others))
     unlabelled = {"num_keypoints": 0, "keypoints": [0] * 3 * len(split.skeleton)}
     first = len(content["annotations"]) + 1

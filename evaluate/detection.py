@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dataset.coco import PictureDataset
-from evaluate.answers import Answers, Scores, results_of
-from evaluate.coco_metrics import CocoScore, of_kind, open_truth
-from evaluate.voc_metrics import voc_precision
-from infer.results import Result
+from pix2seq.dataset.coco import ImageDataset
+from pix2seq.evaluate.coco_metrics import CocoScore, of_kind, open_truth
+from pix2seq.evaluate.predictions import Answers, Scores, results_of
+from pix2seq.evaluate.voc_metrics import voc_precision
+from pix2seq.infer.results import Result
 
 
-def score_detection(answers: Sequence[Answers], split: PictureDataset, threshold: float) -> Scores:
+def score_detection(answers: Sequence[Answers], split: ImageDataset, threshold: float) -> Scores:
     """COCO's twelve figures and mean VOC AP50 of the classes; results below `threshold` do not shape `quality`."""
     image_ids = [answer.image_id for answer in answers]
     boxes = [(answer.image_id, Result(answer.detected.instances)) for answer in answers]

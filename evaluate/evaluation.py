@@ -1,4 +1,4 @@
-"""Ask a model about the pictures of a split, on as many processes as there are, and score its answers."""
+"""Ask a model about the images of a split, on as many processes as there are, and score its answers."""
 
 from __future__ import annotations
 
@@ -8,30 +8,31 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from config import UserError
-from dataset.coco import Example, PictureDataset
-from dataset.keypoint import has_keypoints
-from dataset.loaders import Batch, Sample, SequenceDataset, collate
-from dataset.segmentation import has_mask
-from evaluate.answers import Answers, Scores
-from evaluate.captioning import score_captioning
-from evaluate.detection import score_detection
-from evaluate.keypoint import score_keypoint
-from evaluate.segmentation import mask_ious, score_segmentation
-from evaluate.tokens import FreePredictor, TokenCounts
-from infer.predictor import Encoded, Predictor
-from infer.results import Instances
-from models import distributed
+from pix2seq.dataset.batches import Batch, Readable, collate
+from pix2seq.dataset.coco import Example, ImageDataset
+from pix2seq.dataset.keypoint import has_keypoints
+from pix2seq.dataset.samples import Sample, SequenceDataset
+from pix2seq.dataset.segmentation import has_mask
+from pix2seq.errors import UserError
+from pix2seq.evaluate.captioning import score_captioning
+from pix2seq.evaluate.detection import score_detection
+from pix2seq.evaluate.keypoint import score_keypoint
+from pix2seq.evaluate.predictions import Answers, Scores
+from pix2seq.evaluate.segmentation import mask_ious, score_segmentation
+from pix2seq.evaluate.tokens import FreePredictor, TokenCounts
+from pix2seq.infer.predictor import Encoded, Predictor
+from pix2seq.infer.results import Instances
+from pix2seq.runtime import distributed
 
-FREE_PICTURES = 64  # pictures that a model is asked about once more without its grammar
+FREE_IMAGES = 64  # images that a model is asked about once more without its grammar
 
 
 @dataclass
 class Evaluation:
-    """What came of one: `answers` by picture in the split's order, `scores` and figures of `tokens` by task."""
+    """What came of one: `answers` by image in the split's order, `scores` and figures of `tokens` by task."""
 
     answers: list[Answers]
     scores: dict[str, Scores]
@@ -43,31 +44,18 @@ class Evaluation:
         return {task: scores.metrics for task, scores in self.scores.items()}
 
 
-@dataclass(frozen=True)
-class Readable(Dataset):
-    """`items` about pictures; where a picture cannot be read whole, the UserError that says so."""
+def evaluate(predictor: Predictor, split: ImageDataset, tasks: Sequence[str], tokens: bool = True) -> Evaluation:
+    """Figures of `tasks` on `split`, or on its first `max_images`; with `tokens` those of single tokens too.
 
-    items: Dataset
-
-    def __getitem__(self, key: Any) -> Any:
-        try:
-            return self.items[key]
-        except UserError as error:
-            return error
-
-
-def evaluate(predictor: Predictor, split: PictureDataset, tasks: Sequence[str], tokens: bool = True) -> Evaluation:
-    """Figures of `tasks` on `split`, or on its first `max_pictures`; with `tokens` those of single tokens too.
-
-    Pictures that cannot be read are left out of answers and truth and counted in the `problems` of `split`.
-    Each process asks about some of the chunks of `eval_batch_size` pictures that one process would ask about, so that
+    Images that cannot be read are left out of answers and truth and counted in the `problems` of `split`.
+    Each process asks about some of the chunks of `eval_batch_size` images that one process would ask about, so that
     the answers are the same; all processes return them all, the first one alone with `scores`.
     """
     split.leave_out_unreadable()
     split.read_unknown_sizes()
     taught = SequenceDataset(split, predictor.tokenizers, predictor.taught, augment=False) if tokens else None
     free = FreePredictor(predictor) if tokens else None
-    count = min(len(split), predictor.cfg.infer.max_pictures or len(split))
+    count = min(len(split), predictor.cfg.infer.max_images or len(split))
     chunks = _own_chunks(count, predictor.cfg.infer.eval_batch_size)
     answers: list[Answers] = []
     damaged: list[tuple[int, str]] = []
@@ -78,28 +66,28 @@ def evaluate(predictor: Predictor, split: PictureDataset, tasks: Sequence[str], 
             damaged += [(index, str(error)) for index, error in found.items() if isinstance(error, UserError)]
             read = {index: example for index, example in found.items() if isinstance(example, Example)}
             answers += ask(predictor, tasks, list(read), list(read.values()))
-            few = {index: example for index, example in read.items() if index < FREE_PICTURES}
+            few = {index: example for index, example in read.items() if index < FREE_IMAGES}
             if free and few:
                 ask(free, tasks, list(few), list(few.values()), detected_boxes=False)
             bar.update(len(chunk))
     for _, error in sorted(distributed.gather(damaged)):
-        split.problems.add("picture that cannot be read whole, left out", error)
+        split.problems.add("image that cannot be read whole, left out", error)
     answers = sorted(distributed.gather(answers), key=lambda answer: answer.index)
     if not answers:
-        raise UserError(f"{split.folder} has no picture that can be read: {'; '.join(split.problems.lines())}")
+        raise UserError(f"{split.folder} has no image that can be read: {'; '.join(split.problems.lines())}")
     figures = _token_figures(count_tokens(predictor, taught, tasks), free) if free else {}
     scores = score(answers, split, tasks, predictor) if distributed.rank() == 0 else {}
     return Evaluation(answers, scores, figures)
 
 
 def _own_chunks(count: int, size: int) -> list[list[int]]:
-    """This process's share of `count` pictures in chunks of `size`."""
+    """This process's share of `count` images in chunks of `size`."""
     chunks = [list(range(start, min(start + size, count))) for start in range(0, count, size)]
     return chunks[distributed.rank() :: distributed.world_size()]
 
 
 def _bar(title: str, chunks: list[list[int]]) -> tqdm:
-    return tqdm(total=sum(map(len, chunks)), desc=title, unit=" pictures", disable=distributed.rank() > 0)
+    return tqdm(total=sum(map(len, chunks)), desc=title, unit=" images", disable=distributed.rank() > 0)
 
 
 def ask(
@@ -109,11 +97,11 @@ def ask(
     examples: Sequence[Example],
     detected_boxes: bool = True,
 ) -> list[Answers]:
-    """All `tasks` about some pictures; masks and poses of the true instances and, if asked, of the detected ones."""
+    """All `tasks` about some images; masks and poses of the true instances and, if asked, of the detected ones."""
     images = [example.image for example in examples]
     answers = [Answers(index, example.image_id) for index, example in zip(indices, examples, strict=True)]
     detects = "detection" in predictor.trained_tasks and set(tasks) != {"captioning"}
-    whole = predictor.encode_pictures(images) if detects or "captioning" in tasks else None
+    whole = predictor.encode_images(images) if detects or "captioning" in tasks else None
     if "captioning" in tasks:
         captions = predictor.caption(images, whole)
         for answer, example, caption in zip(answers, examples, captions, strict=True):
@@ -162,7 +150,7 @@ def _true_instances(examples: Sequence[Example], chosen: Sequence[np.ndarray]) -
 
 
 def score(
-    answers: Sequence[Answers], split: PictureDataset, tasks: Sequence[str], predictor: Predictor
+    answers: Sequence[Answers], split: ImageDataset, tasks: Sequence[str], predictor: Predictor
 ) -> dict[str, Scores]:
     """The figures of each task."""
     infer = predictor.cfg.infer
@@ -177,9 +165,9 @@ def score(
 
 @torch.inference_mode()
 def count_tokens(predictor: Predictor, taught: SequenceDataset, tasks: Sequence[str]) -> dict[str, TokenCounts]:
-    """How well true tokens are told, the true ones before each being given, on at most `eval_images` pictures."""
+    """How well true tokens are told, the true ones before each being given, on at most `eval_images` images."""
     size = predictor.cfg.model.image_size
-    count = min(len(taught), predictor.cfg.train.eval_images, predictor.cfg.infer.max_pictures or len(taught))
+    count = min(len(taught), predictor.cfg.train.eval_images, predictor.cfg.infer.max_images or len(taught))
     chunks = _own_chunks(count, predictor.cfg.infer.eval_batch_size)
     parts: list[tuple[int, str, TokenCounts]] = []
     text_end = predictor.tokenizers["captioning"].text.end

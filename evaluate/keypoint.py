@@ -10,13 +10,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dataset.coco import PictureDataset
-from evaluate.answers import Answers, Scores
-from evaluate.coco_metrics import score_prompted
-from infer.results import Instances, Result
+from pix2seq.dataset.coco import ImageDataset
+from pix2seq.evaluate.coco_metrics import score_prompted
+from pix2seq.evaluate.predictions import Answers, Scores
+from pix2seq.infer.results import Instances, Result
 
 
-def score_keypoint(answers: Sequence[Answers], split: PictureDataset, points_score_weight: float) -> Scores:
+def score_keypoint(answers: Sequence[Answers], split: ImageDataset, points_score_weight: float) -> Scores:
     """COCO's figures with true boxes, and with detected ones where there are any."""
 
     def ranked(result: Result) -> Result:

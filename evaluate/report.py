@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: metrics.json, COCO results, sheets of pictures, TensorBoard events, tables."""
+"""What an evaluation leaves behind: metrics.json, COCO results, sheets of images, TensorBoard events, tables."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from config import CFG
-from dataset.annotations import Problems
-from dataset.coco import PictureDataset
-from evaluate.evaluation import Evaluation
-from evaluate.events import open_events
-from infer.run import writing
+from pix2seq.config import CFG
+from pix2seq.dataset.annotations import Problems
+from pix2seq.dataset.coco import ImageDataset
+from pix2seq.evaluate.evaluation import Evaluation
+from pix2seq.runtime.files import writing
+from pix2seq.runtime.tensorboard import open_events
 
 TOKEN_SCALARS = ("perplexity", "valid without grammar")
 
 
 def write_report(
-    target: Path, evaluation: Evaluation, split: PictureDataset, class_names: Mapping[int, str], cfg: CFG, name: str
+    target: Path, evaluation: Evaluation, split: ImageDataset, class_names: Mapping[int, str], cfg: CFG, name: str
 ) -> None:
     """Write all files of the evaluation of weights `name` into the folder `target`."""
-    from evaluate.sheets import draw_sheet
-    from infer.draw import save_png
+    from pix2seq.evaluate.prediction_grid import draw_sheet
+    from pix2seq.infer.draw import save_png
 
     content = {
         "weights": name,
-        "pictures": len(evaluation.answers),
+        "images": len(evaluation.answers),
         "metrics": evaluation.metrics,
         "per_class": {task: scores.per_class for task, scores in evaluation.scores.items() if scores.per_class},
         "tokens": evaluation.tokens,

@@ -6,8 +6,10 @@ import dataclasses
 import time
 from pathlib import Path
 
-from config import CFG, UserError, project_path
-from infer.run import let_threads_sleep
+from pix2seq.config import CFG
+from pix2seq.errors import UserError
+from pix2seq.runtime.paths import project_path
+from pix2seq.runtime.threads import let_threads_sleep
 
 POLL_S = 5.0  # seconds between two looks at a watched folder
 WATCHED = "last.safetensors"
@@ -16,8 +18,8 @@ WATCHED = "last.safetensors"
 def run(cfg: CFG) -> None:
     """Score `--weights` on `--val-split`, or with `--watch` each new weights file of a run, on all processes."""
     let_threads_sleep()
-    from models import distributed
-    from models.device import pick_device
+    from pix2seq.runtime import distributed
+    from pix2seq.runtime.device import pick_device
 
     device = distributed.start(pick_device(cfg.device))
     try:
@@ -31,12 +33,12 @@ def run(cfg: CFG) -> None:
 
 def evaluate_weights(cfg: CFG, run_folder: Path | None = None) -> None:
     """Score `--weights`; files go into `--output-dir`, or below the folder of a training run, by the weights' step."""
-    from dataset.sources import open_split
-    from evaluate.evaluation import evaluate
-    from evaluate.report import log_scalars, tables, write_report
-    from infer.predictor import load_predictor
-    from infer.run import output_folder, writing
-    from models import distributed
+    from pix2seq.dataset.sources import open_split
+    from pix2seq.evaluate.evaluation import evaluate
+    from pix2seq.evaluate.report import log_scalars, tables, write_report
+    from pix2seq.infer.predictor import load_predictor
+    from pix2seq.runtime import distributed
+    from pix2seq.runtime.files import output_folder, writing
 
     predictor = load_predictor(cfg)
     predictor.require(cfg.tasks)
@@ -51,12 +53,12 @@ def evaluate_weights(cfg: CFG, run_folder: Path | None = None) -> None:
                 write_report(staging, evaluation, split, predictor.class_names, cfg, Path(cfg.infer.weights).name)
     if distributed.rank() == 0:
         log_scalars((run_folder or target) / "tensorboard", evaluation, predictor.step)
-        print(f"{len(evaluation.answers)} pictures; wrote {target / 'metrics.json'}")
+        print(f"{len(evaluation.answers)} images; wrote {target / 'metrics.json'}")
 
 
 def watch(cfg: CFG) -> None:
     """Score the run folder's last weights whenever they change; ends with Ctrl-C or after `--watch-minutes`."""
-    from models import distributed
+    from pix2seq.runtime import distributed
 
     if distributed.world_size() > 1:
         raise UserError("--watch looks at a folder from one process; start it without torchrun")

@@ -12,14 +12,14 @@ from dataclasses import replace
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from dataset.coco import PictureDataset
-from evaluate.answers import Answers, Scores
-from evaluate.coco_metrics import score_prompted
-from infer.results import Result
+from pix2seq.dataset.coco import ImageDataset
+from pix2seq.evaluate.coco_metrics import score_prompted
+from pix2seq.evaluate.predictions import Answers, Scores
+from pix2seq.infer.results import Result
 
 
 def mask_ious(result: Result, polygons: Sequence[Sequence[np.ndarray]], height: int, width: int) -> np.ndarray:
-    """IoU (n,) of each of n masks with the true polygons [(K, 2)] of its object, in a picture of that size."""
+    """IoU (n,) of each of n masks with the true polygons [(K, 2)] of its object, in an image of that size."""
     ious = np.zeros(len(polygons))
     for index, (mask, parts) in enumerate(zip(result.masks, polygons, strict=True)):
         true = coco_mask.merge(coco_mask.frPyObjects([part.ravel().tolist() for part in parts], height, width))
@@ -27,7 +27,7 @@ def mask_ious(result: Result, polygons: Sequence[Sequence[np.ndarray]], height: 
     return ious
 
 
-def score_segmentation(answers: Sequence[Answers], split: PictureDataset) -> Scores:
+def score_segmentation(answers: Sequence[Answers], split: ImageDataset) -> Scores:
     """Mean IoU with true boxes, and COCO's figures with true boxes and with detected ones where there are any."""
     said = {"true boxes": [(answer.image_id, _ranked_by_votes(answer.segmented)) for answer in answers]}
     if all(answer.detected for answer in answers):

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import config
-from infer.predictor import Answer, Predictor
-from models.generate import GrammarTables
-from tokenizers.vocabulary import (
+from pix2seq import config
+from pix2seq.infer.predictor import Answer, Predictor
+from pix2seq.models.generate import GrammarTables
+from pix2seq.tokenizers.vocabulary import (
     CLASS_SHIFT,
     COORD_SHIFT,
     END,

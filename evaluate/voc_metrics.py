@@ -16,8 +16,8 @@ MIN_IOU = 0.5
 
 
 @dataclass(frozen=True)
-class PictureBoxes:
-    """A picture's n boxes (n, 4) x1 y1 x2 y2 of one class: true ones with `difficult` (n,) bool, or answers with
+class ImageBoxes:
+    """An image's n boxes (n, 4) x1 y1 x2 y2 of one class: true ones with `difficult` (n,) bool, or answers with
     `scores` (n,)."""
 
     boxes: np.ndarray
@@ -25,20 +25,18 @@ class PictureBoxes:
     scores: np.ndarray | None = None
 
 
-def average_precision(
-    truth: Sequence[PictureBoxes], answers: Sequence[PictureBoxes], eleven_points: bool
-) -> float | None:
-    """AP of one class at IoU 0.5 over pictures; None if no object counts.
+def average_precision(truth: Sequence[ImageBoxes], answers: Sequence[ImageBoxes], eleven_points: bool) -> float | None:
+    """AP of one class at IoU 0.5 over images; None if no object counts.
 
     An answer belongs to the object it overlaps most; it is right if the IoU is at least 0.5 and no surer answer was
     right about the object. Answers about a difficult object are left out, as difficult objects are from the recall.
     The area under the interpolated curve is VOC's since 2010; `eleven_points`, a mean over recalls 0, 0.1 … 1, before.
     """
-    count = sum(int((~picture.difficult).sum()) for picture in truth)
+    count = sum(int((~image.difficult).sum()) for image in truth)
     if count == 0:
         return None
     outcomes = [_outcomes(*pair) for pair in zip(truth, answers, strict=True)]
-    scores = np.concatenate([picture.scores for picture in answers])
+    scores = np.concatenate([image.scores for image in answers])
     order = np.argsort(-scores, kind="stable")
     right = np.concatenate(outcomes)[order]
     right = right[~np.isnan(right)]
@@ -50,8 +48,8 @@ def average_precision(
     return float((np.diff(recall, prepend=0) * highest).sum())
 
 
-def _outcomes(truth: PictureBoxes, answers: PictureBoxes) -> np.ndarray:
-    """For each answer (n,) of a picture 1 if it is right, 0 if it is wrong, NaN if it does not count."""
+def _outcomes(truth: ImageBoxes, answers: ImageBoxes) -> np.ndarray:
+    """For each answer (n,) of an image 1 if it is right, 0 if it is wrong, NaN if it does not count."""
     outcomes = np.zeros(len(answers.boxes))
     if len(truth.boxes) == 0 or len(answers.boxes) == 0:
         return outcomes
@@ -82,8 +80,8 @@ def voc_precision(
     true_entries, said_entries = _by_image(annotations, category), _by_image(results, category)
     for image_id in image_ids:
         true, said = true_entries.get(image_id, []), said_entries.get(image_id, [])
-        truth.append(PictureBoxes(_corners(true), difficult=np.array([bool(a["iscrowd"]) for a in true], dtype=bool)))
-        answers.append(PictureBoxes(_corners(said), scores=np.array([r["score"] for r in said], dtype=np.float64)))
+        truth.append(ImageBoxes(_corners(true), difficult=np.array([bool(a["iscrowd"]) for a in true], dtype=bool)))
+        answers.append(ImageBoxes(_corners(said), scores=np.array([r["score"] for r in said], dtype=np.float64)))
     area = average_precision(truth, answers, eleven_points=False)
     if area is None:
         return {}

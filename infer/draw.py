@@ -1,35 +1,35 @@
-"""Paint results on a picture: boxes, masks and skeletons, each with a label.
+"""Paint results on an image: boxes, masks and skeletons, each with a label.
 
-Pictures are (H, W, 3) uint8 RGB.
+Images are (H, W, 3) uint8 RGB.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from dataset.overlay import class_colour, paint_box, paint_labels, paint_mask, paint_skeleton, save_png
-from dataset.skeleton import COCO_PERSON, Skeleton
-from infer.masks import decode_mask
-from infer.results import Result
+from pix2seq.dataset.overlay import class_color, paint_box, paint_labels, paint_mask, paint_skeleton, save_png
+from pix2seq.dataset.skeleton import COCO_PERSON, Skeleton
+from pix2seq.infer.masks import decode_mask
+from pix2seq.infer.results import Result
 
-__all__ = ["class_colour", "draw_detections", "draw_keypoints", "draw_masks", "save_png"]
+__all__ = ["class_color", "draw_detections", "draw_keypoints", "draw_masks", "save_png"]
 
 
 def draw_detections(image: np.ndarray, result: Result, class_names: dict[int, str]) -> np.ndarray:
-    """The picture with a box and a label for each instance."""
+    """The image with a box and a label for each instance."""
     canvas = np.ascontiguousarray(image).copy()
     instances = result.instances
     for index in _back_to_front(result):
-        paint_box(canvas, instances.boxes[index], class_colour(int(instances.classes[index])))
+        paint_box(canvas, instances.boxes[index], class_color(int(instances.classes[index])))
     _paint_labels(canvas, result, class_names)
     return canvas
 
 
 def draw_masks(image: np.ndarray, result: Result, class_names: dict[int, str]) -> np.ndarray:
-    """The picture with each instance tinted and outlined, and labelled."""
+    """The image with each instance tinted and outlined, and labelled."""
     canvas = np.ascontiguousarray(image).copy()
     for index in _back_to_front(result):
-        paint_mask(canvas, decode_mask(result.masks[index].rle), class_colour(int(result.instances.classes[index])))
+        paint_mask(canvas, decode_mask(result.masks[index].rle), class_color(int(result.instances.classes[index])))
     _paint_labels(canvas, result, class_names)
     return canvas
 
@@ -37,7 +37,7 @@ def draw_masks(image: np.ndarray, result: Result, class_names: dict[int, str]) -
 def draw_keypoints(
     image: np.ndarray, result: Result, class_names: dict[int, str], skeleton: Skeleton = COCO_PERSON
 ) -> np.ndarray:
-    """The picture with the skeleton of each instance that has one: left, right and middle differ in colour."""
+    """The image with the skeleton of each instance that has one: left, right and middle differ in color."""
     canvas = np.ascontiguousarray(image).copy()
     for index in _back_to_front(result):
         if result.poses[index] is not None:
@@ -56,4 +56,4 @@ def _paint_labels(canvas: np.ndarray, result: Result, class_names: dict[int, str
     instances = result.instances
     pairs = list(zip(instances.classes.tolist(), instances.scores, strict=True))
     texts = [f"{class_names.get(class_id, class_id)} {100 * score:.0f}%" for class_id, score in pairs]
-    paint_labels(canvas, instances.boxes, texts, [class_colour(class_id) for class_id, _ in pairs])
+    paint_labels(canvas, instances.boxes, texts, [class_color(class_id) for class_id, _ in pairs])

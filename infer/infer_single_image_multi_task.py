@@ -1,15 +1,10 @@
-"""Objects, masks, joints and a caption of a picture in one go: three PNGs and result.json.
+"""Objects, masks, joints and a caption of an image in one go: three PNGs and result.json.
 
 python infer/infer_single_image_multi_task.py --image images/demo.jpg --output-dir results
 """
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from config import command_line
-from infer.run import run
+from pix2seq.command_line import command_line
+from pix2seq.infer.run import run
 
 if __name__ == "__main__":
     command_line(run, __doc__)

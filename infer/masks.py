@@ -1,4 +1,4 @@
-"""Polygons in picture pixels to masks, by COCO's own rasteriser: run lengths that `pycocotools` and JSON both take."""
+"""Polygons in image pixels to masks, by COCO's own rasteriser: run lengths that `pycocotools` and JSON both take."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 
 @dataclass(frozen=True)
 class Mask:
-    """`rle` is COCO's compressed run lengths at the picture's size; `score` the mean share of votes for its pixels."""
+    """`rle` is COCO's compressed run lengths at the image's size; `score` the mean share of votes for its pixels."""
 
     rle: dict
     score: float
@@ -57,7 +57,7 @@ def vote(samples: Sequence[Sequence[np.ndarray]], height: int, width: int, thres
 
 
 def _window(points: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Upper left corner and end, x y in whole pixels, of the part of the picture that points (K, 2) span."""
+    """Upper left corner and end, x y in whole pixels, of the part of the image that points (K, 2) span."""
     size = [width, height]
     corner = np.clip(np.floor(points.min(axis=0)), 0, size).astype(int)
     return corner, np.clip(np.ceil(points.max(axis=0)), corner, size).astype(int)

@@ -1,7 +1,7 @@
-"""Ask a trained model about pictures: boxes, masks, keypoints and captions in the pictures' own pixels.
+"""Ask a trained model about images: boxes, masks, keypoints and captions in the images' own pixels.
 
 Every canvas is encoded once, and the prompts of a chunk are answered together. Answers to several questions about the
-same canvases share what `encode_pictures` or `encode_crops` returned.
+same canvases share what `encode_images` or `encode_crops` returned.
 """
 
 from __future__ import annotations
@@ -15,26 +15,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from config import CFG, PRESETS, ModelCFG, UserError, project_path
-from dataset.geometry import Geometry
-from dataset.loaders import build_tokenizers
-from dataset.skeleton import Skeleton
-from infer.masks import Mask, vote
-from infer.results import Instances, Pose, Prompt, Result, prompts_for
-from models.device import pick_device
-from models.generate import GrammarTables, Sampling, generate
-from models.weights import Weights, load_weights
-from tokenizers.captioning import read_text
-from tokenizers.keypoint import Keypoints
-from tokenizers.segmentation import MIN_POINTS
-from tokenizers.vocabulary import COORD_SHIFT, COORDS, INVISIBLE
+from pix2seq.config import CFG, PRESETS, ModelCFG
+from pix2seq.dataset.geometry import Geometry
+from pix2seq.dataset.skeleton import Skeleton
+from pix2seq.errors import UserError
+from pix2seq.infer.masks import Mask, vote
+from pix2seq.infer.results import Instances, Pose, Prompt, Result, prompts_for
+from pix2seq.models.generate import GrammarTables, Sampling, generate
+from pix2seq.models.weights import Weights, load_weights
+from pix2seq.runtime.device import pick_device
+from pix2seq.runtime.paths import project_path
+from pix2seq.tokenizers.build import build_tokenizers
+from pix2seq.tokenizers.captioning import read_text
+from pix2seq.tokenizers.keypoint import Keypoints
+from pix2seq.tokenizers.segmentation import MIN_POINTS
+from pix2seq.tokenizers.vocabulary import COORD_SHIFT, COORDS, INVISIBLE
 
 GREEDY = Sampling()
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Encoded canvases: `memory`, (N, D) for each, and the `geometries` that took pictures to them.
+    """Encoded canvases: `memory`, (N, D) for each, and the `geometries` that took images to them.
 
     Where several prompts are about one canvas it is there several times, as the same tensor.
     """
@@ -64,7 +66,7 @@ class Answer:
 
 
 class Predictor:
-    """A model with what is needed to ask it. Pictures are (H, W, 3) uint8 RGB of any size.
+    """A model with what is needed to ask it. Images are (H, W, 3) uint8 RGB of any size.
 
     `taught` are the settings of the training: they tell which tokens the model has learnt.
     """
@@ -95,29 +97,29 @@ class Predictor:
                 known = ", ".join(self.trained_tasks)
                 raise UserError(f"the weights were trained for {known}, not for {task}; name others with --weights")
 
-    def encode_pictures(self, images: Sequence[np.ndarray]) -> Encoded:
-        """Whole pictures, for `detect` and `caption`."""
+    def encode_images(self, images: Sequence[np.ndarray]) -> Encoded:
+        """Whole images, for `detect` and `caption`."""
         size = self.cfg.model.image_size
         return self._encode(images, [Geometry.letterbox(image.shape[1], image.shape[0], size) for image in images])
 
     def encode_crops(self, images: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> Encoded:
-        """A crop for each prompt, for `keypoints` and for `segment` unless it looks at whole pictures."""
-        model, pictures = self.cfg.model, [images[prompt.image_number] for prompt in prompts]
-        pairs = zip(prompts, pictures, strict=True)
+        """A crop for each prompt, for `keypoints` and for `segment` unless it looks at whole images."""
+        model, prompted = self.cfg.model, [images[prompt.image_number] for prompt in prompts]
+        pairs = zip(prompts, prompted, strict=True)
         geometries = [Geometry.for_instance(prompt.box, image, model, model.image_size) for prompt, image in pairs]
-        return self._encode(pictures, geometries)
+        return self._encode(prompted, geometries)
 
     def encode_for_segmentation(
         self, images: Sequence[np.ndarray], prompts: Sequence[Prompt], whole: Encoded | None = None
     ) -> Encoded:
-        """What `segment` looks at for each prompt: its crop or its whole picture, as the model was trained.
+        """What `segment` looks at for each prompt: its crop or its whole image, as the model was trained.
 
-        `whole` is what `encode_pictures` returned for the pictures, if it was asked for already.
+        `whole` is what `encode_images` returned for the images, if it was asked for already.
         """
         if not self.cfg.model.segment_whole:
             return self.encode_crops(images, prompts)
         asked = sorted({prompt.image_number for prompt in prompts})
-        whole = whole.take(asked) if whole else self.encode_pictures([images[number] for number in asked])
+        whole = whole.take(asked) if whole else self.encode_images([images[number] for number in asked])
         return whole.take([asked.index(prompt.image_number) for prompt in prompts])
 
     @torch.inference_mode()
@@ -176,8 +178,8 @@ class Predictor:
         }[task]
 
     def detect(self, images: Sequence[np.ndarray], encoded: Encoded | None = None) -> list[Instances]:
-        """The instances of each picture, surest first, boxes clipped to the picture; none of them is empty."""
-        encoded = encoded or self.encode_pictures(images)
+        """The instances of each image, surest first, boxes clipped to the image; none of them is empty."""
+        encoded = encoded or self.encode_images(images)
         tokenizer, infer = self.tokenizers["detection"], self.cfg.infer
         sampling = (
             Sampling(infer.temperature, top_p=infer.detection_top_p)
@@ -195,8 +197,8 @@ class Predictor:
         return found
 
     def caption(self, images: Sequence[np.ndarray], encoded: Encoded | None = None) -> list[str]:
-        """A caption of each picture."""
-        encoded = encoded or self.encode_pictures(images)
+        """A caption of each image."""
+        encoded = encoded or self.encode_images(images)
         tokenizer = self.tokenizers["captioning"]
         answers = self._answers("captioning", encoded, [tokenizer.prompt()] * len(images))
         return [tokenizer.decode(answer.tokens) for answer in answers]
@@ -204,7 +206,7 @@ class Predictor:
     def segment(
         self, images: Sequence[np.ndarray], prompts: Sequence[Prompt], encoded: Encoded | None = None
     ) -> list[Mask]:
-        """The mask of each prompted instance, at its picture's size: `num_samples` sampled outlines vote on it."""
+        """The mask of each prompted instance, at its image's size: `num_samples` sampled outlines vote on it."""
         encoded = encoded or self.encode_for_segmentation(images, prompts)
         tokenizer, infer = self.tokenizers["segmentation"], self.cfg.infer
         count = infer.num_samples
@@ -232,7 +234,7 @@ class Predictor:
         poses = []
         for prompt, geometry, answer, place in zip(prompts, encoded.geometries, answers, placed, strict=True):
             points, seen = decode(place.tokens, place.probs), decode(answer.tokens, answer.probs).visible
-            poses.append(pose_in_picture(points, seen, geometry, prompt.box, images[prompt.image_number]))
+            poses.append(pose_in_image(points, seen, geometry, prompt.box, images[prompt.image_number]))
         return poses
 
     @torch.inference_mode()
@@ -261,11 +263,11 @@ class Predictor:
         ]
 
     def describe(self, image: np.ndarray, tasks: Sequence[str], instances: Instances | None = None) -> Result:
-        """All `tasks` on one picture: masks and keypoints of the `instances` given, else of those detected.
+        """All `tasks` on one image: masks and keypoints of the `instances` given, else of those detected.
 
         Detected instances below `score_threshold` are left out, and all but people where only keypoints are asked.
         """
-        whole = self.encode_pictures([image]) if instances is None or "captioning" in tasks else None
+        whole = self.encode_images([image]) if instances is None or "captioning" in tasks else None
         if instances is None:
             instances = self._detect_sure(image, tasks, whole)
         result = self.describe_instances([image], tasks, [instances], whole)[0]
@@ -288,9 +290,9 @@ class Predictor:
         found: Sequence[Instances],
         whole: Encoded | None = None,
     ) -> list[Result]:
-        """Masks of the instances found in each picture and poses of the people; an instance's crop serves both.
+        """Masks of the instances found in each image and poses of the people; an instance's crop serves both.
 
-        A model that segments whole pictures needs no crop for it; `whole` is what `encode_pictures` returned for them.
+        A model that segments whole images needs no crop for it; `whole` is what `encode_images` returned for them.
         """
         prompts = [prompt for number, instances in enumerate(found) for prompt in prompts_for(instances, number)]
         people = [index for index, prompt in enumerate(prompts) if prompt.class_id in self.skeleton.class_ids]
@@ -332,7 +334,7 @@ def check_model_flags(cfg: CFG, model: ModelCFG) -> None:
 
 
 def clip_boxes(boxes: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Boxes (n, 4) x1 y1 x2 y2 cut to the picture."""
+    """Boxes (n, 4) x1 y1 x2 y2 cut to the image."""
     height, width = image.shape[:2]
     return np.clip(boxes, 0, [width, height, width, height])
 
@@ -344,10 +346,8 @@ def likeliest_coords(logits: Tensor) -> tuple[Tensor, Tensor]:
     return best.indices + COORD_SHIFT, best.values
 
 
-def pose_in_picture(
-    decoded: Keypoints, seen: np.ndarray, geometry: Geometry, box: np.ndarray, image: np.ndarray
-) -> Pose:
-    """Keypoints on a canvas to the picture; one that is placed nowhere is put at the centre of `box`.
+def pose_in_image(decoded: Keypoints, seen: np.ndarray, geometry: Geometry, box: np.ndarray, image: np.ndarray) -> Pose:
+    """Keypoints on a canvas to the image; one that is placed nowhere is put at the centre of `box`.
 
     `seen` (K,) tells which are visible.
     """

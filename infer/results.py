@@ -1,4 +1,4 @@
-"""What the model answers about a picture, in the picture's own pixels, and the same in COCO's results format."""
+"""What the model answers about an image, in the image's own pixels, and the same in COCO's results format."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from infer.masks import Mask
+from pix2seq.infer.masks import Mask
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Instances:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Points at one instance: `box` (4,) x1 y1 x2 y2 in pixels of picture `image_number` of a list."""
+    """Points at one instance: `box` (4,) x1 y1 x2 y2 in pixels of image `image_number` of a list."""
 
     image_number: int
     box: np.ndarray
@@ -49,7 +49,7 @@ class Pose:
 
 @dataclass(frozen=True)
 class Result:
-    """All that was asked about one picture; `masks` and `poses` (None for what has no pose) go with `instances`."""
+    """All that was asked about one image; `masks` and `poses` (None for what has no pose) go with `instances`."""
 
     instances: Instances
     masks: Sequence[Mask] | None = None
@@ -58,7 +58,7 @@ class Result:
 
 
 def prompts_for(instances: Instances, image_number: int = 0) -> list[Prompt]:
-    """A prompt for each instance of picture `image_number`."""
+    """A prompt for each instance of image `image_number`."""
     pairs = zip(instances.boxes, instances.classes, strict=True)
     return [Prompt(image_number, box, int(class_id)) for box, class_id in pairs]
 

@@ -1,76 +1,70 @@
-"""What every inference script does: find pictures, ask the model, print and write the answers.
+"""What every inference script does: find images, ask the model, print and write the answers.
 
-Nothing slow is imported before the flags are read and the pictures are known to be there.
+Nothing slow is imported before the flags are read and the images are known to be there.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from config import CFG, UserError
+from pix2seq.config import CFG
+from pix2seq.errors import UserError
+from pix2seq.runtime.files import output_folder, writing
+from pix2seq.runtime.threads import let_threads_sleep
 
 if TYPE_CHECKING:
-    from infer.predictor import Predictor
-    from infer.results import Instances, Result
+    from pix2seq.infer.predictor import Predictor
+    from pix2seq.infer.results import Instances, Result
 
-PICTURE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 INSTANCE_TASKS = {"segmentation", "keypoint"}
 
 
 def run(cfg: CFG) -> None:
-    """Do `cfg.tasks` on the pictures of `--image`; all files are written at the end, or none."""
+    """Do `cfg.tasks` on the images of `--image`; all files are written at the end, or none."""
     let_threads_sleep()
-    pictures, box, tasks = find_pictures(cfg.infer.image), parse_box(cfg), cfg.tasks
+    images, box, tasks = find_images(cfg.infer.image), parse_box(cfg), cfg.tasks
     target = Path(cfg.infer.output_dir)
     with output_folder(target) as staging:
-        from dataset.images import read_image
-        from infer.predictor import load_predictor
+        from pix2seq.dataset.images import read_image
+        from pix2seq.infer.predictor import load_predictor
 
         predictor = load_predictor(cfg)
         predictor.require(tasks if box or set(tasks) == {"captioning"} else dict.fromkeys(("detection", *tasks)))
-        names = unique_names(pictures)
-        for path, name in zip(pictures, names, strict=True):
+        names = unique_names(images)
+        for path, name in zip(images, names, strict=True):
             image = read_image(path)
             instances = prompted_instance(predictor, cfg, box, image) if box else None
             result = predictor.describe(image, tasks, instances)
-            folder = staging / name if len(pictures) > 1 else staging
+            folder = staging / name if len(images) > 1 else staging
             with writing(target):
                 write_result(folder, path, image, result, tasks, predictor)
             print(f"{path}\n{summary(result, predictor.class_names)}")
 
 
-def let_threads_sleep() -> None:
-    """Call before torch is imported: threads that spin while they wait slow a busy machine down tenfold."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
-def find_pictures(names: Sequence[str]) -> list[Path]:
-    """The picture files among `names`, and those in the folders among them; raise UserError if there are none."""
+def find_images(names: Sequence[str]) -> list[Path]:
+    """The image files among `names`, and those in the folders among them; raise UserError if there are none."""
     if not names:
-        raise UserError("--image expects a picture or a folder of pictures, got none")
-    pictures: list[Path] = []
+        raise UserError("--image expects an image or a folder of images, got none")
+    images: list[Path] = []
     for path in map(Path, names):
         if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES)
+            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
             if not inside:
-                raise UserError(f"the folder {path} holds no pictures ({', '.join(sorted(PICTURE_SUFFIXES))})")
-            pictures += inside
+                raise UserError(f"the folder {path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+            images += inside
         elif path.is_file():
-            pictures.append(path)
+            images.append(path)
         else:
-            raise UserError(f"there is no picture {path}; check the path")
-    return pictures
+            raise UserError(f"there is no image {path}; check the path")
+    return images
 
 
 def parse_box(cfg: CFG) -> tuple[float, ...]:
@@ -93,8 +87,8 @@ def parse_box(cfg: CFG) -> tuple[float, ...]:
 
 def prompted_instance(predictor: Predictor, cfg: CFG, box: tuple[float, ...], image: np.ndarray) -> Instances:
     """The one instance that --box and --box-class point at, as if it had been detected for certain."""
-    from infer.predictor import clip_boxes
-    from infer.results import Instances
+    from pix2seq.infer.predictor import clip_boxes
+    from pix2seq.infer.results import Instances
 
     ids = [class_id for class_id, name in predictor.class_names.items() if name == cfg.infer.box_class]
     if not ids:
@@ -106,54 +100,14 @@ def prompted_instance(predictor: Predictor, cfg: CFG, box: tuple[float, ...], im
     x, y, width, height = box
     clipped = clip_boxes(np.array([[x, y, x + width, y + height]]), image)
     if (clipped[0, 2:] <= clipped[0, :2]).any():
-        raise UserError(f"--box {cfg.infer.box} lies outside the picture of {image.shape[1]} × {image.shape[0]} pixels")
+        raise UserError(f"--box {cfg.infer.box} lies outside the image of {image.shape[1]} × {image.shape[0]} pixels")
     return Instances(clipped, np.array(ids[:1]), np.ones(1))
 
 
-@contextlib.contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Turn what the disk refuses into a UserError."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(f"--output-dir {folder} cannot be written to ({reason}); choose another folder") from None
-
-
-@contextlib.contextmanager
-def output_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder whose contents move into `folder` when all went well; else nothing is left behind."""
-    created = [path for path in (folder, *folder.parents) if not path.exists()]
-    staging = None
-    try:
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            staging = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
-        yield staging
-        with writing(folder):
-            _move_contents(staging, folder)
-        created = []
-    finally:
-        if staging:
-            shutil.rmtree(staging, ignore_errors=True)
-        for path in created:
-            with contextlib.suppress(OSError):
-                path.rmdir()
-
-
-def _move_contents(source: Path, target: Path) -> None:
-    for path in sorted(source.rglob("*")):
-        destination = target / path.relative_to(source)
-        if path.is_dir():
-            destination.mkdir(exist_ok=True)
-        else:
-            os.replace(path, destination)
-
-
-def unique_names(pictures: Sequence[Path]) -> list[str]:
-    """A folder name for each picture: its stem, with a number where another picture has the same."""
+def unique_names(images: Sequence[Path]) -> list[str]:
+    """A folder name for each image: its stem, with a number where another image has the same."""
     names: list[str] = []
-    for path in pictures:
+    for path in images:
         name, number = path.stem, 1
         while name in names:
             number += 1
@@ -166,8 +120,8 @@ def write_result(
     folder: Path, path: Path, image: np.ndarray, result: Result, tasks: Sequence[str], predictor: Predictor
 ) -> None:
     """Write `result.json` and the PNG of each of `tasks` into `folder`."""
-    from infer.draw import draw_detections, draw_keypoints, draw_masks, save_png
-    from infer.results import coco_results
+    from pix2seq.infer.draw import draw_detections, draw_keypoints, draw_masks, save_png
+    from pix2seq.infer.results import coco_results
 
     painters = {
         "detection": ("object_detection.png", draw_detections),

@@ -9,8 +9,8 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from config import ModelCFG
-from models.layers import Attention, LayerCFG, full_circle, init_weights, rotary_1d, sincos_1d
+from pix2seq.config import ModelCFG
+from pix2seq.models.layers import Attention, LayerCFG, full_circle, init_weights, rotary_1d, sincos_1d
 
 COORDS = slice(1000, 2000)
 Pairs = list[tuple[Tensor, Tensor]]  # each layer's keys and values of the memory, (B, heads, N, d)
@@ -19,7 +19,7 @@ Pairs = list[tuple[Tensor, Tensor]]  # each layer's keys and values of the memor
 class Rows:
     """Which image each of S sequences is about, so that sequences of one image share its keys and values.
 
-    Copying the memory for every sequence would need gigabytes for a hundred prompts on a large picture; instead the
+    Copying the memory for every sequence would need gigabytes for a hundred prompts on a large image; instead the
     queries of an image's sequences stand side by side as if they were one longer sequence.
     """
 

@@ -9,14 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from config import ModelCFG, UserError
-from models.layers import EncoderLayer, LayerCFG, glorot_uniform, init_weights, rotary_2d, sincos_2d
-from models.pretrained import packaged_weights
-from models.resnet import ResNet
+from pix2seq.config import ModelCFG
+from pix2seq.errors import UserError
+from pix2seq.models.layers import EncoderLayer, LayerCFG, glorot_uniform, init_weights, rotary_2d, sincos_2d
+from pix2seq.models.pretrained import packaged_weights
+from pix2seq.models.resnet import ResNet
 
 
 class Patches(nn.Module):
-    """Pictures (B, 3, H, W) as a map (B, 3 · size², ⌊H / size⌋, ⌊W / size⌋) of square patches: row, column, colour.
+    """Images (B, 3, H, W) as a map (B, 3 · size², ⌊H / size⌋, ⌊W / size⌋) of square patches: row, column, color.
 
     With the encoder's stem on top this is the patch embedding of a vision transformer.
     """
@@ -63,7 +64,7 @@ class Backbone(nn.Module):
 
     @property
     def is_patches(self) -> bool:
-        """The backbone is no network: the picture's patches go straight to the transformer."""
+        """The backbone is no network: the image's patches go straight to the transformer."""
         return isinstance(self.net, Patches)
 
     def side(self, image_size: int) -> int:

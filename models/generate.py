@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.decoder import COORDS
-from models.pix2seq import Pix2Seq
+from pix2seq.models.decoder import COORDS
+from pix2seq.models.pix2seq import Pix2Seq
 
 END = 0
 CHECK_EVERY = 4  # steps between two looks at whether all sequences ended: each look makes a GPU wait

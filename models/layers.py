@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from config import ModelCFG
+from pix2seq.config import ModelCFG
 
 NORM_EPS = 1e-6
 FREQUENCY_BASE = 10000

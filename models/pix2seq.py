@@ -8,10 +8,10 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from config import ModelCFG
-from models.decoder import Cache, Decoder
-from models.encoders import Encoder, GridPositions
-from models.layers import LayerCFG, init_official_attention, init_weights
+from pix2seq.config import ModelCFG
+from pix2seq.models.decoder import Cache, Decoder
+from pix2seq.models.encoders import Encoder, GridPositions
+from pix2seq.models.layers import LayerCFG, init_official_attention, init_weights
 
 
 class Projection(nn.Module):

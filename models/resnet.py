@@ -11,7 +11,7 @@ from timm.layers import create_pool2d
 from timm.models.resnet import Bottleneck, downsample_conv
 from torch import Tensor, nn
 
-from models import distributed
+from pix2seq.runtime import distributed
 
 BLOCKS = (3, 4, 6, 3)
 PLANES = (64, 128, 256, 512)
@@ -52,7 +52,7 @@ def channel_sums(x: Tensor) -> Tensor:
 
 
 class ResNet(nn.Module):
-    """Pictures (B, 3, H, W) to the feature map after `stages` of the four stages, `width` times as wide as usual."""
+    """Images (B, 3, H, W) to the feature map after `stages` of the four stages, `width` times as wide as usual."""
 
     def __init__(self, stages: int = 4, width: float = 1.0) -> None:
         super().__init__()

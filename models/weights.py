@@ -12,8 +12,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from config import CFG, UserError, from_json, to_json
-from models.pix2seq import Pix2Seq
+from pix2seq.config import CFG, from_json, to_json
+from pix2seq.errors import UserError
+from pix2seq.models.pix2seq import Pix2Seq
 
 FORMAT = "pix2seq-toolkit"
 

@@ -1,4 +1,4 @@
-"""Settings, a model and pictures small enough for a test."""
+"""Settings, a model and images small enough for a test."""
 
 import json
 import os
@@ -17,10 +17,11 @@ import torch
 from hypothesis import settings
 from sentencepiece import SentencePieceTrainer
 
-import config
-from config import CFG
-from dataset import scenes
-from models.pix2seq import Pix2Seq
+from pix2seq import config
+from pix2seq.config import CFG
+from pix2seq.models.pix2seq import Pix2Seq
+from pix2seq.runtime.paths import ROOT
+from pix2seq.scenes import draw as scenes
 
 cv2.setNumThreads(0)
 torch.set_num_threads(1)
@@ -66,7 +67,7 @@ CAPTIONS = [
 
 @pytest.fixture(scope="session")
 def scenes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A drawn dataset of 12 training and 6 validation pictures."""
+    """A drawn dataset of 12 training and 6 validation images."""
     root = tmp_path_factory.mktemp("data") / "scenes"
     scenes.write_dataset(root, num_train=12, num_val=6, seed=1)
     return root
@@ -93,7 +94,7 @@ def text_model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_model_cfg() -> CFG:
-    """The smallest settings of a model; no pictures belong to them."""
+    """The smallest settings of a model; no images belong to them."""
     return config.replace(CFG(), **TINY)
 
 
@@ -119,7 +120,7 @@ def reference_path() -> Callable[[str], Path]:
     """A file or folder of the official TensorFlow code's numbers by name; skips the test where it is not at hand."""
 
     def find(name: str) -> Path:
-        path = config.ROOT.parent / "shared" / "reference" / name
+        path = ROOT.parent / "shared" / "reference" / name
         if not path.exists():
             pytest.skip(f"the reference numbers {path} are not here")
         return path
@@ -136,7 +137,7 @@ def torchrun() -> list[str]:
 @pytest.fixture(scope="session")
 def coco_people() -> Path:
     """The folder of real photographs in COCO 2017's layout; skips the test where it is not at hand."""
-    folder = config.ROOT.parent / "shared" / "data" / "coco_people"
+    folder = ROOT.parent / "shared" / "data" / "coco_people"
     if not folder.is_dir():
         pytest.skip(f"the photographs {folder} are not here")
     return folder

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from config import UserError
-from tokenizers.vocabulary import END, FAKE, PROMPTS, TEXT_SHIFT, Grammar, TokenSequence, until_end
+from pix2seq.errors import UserError
+from pix2seq.tokenizers.vocabulary import END, FAKE, PROMPTS, TEXT_SHIFT, Grammar, TokenSequence, until_end
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -185,7 +185,7 @@ class CaptioningTokenizer:
 
 
 def drop_words(sequence: TokenSequence, rate: float, rng: np.random.Generator) -> TokenSequence:
-    """Hide each input token, the prompt too, with chance `rate`: the answer must then lean on the picture.
+    """Hide each input token, the prompt too, with chance `rate`: the answer must then lean on the image.
 
     The official models are taught with a rate of 0.5.
     """

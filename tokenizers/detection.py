@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tokenizers.vocabulary import (
+from pix2seq.tokenizers.vocabulary import (
     CLASS_SHIFT,
     COORD_SHIFT,
     COORDS,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tokenizers.vocabulary import (
+from pix2seq.tokenizers.vocabulary import (
     COORDS,
     END,
     INVISIBLE,

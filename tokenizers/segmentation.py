@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenizers.vocabulary import (
+from pix2seq.tokenizers.vocabulary import (
     COORDS,
     END,
     SEPARATOR,

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from config import UserError
+from pix2seq.errors import UserError
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

@@ -1,11 +1,11 @@
-"""Numbers of a run: a CSV file, TensorBoard events, and a picture of the curves."""
+"""Numbers of a run: a CSV file, TensorBoard events, and an image of the curves."""
 
 from __future__ import annotations
 
 import csv
 from pathlib import Path
 
-from evaluate.events import open_events
+from pix2seq.runtime.tensorboard import open_events
 
 
 class Metrics:

@@ -1,4 +1,4 @@
-"""The training loop that every train script calls: several tasks in one step, on one encoding of the pictures."""
+"""The training loop that every train script calls: several tasks in one step, on one encoding of the images."""
 
 from __future__ import annotations
 
@@ -15,22 +15,27 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from config import CFG, TrainCFG, UserError, parse_tasks, project_path, replace, to_json, writable_folder
-from dataset.check import report
-from dataset.loaders import Batch, EpochSampler, SequenceDataset, build_loader, training_tokenizers
-from dataset.sources import open_split
-from evaluate.run import evaluate_weights
-from evaluate.tokens import TokenCounts, token_columns, token_numbers
-from models import distributed
-from models.device import pick_device
-from models.pix2seq import Pix2Seq
-from models.weights import Weights, load_weights, save_weights
-from train.checkpoint import load_checkpoint, save_checkpoint
-from train.curves import Metrics, draw_curves
-from train.dense import DenseSupervision
-from train.loss import token_loss
-from train.optimizer import Optimizers, learning_rate
-from train.transfer import start_from, table
+from pix2seq.config import CFG, TrainCFG, parse_tasks, replace, to_json
+from pix2seq.dataset.batches import Batch, build_loader
+from pix2seq.dataset.caption_vocabulary import training_tokenizers
+from pix2seq.dataset.check import report
+from pix2seq.dataset.sampler import EpochSampler
+from pix2seq.dataset.samples import SequenceDataset
+from pix2seq.dataset.sources import open_split
+from pix2seq.errors import UserError
+from pix2seq.evaluate.run import evaluate_weights
+from pix2seq.evaluate.tokens import TokenCounts, token_columns, token_numbers
+from pix2seq.models.pix2seq import Pix2Seq
+from pix2seq.models.weights import Weights, load_weights, save_weights
+from pix2seq.runtime import distributed
+from pix2seq.runtime.device import pick_device
+from pix2seq.runtime.paths import project_path, writable_folder
+from pix2seq.train.auxiliary_head import DenseSupervision
+from pix2seq.train.checkpoint import load_checkpoint, save_checkpoint
+from pix2seq.train.curves import Metrics, draw_curves
+from pix2seq.train.finetune import start_from, table
+from pix2seq.train.loss import token_loss
+from pix2seq.train.optimizer import Optimizers, learning_rate
 
 LOG_EVERY = 50  # steps between two rows of metrics
 
@@ -227,7 +232,7 @@ class Trainer:
             if batch.tasks or self.dense:
                 losses = batch_losses(self.model, batch, train, self.dense, counts)
                 total = sum(self.loss_weights[name] * loss for name, loss in losses.items())
-            else:  # batch norms of the other processes wait for this one's pictures, forward and back
+            else:  # batch norms of the other processes wait for this one's images, forward and back
                 losses, total = {}, 0 * self.model.encode(batch.images).sum()
         if not torch.isfinite(total):
             values = ", ".join(f"{task} {loss.item():.3g}" for task, loss in losses.items())
@@ -254,7 +259,7 @@ class Trainer:
 
     @torch.inference_mode()
     def validate(self, counts: Mapping[str, TokenCounts] | None = None) -> dict[str, float]:
-        """Mean token loss of each task over validation pictures, by the averaged weights; tokens add to `counts`."""
+        """Mean token loss of each task over validation images, by the averaged weights; tokens add to `counts`."""
         self.average.eval()
         sums: dict[str, list[float]] = {}
         for batch in self.val_loader:

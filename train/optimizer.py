@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from config import CFG
-from models.pix2seq import Pix2Seq
+from pix2seq.config import CFG
+from pix2seq.models.pix2seq import Pix2Seq
 
 ADAM_EPS = 1e-8
 

@@ -3,16 +3,12 @@
 python train/train_multi_task.py --task detection,segmentation,keypoint,captioning
 """
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from config import CFG, command_line
+from pix2seq.command_line import command_line
+from pix2seq.config import CFG
 
 
 def main(cfg: CFG) -> None:
-    from train.engine import train  # after the flags are read: --help needs no torch
+    from pix2seq.train.engine import train
 
     train(cfg)
 

@@ -12,13 +12,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from config import CFG, UserError, replace, run_script
-from weights.tf_checkpoint import ObjectCheckpoint, find_checkpoint
+from pix2seq.command_line import run_script
+from pix2seq.config import CFG, replace
+from pix2seq.errors import UserError
+from pix2seq.weights.tf_checkpoint import ObjectCheckpoint, find_checkpoint
 
 if TYPE_CHECKING:
-    from models.weights import Weights
+    from pix2seq.models.weights import Weights
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 OBJECTS365_CLASSES = 365
@@ -45,9 +45,9 @@ def convert(
 
     import torch  # now that there is something to convert: this takes seconds
 
-    from models.weights import Weights, save_weights
-    from weights.official_settings import official_cfg
-    from weights.official_tensors import check_fit, empty_model, fill, find_sources
+    from pix2seq.models.weights import Weights, save_weights
+    from pix2seq.weights.official_settings import official_cfg
+    from pix2seq.weights.official_tensors import check_fit, empty_model, fill, find_sources
 
     class_names = read_class_names(classes)
     checkpoint = ObjectCheckpoint(prefix)
@@ -81,8 +81,8 @@ def read_class_names(classes: str) -> dict[int, str]:
 
 def _with_text(cfg: CFG, text_model: Path | None) -> tuple[CFG, dict[str, Any]]:
     """The settings and the description of the caption vocabulary; where there is none, captioning is no task."""
-    from tokenizers.captioning import UNKNOWN, SentencePieceVocabulary, WordVocabulary
-    from tokenizers.vocabulary import TEXT_SHIFT
+    from pix2seq.tokenizers.captioning import UNKNOWN, SentencePieceVocabulary, WordVocabulary
+    from pix2seq.tokenizers.vocabulary import TEXT_SHIFT
 
     if text_model is None:
         tasks = ",".join(task for task in cfg.tasks if task != "captioning")

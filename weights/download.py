@@ -22,11 +22,11 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from tqdm import tqdm
 
-from config import ROOT, UserError, run_script
+from pix2seq.command_line import run_script
+from pix2seq.errors import UserError
+from pix2seq.runtime.paths import ROOT
 
 BASE_URL = "https://storage.googleapis.com/pix2seq/"
 CACHE = ROOT / "weights" / "official"
@@ -308,7 +308,7 @@ def check_converter() -> None:
 
 def convert(item: Official, checkpoint: Path, weights: Path, dtype: str, text_model: Path | None) -> None:
     """Call the converter, whose libraries take seconds to import, with what the table knows of a checkpoint."""
-    from weights.convert_official import convert as convert_official
+    from pix2seq.weights.convert_official import convert as convert_official
 
     classes = "objects365" if item.kind == "obj365_pretrain" else "coco"
     convert_official(

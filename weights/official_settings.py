@@ -8,8 +8,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from config import CFG, PRESETS, TASKS, UserError, replace
-from tokenizers.vocabulary import TEXT_SHIFT
+from pix2seq.config import CFG, PRESETS, TASKS, replace
+from pix2seq.errors import UserError
+from pix2seq.tokenizers.vocabulary import TEXT_SHIFT
 
 OFFICIAL = ("resnet50", "resnet50-c4", "vit-b", "vit-l")
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from config import CFG, UserError
-from models.pix2seq import Pix2Seq
-from weights.official_names import Arrange, place
-from weights.tf_checkpoint import ObjectCheckpoint, Variable
+from pix2seq.config import CFG
+from pix2seq.errors import UserError
+from pix2seq.models.pix2seq import Pix2Seq
+from pix2seq.weights.official_names import Arrange, place
+from pix2seq.weights.tf_checkpoint import ObjectCheckpoint, Variable
 
 SHOWN = 4  # names in an error message at most
 

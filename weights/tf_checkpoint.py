@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from config import UserError
+from pix2seq.errors import UserError
 
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"  # the key under which TensorFlow stores which object holds which
 

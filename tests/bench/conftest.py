@@ -6,11 +6,11 @@ from types import ModuleType
 
 import pytest
 
-import config
+from pix2seq.runtime.paths import ROOT
 
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
     """Import a benchmark by name."""
-    monkeypatch.syspath_prepend(str(config.ROOT / "bench"))
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
     return importlib.import_module

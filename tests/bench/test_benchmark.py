@@ -5,8 +5,8 @@ from types import ModuleType
 
 import pytest
 
-import config
-from config import CFG
+from pix2seq import config
+from pix2seq.config import CFG
 
 
 def test_every_figure_is_reported(
@@ -17,5 +17,5 @@ def test_every_figure_is_reported(
         monkeypatch.setattr(benchmark, name, value)
     benchmark.main(config.replace(tiny_cfg, eval_batch_size=2))
     printed = capsys.readouterr().out
-    for figure in ("ms per picture", "ms per step", "tokens/s", "times as fast", "images/s", "waiting for data"):
+    for figure in ("ms per image", "ms per step", "tokens/s", "times as fast", "images/s", "waiting for data"):
         assert figure in printed

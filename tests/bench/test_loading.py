@@ -6,15 +6,16 @@ from types import ModuleType
 
 import pytest
 
-import config
-from config import CFG, UserError
-from dataset import cache, coco
+from pix2seq import config
+from pix2seq.config import CFG
+from pix2seq.dataset import cache, coco
+from pix2seq.errors import UserError
 
 
 @pytest.fixture
 def loading(bench: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = bench("loading")
-    for name, value in (("PICTURES", 3), ("ROUNDS", 2)):
+    for name, value in (("IMAGES", 3), ("ROUNDS", 2)):
         monkeypatch.setattr(module, name, value)
     return module
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from types import ModuleType
 
-from config import CFG, replace
+from pix2seq.config import CFG, replace
 
 
 def test_official_detection_reports_every_figure(bench: Callable[[str], ModuleType], tiny_model_cfg: CFG, capsys):

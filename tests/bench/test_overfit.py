@@ -5,15 +5,17 @@ from types import ModuleType
 
 import pytest
 
-import config
-from config import CFG, TASKS, UserError
-from dataset.sources import open_split
+from pix2seq import config
+from pix2seq.config import CFG, TASKS
+from pix2seq.dataset.sources import open_split
+from pix2seq.errors import UserError
+from pix2seq.runtime.paths import project_path
 
 
 @pytest.fixture
 def overfit(bench: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = bench("overfit")
-    for name, value in (("PICTURES", 3), ("COPIES", 2), ("MIN_OBJECTS", 1)):
+    for name, value in (("IMAGES", 3), ("COPIES", 2), ("MIN_OBJECTS", 1)):
         monkeypatch.setattr(module, name, value)
     return module
 
@@ -28,7 +30,7 @@ def test_a_model_that_knows_nothing_misses_its_aims(overfit: ModuleType, tiny_cf
     assert max(reached) < min(aims) and min(ceilings) > 0.89
 
 
-def test_the_chosen_pictures_serve_every_task_and_their_objects_are_large(overfit: ModuleType, tiny_cfg: CFG):
+def test_the_chosen_images_serve_every_task_and_their_objects_are_large(overfit: ModuleType, tiny_cfg: CFG):
     split = open_split(tiny_cfg, "train2017", TASKS)
     chosen = overfit.choose(split, TASKS)
     assert len(chosen) == 3 and all(set(chosen) <= set(split.indices_for([task])) for task in TASKS)
@@ -41,10 +43,10 @@ def test_the_chosen_pictures_serve_every_task_and_their_objects_are_large(overfi
     assert min(map(smallest, chosen)) >= max(map(smallest, serving - set(chosen)))
 
 
-def test_an_epoch_teaches_every_picture_as_often(overfit: ModuleType, tiny_cfg: CFG):
+def test_an_epoch_teaches_every_image_as_often(overfit: ModuleType, tiny_cfg: CFG):
     split = open_split(tiny_cfg, "train2017", TASKS)
     chosen = overfit.choose(split, TASKS)
-    cfg = overfit.write_dataset(split, config.project_path(tiny_cfg.train.run_dir), tiny_cfg)
+    cfg = overfit.write_dataset(split, project_path(tiny_cfg.train.run_dir), tiny_cfg)
     train, val = (open_split(cfg, name, TASKS) for name in (cfg.data.train_split, cfg.data.val_split))
     assert (len(train), len(val)) == (6, 3)
     assert sorted(map(str, train.captions.values())) == sorted(2 * [str(split[index].captions) for index in chosen])
@@ -56,7 +58,7 @@ def test_an_epoch_teaches_every_picture_as_often(overfit: ModuleType, tiny_cfg: 
         assert (found.keypoints == expected.keypoints).all() and (found.classes == expected.classes).all()
 
 
-def test_too_few_pictures_are_a_user_error(overfit: ModuleType, tiny_cfg: CFG, monkeypatch: pytest.MonkeyPatch):
+def test_too_few_images_are_a_user_error(overfit: ModuleType, tiny_cfg: CFG, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(overfit, "MIN_OBJECTS", 1000)
-    with pytest.raises(UserError, match="has 0 pictures with 1000 objects"):
+    with pytest.raises(UserError, match="has 0 images with 1000 objects"):
         overfit.choose(open_split(tiny_cfg, "train2017", TASKS), TASKS)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from config import UserError
-from dataset.annotations import ObjectReader, Problems, number_classes, outline, polygons_of, run_lengths
+from pix2seq.dataset.annotations import ObjectReader, Problems, number_classes, outline, polygons_of, run_lengths
+from pix2seq.errors import UserError
 
 NAN, INFINITE, HUGE = float("nan"), float("inf"), 10**400
 TOO_LONG = coco_mask.encode(np.ones((90, 100), np.uint8, order="F"))["counts"].decode()
@@ -61,8 +61,8 @@ def test_flags_may_be_strings(value, meant: int):
         ({"bbox": [1, 2, 3]}, "four finite numbers"),
         ({"bbox": ["1", "2", "3", "4"]}, "four finite numbers"),
         ({"bbox": None}, "four finite numbers"),
-        ({"bbox": [100, 2, 3, 4]}, "outside the picture"),
-        ({"bbox": [-9, 2, 9, 4]}, "outside the picture"),
+        ({"bbox": [100, 2, 3, 4]}, "outside the image"),
+        ({"bbox": [-9, 2, 9, 4]}, "outside the image"),
         ({"category_id": 7}, "unknown category"),
         ({"category_id": 8}, "class that the model does not know"),
         ({"image_id": 3}, "not listed"),
@@ -91,13 +91,13 @@ def test_category_0_is_a_category():
     assert read(category_id=0)[0]["category_id"] == 0
 
 
-def test_a_box_is_clipped_to_its_picture_and_reported_when_it_reaches_far():
+def test_a_box_is_clipped_to_its_image_and_reported_when_it_reaches_far():
     entry, problems = read(bbox=[-5, 70, 20, 20])
     assert entry["bbox"] == [0, 70, 15, 10] and "clipped" in problems[0]
     assert read(bbox=[90, 70, 10.4, 10.4]) == read(bbox=[90, 70, 10, 10])
 
 
-def test_a_picture_of_unknown_size_clips_at_its_origin_only():
+def test_a_image_of_unknown_size_clips_at_its_origin_only():
     assert read(image_id=2, bbox=[-5, 5, 9000, 9])[0]["bbox"] == [0, 5, 8995, 9]
 
 
@@ -139,10 +139,10 @@ def test_polygons_that_hold_nothing_are_left_out():
 
 
 @pytest.mark.parametrize("shift", [(90, 0), (-70, 0), (0, 60), (0, -70)])
-def test_a_polygon_outside_the_picture_is_no_mask(shift: tuple[int, int]):
+def test_a_polygon_outside_the_image_is_no_mask(shift: tuple[int, int]):
     outside = (np.array([[10, 20], [70, 20], [70, 70]]) + shift).ravel().tolist()
     entry, problems = read(segmentation=[outside])
-    assert "segmentation" not in entry and "in the picture" in problems[0]
+    assert "segmentation" not in entry and "in the image" in problems[0]
     assert ("segmentation" in read(segmentation=[outside], image_id=2)[0]) == (min(shift) >= 0)
 
 

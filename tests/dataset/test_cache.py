@@ -1,4 +1,4 @@
-"""Decoded pictures on disk: the same pixels, a fixed size, and nothing false after a writer was killed."""
+"""Decoded images on disk: the same pixels, a fixed size, and nothing false after a writer was killed."""
 
 import os
 import pickle
@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from config import UserError
-from dataset.cache import CHECKSUM_BYTES, DecodedCache
+from pix2seq.dataset.cache import CHECKSUM_BYTES, DecodedCache
+from pix2seq.errors import UserError
 
 SHAPES = [(4, 6), (5, 5), None, (3, 7)]
 SIZES = [CHECKSUM_BYTES + 3 * 4 * 6, CHECKSUM_BYTES + 3 * 5 * 5, 0, CHECKSUM_BYTES + 3 * 3 * 7]
@@ -19,7 +19,7 @@ SHRINKS = [1, 2, 1, 1]
 def paths(tmp_path: Path) -> list[Path]:
     files = [tmp_path / f"{number}.jpg" for number in range(4)]
     for file in files:
-        file.write_bytes(b"picture")
+        file.write_bytes(b"image")
     return files
 
 
@@ -50,7 +50,7 @@ def test_another_size_is_neither_kept_nor_given(paths: list[Path]):
     assert open_cache(paths).get(1, 1) is None
 
 
-def test_only_pictures_that_fit_are_kept(paths: list[Path]):
+def test_only_images_that_fit_are_kept(paths: list[Path]):
     cache = open_cache(paths, limit=sum(SIZES[:2]))
     for index in (0, 1, 3):
         cache.put(index, SHRINKS[index], pixels(index))
@@ -58,14 +58,14 @@ def test_only_pictures_that_fit_are_kept(paths: list[Path]):
     assert cache.file.stat().st_size == sum(SIZES[:2])
 
 
-def test_a_limit_below_the_first_picture_keeps_nothing(paths: list[Path]):
+def test_a_limit_below_the_first_image_keeps_nothing(paths: list[Path]):
     cache = open_cache(paths, limit=10)
     cache.put(0, 1, pixels(0))
     assert cache.get(0, 1) is None and not (paths[0].parent / "cache").exists()
 
 
 @pytest.mark.parametrize("written", [0, CHECKSUM_BYTES - 1, CHECKSUM_BYTES, CHECKSUM_BYTES + 40])
-def test_a_killed_writer_leaves_no_false_picture(paths: list[Path], written: int):
+def test_a_killed_writer_leaves_no_false_image(paths: list[Path], written: int):
     cache = open_cache(paths)
     cache.put(0, 1, pixels(0))
     whole = cache.file.read_bytes()
@@ -75,26 +75,26 @@ def test_a_killed_writer_leaves_no_false_picture(paths: list[Path], written: int
     assert np.array_equal(open_cache(paths).get(0, 1), pixels(0))
 
 
-def test_a_black_picture_is_a_picture(paths: list[Path]):
+def test_a_black_image_is_a_image(paths: list[Path]):
     cache = open_cache(paths)
     cache.put(0, 1, np.zeros((4, 6, 3), np.uint8))
     assert np.array_equal(cache.get(0, 1), np.zeros((4, 6, 3)))
 
 
-def test_a_changed_picture_file_is_decoded_anew(paths: list[Path]):
+def test_a_changed_image_file_is_decoded_anew(paths: list[Path]):
     cache = open_cache(paths)
     cache.put(0, 1, pixels(0))
-    paths[0].write_bytes(b"another picture")
+    paths[0].write_bytes(b"another image")
     assert open_cache(paths).get(0, 1) is None
 
 
 def test_older_caches_make_room(paths: list[Path]):
     old = open_cache(paths).file  # and none uses it any more
     os.utime(old, (1, 1))
-    paths[0].write_bytes(b"another picture")
+    paths[0].write_bytes(b"another image")
     new = open_cache(paths, limit=sum(SIZES) + 50)
     assert not old.exists() and new.file.exists()
-    paths[0].write_bytes(b"a third picture, after which there is room for both")
+    paths[0].write_bytes(b"a third image, after which there is room for both")
     assert open_cache(paths, limit=2 * sum(SIZES)).file != new.file and new.file.exists()
 
 
@@ -102,9 +102,9 @@ def test_a_cache_in_use_stays(paths: list[Path]):
     used = open_cache(paths)
     used.put(0, 1, pixels(0))
     os.utime(used.file, (1, 1))
-    paths[1].write_bytes(b"another picture")
+    paths[1].write_bytes(b"another image")
     unused = open_cache(paths).file
-    paths[1].write_bytes(b"a third picture")
+    paths[1].write_bytes(b"a third image")
     new = open_cache(paths, limit=sum(SIZES))
     assert used.file.exists() and new.file.exists() and not unused.exists()
     assert np.array_equal(pickle.loads(pickle.dumps(used)).get(0, 1), pixels(0))

@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import config
-from config import CFG, TASKS, UserError
-from dataset import check
-from dataset.check import histogram, measure, read_all, report
-from dataset.coco import PictureDataset
-from dataset.loaders import SequenceDataset, build_tokenizers
-from dataset.sheet import TILE_PX, draw_sheet
-from dataset.sources import open_split
-from tokenizers.captioning import WordVocabulary
-from train.engine import Trainer
+from pix2seq import config
+from pix2seq.config import CFG, TASKS
+from pix2seq.dataset import check
+from pix2seq.dataset.check import histogram, measure, read_all, report
+from pix2seq.dataset.coco import ImageDataset
+from pix2seq.dataset.sample_grid import TILE_PX, draw_sheet
+from pix2seq.dataset.samples import SequenceDataset
+from pix2seq.dataset.sources import open_split
+from pix2seq.errors import UserError
+from pix2seq.tokenizers.build import build_tokenizers
+from pix2seq.tokenizers.captioning import WordVocabulary
+from pix2seq.train.engine import Trainer
 
 
 def test_a_histogram_counts_every_value_once():
@@ -45,15 +47,15 @@ def test_a_report_has_counts_problems_and_lengths(tiny_cfg: CFG):
     split.problems.add("empty box", "annotation 7")
     cfg = config.replace(tiny_cfg, task="detection")
     text = report(split, build_tokenizers(cfg, sorted(split.class_names), WordVocabulary([])), cfg)
-    assert "12 pictures, 12 classes" in text
+    assert "12 images, 12 classes" in text
     assert "left out or mended: 1 × empty box (first: annotation 7)" in text
     assert f"{sum(map(len, split.objects.values()))} objects" in text and "none exceeds --max-objects 20" in text
 
 
-def test_pictures_are_read_and_measured(tiny_cfg: CFG, tmp_path: Path):
+def test_images_are_read_and_measured(tiny_cfg: CFG, tmp_path: Path):
     for number, size in enumerate([(8, 6), (6, 8), (8, 6)]):
         Image.new("RGB", size).save(tmp_path / f"{number}.png")
-    (tmp_path / "2.png").write_bytes(b"no picture")
+    (tmp_path / "2.png").write_bytes(b"no image")
     images = [{"id": n, "file_name": f"{n}.png", "width": 8, "height": 6} for n in range(3)]
     boxes = [{"id": n, "image_id": n, "category_id": 1, "bbox": [0, 0, 3, 3]} for n in range(3)]
     content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "cup"}]}
@@ -79,24 +81,24 @@ def test_the_sheet_shows_what_the_sequences_say(tiny_cfg: CFG):
     assert (sheet[:, 3 * (TILE_PX + 4) :] == 255).all()
 
 
-def damage(split: PictureDataset, indices: Iterable[int], folder: Path) -> None:
-    """Let `split` find half of each of these pictures' files."""
+def damage(split: ImageDataset, indices: Iterable[int], folder: Path) -> None:
+    """Let `split` find half of each of these images' files."""
     for index in indices:
         whole = split.path(index).read_bytes()
         (folder / f"{index}.jpg").write_bytes(whole[: len(whole) // 2])
         split.images[index] = split.images[index] | {"file_name": str(folder / f"{index}.jpg")}
 
 
-def test_the_sheet_shows_others_for_damaged_pictures(tiny_cfg: CFG, tmp_path: Path):
+def test_the_sheet_shows_others_for_damaged_images(tiny_cfg: CFG, tmp_path: Path):
     cfg = config.replace(tiny_cfg, task="detection")
     split = open_split(cfg, "train2017", cfg.tasks)
     tokenizers = build_tokenizers(cfg, sorted(split.class_names), WordVocabulary([]))
     taught = SequenceDataset(split, tokenizers, cfg, augment=True, stand_ins=True)
     damage(split, [0, 11], tmp_path)
-    sheet = draw_sheet(taught, split.class_names, 2)  # the first and the last picture: 1 stands in for both
+    sheet = draw_sheet(taught, split.class_names, 2)  # the first and the last image: 1 stands in for both
     assert (sheet[:, :TILE_PX] != 255).any() and (sheet[:, TILE_PX + 4 :] == 255).all()
     damage(split, range(1, 11), tmp_path)
-    with pytest.raises(UserError, match="no picture that can be read"):
+    with pytest.raises(UserError, match="no image that can be read"):
         draw_sheet(taught, split.class_names, 2)
 
 
@@ -104,7 +106,7 @@ def test_training_tells_whose_report_it_prints(tiny_cfg: CFG, capsys: pytest.Cap
     Trainer(config.replace(tiny_cfg, task="detection"))
     lines = capsys.readouterr().out.splitlines()
     after = [lines[lines.index(name) + 1] for name in ("training", "validation")]
-    assert ["train2017: 12 pictures" in after[0], "val2017: 6 pictures" in after[1]] == [True, True]
+    assert ["train2017: 12 images" in after[0], "val2017: 6 images" in after[1]] == [True, True]
 
 
 def test_the_script_needs_no_room_for_words_to_be_named(tiny_cfg: CFG, tmp_path: Path):
@@ -112,7 +114,7 @@ def test_the_script_needs_no_room_for_words_to_be_named(tiny_cfg: CFG, tmp_path:
     assert (tmp_path / "taught.png").is_file()
 
 
-def test_a_folder_that_cannot_be_written_to_is_refused_before_pictures_are_read(tiny_cfg: CFG, tmp_path: Path):
+def test_a_folder_that_cannot_be_written_to_is_refused_before_images_are_read(tiny_cfg: CFG, tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"file cannot be written to .*--output-dir"):
         check.main(config.replace(tiny_cfg, output_dir=str(tmp_path / "file"), data_root="/no/such/folder"))
@@ -122,6 +124,6 @@ def test_the_script_checks_all_tasks_and_writes_the_sheet(tiny_cfg: CFG, tmp_pat
     check.main(config.replace(tiny_cfg, output_dir=str(tmp_path / "check")))
     said = capsys.readouterr().out
     assert all(f"\n{task}: " in said for task in TASKS)
-    assert "every picture can be read" in said
-    with Image.open(tmp_path / "check" / "taught.png") as picture:
-        assert picture.width == 4 * (TILE_PX + 4)
+    assert "every image can be read" in said
+    with Image.open(tmp_path / "check" / "taught.png") as image:
+        assert image.width == 4 * (TILE_PX + 4)

@@ -7,17 +7,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from config import CFG, TASKS, UserError
-from dataset.coco import CocoDataset
-from dataset.detection import detection_sequence
-from dataset.geometry import Geometry
-from dataset.scenes import KINDS
-from tokenizers.detection import DetectionTokenizer
-from tokenizers.vocabulary import END
+from pix2seq.config import CFG, TASKS
+from pix2seq.dataset.coco import CocoDataset
+from pix2seq.dataset.detection import detection_sequence
+from pix2seq.dataset.geometry import Geometry
+from pix2seq.errors import UserError
+from pix2seq.scenes.draw import KINDS
+from pix2seq.tokenizers.detection import DetectionTokenizer
+from pix2seq.tokenizers.vocabulary import END
 
 
 def write_split(root: Path, split: str = "val2017", **files: dict) -> Path:
-    """A dataset of the given annotation files without pictures."""
+    """A dataset of the given annotation files without images."""
     (root / split).mkdir(parents=True)
     (root / "annotations").mkdir()
     for name, content in files.items():
@@ -38,7 +39,7 @@ def scenes(scenes_root: Path) -> CocoDataset:
     return CocoDataset(scenes_root, "train2017", TASKS)
 
 
-def test_all_pictures_are_there(scenes: CocoDataset):
+def test_all_images_are_there(scenes: CocoDataset):
     assert len(scenes) == 12
     assert [scenes[index].image_id for index in range(12)] == list(range(1, 13))
 
@@ -47,7 +48,7 @@ def test_class_names_are_by_category_id(scenes: CocoDataset):
     assert scenes.class_names == {kind.category_id: kind.name for kind in KINDS}
 
 
-def test_boxes_lie_in_the_picture(scenes: CocoDataset):
+def test_boxes_lie_in_the_image(scenes: CocoDataset):
     for index in range(len(scenes)):
         example = scenes[index]
         height, width = example.image.shape[:2]
@@ -63,7 +64,7 @@ def test_polygons_lie_in_their_boxes(scenes: CocoDataset):
             assert np.all(points >= box[:2] - 1.5) and np.all(points <= box[2:] + 1.5)
 
 
-def test_every_picture_has_captions(scenes: CocoDataset):
+def test_every_image_has_captions(scenes: CocoDataset):
     assert all(scenes[index].captions for index in range(len(scenes)))
 
 
@@ -101,7 +102,7 @@ def test_an_image_without_objects_is_taught_as_an_immediate_end(tmp_path: Path):
     assert sequence.target.tolist() == [END]
 
 
-def test_instance_tasks_skip_pictures_they_cannot_learn_from(tmp_path: Path):
+def test_instance_tasks_skip_images_they_cannot_learn_from(tmp_path: Path):
     triangle = [[0, 0, 4, 0, 4, 4]]
     objects = [annotation(1), annotation(2, image_id=2, segmentation=triangle)]
     root = write_split(tmp_path, instances={"images": IMAGES, "annotations": objects, "categories": CATEGORIES})
@@ -119,7 +120,7 @@ def test_only_crowds_reach_the_truth_and_not_the_objects(tmp_path: Path):
     assert dataset.truth("segmentation")["annotations"][1]["segmentation"] == rle
 
 
-def test_a_picture_of_crowds_alone_is_not_taught_as_empty(tmp_path: Path):
+def test_a_image_of_crowds_alone_is_not_taught_as_empty(tmp_path: Path):
     images = [*IMAGES, {"id": 3, "file_name": "3.jpg"}]
     objects = [annotation(1), annotation(2, image_id=2, iscrowd=1)]
     root = write_split(tmp_path, instances={"images": images, "annotations": objects, "categories": CATEGORIES})
@@ -127,7 +128,7 @@ def test_a_picture_of_crowds_alone_is_not_taught_as_empty(tmp_path: Path):
 
 
 @pytest.mark.parametrize("width", [0, -5, "640", None])
-def test_a_picture_of_senseless_size_is_of_unknown_size(tmp_path: Path, width):
+def test_a_image_of_senseless_size_is_of_unknown_size(tmp_path: Path, width):
     image = {"id": 1, "file_name": "1.jpg", "width": width, "height": 80}
     objects = [annotation(1, bbox=[700, 70, 40, 40])]
     root = write_split(tmp_path, instances={"images": [image], "annotations": objects, "categories": CATEGORIES})
@@ -158,7 +159,7 @@ def test_a_dataset_without_any_object_teaches_no_detection(tmp_path: Path):
 
 @pytest.mark.parametrize("size", [(64, 48), (65, 47)])
 @pytest.mark.parametrize("shrink", [2, 4, 8])
-def test_a_shrunk_picture_shows_the_same_under_shrunk_boxes(tmp_path: Path, size: tuple[int, int], shrink: int):
+def test_a_shrunk_image_shows_the_same_under_shrunk_boxes(tmp_path: Path, size: tuple[int, int], shrink: int):
     box, polygon = [16, 8, 32, 24], [16, 8, 48, 8, 48, 32]
     person = annotation(1, bbox=box, segmentation=[polygon], keypoints=[16, 8, 2] + [0] * 48)
     files = {"images": IMAGES[:1], "annotations": [person], "categories": CATEGORIES}
@@ -210,7 +211,7 @@ def test_names_and_ids_that_are_none_are_named(tmp_path: Path, name: str, key: s
         CocoDataset(root, "val2017", ["detection"])
 
 
-def test_a_missing_picture_folder_is_named(tmp_path: Path):
+def test_a_missing_image_folder_is_named(tmp_path: Path):
     with pytest.raises(UserError, match=r"--data-root expects .*val2017"):
         CocoDataset(tmp_path, "val2017", ["detection"])
 
@@ -220,7 +221,7 @@ def test_a_missing_annotation_file_is_named(tmp_path: Path):
         CocoDataset(write_split(tmp_path), "val2017", ["captioning"])
 
 
-def test_a_missing_picture_is_named(tmp_path: Path):
+def test_a_missing_image_is_named(tmp_path: Path):
     root = write_split(tmp_path, instances={"images": IMAGES, "annotations": [], "categories": CATEGORIES})
     with pytest.raises(UserError, match=r"1\.jpg"):
         CocoDataset(root, "val2017", ["detection"])[0]

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from config import TASKS
-from dataset.coco import CocoDataset
-from dataset.keypoint import has_keypoints
-from dataset.segmentation import has_mask
+from pix2seq.config import TASKS
+from pix2seq.dataset.coco import CocoDataset
+from pix2seq.dataset.keypoint import has_keypoints
+from pix2seq.dataset.segmentation import has_mask
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataset.geometry import Geometry, resample_polygons, visible_share
-from dataset.scenes import KEYPOINTS
-from dataset.skeleton import COCO_PERSON
+from pix2seq.dataset.geometry import Geometry, resample_polygons, visible_share
+from pix2seq.dataset.skeleton import COCO_PERSON
+from pix2seq.scenes.draw import KEYPOINTS
 
 SIZE = 192
 sides = st.integers(1, 4000)
@@ -46,19 +46,19 @@ def test_invert_undoes_apply(geometry: Geometry, points: list[tuple[float, float
 
 
 @given(geometries(), st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1))
-def test_points_survive_the_round_trip_through_the_picture(geometry: Geometry, fractions: list):
+def test_points_survive_the_round_trip_through_the_image(geometry: Geometry, fractions: list):
     np.testing.assert_allclose(geometry.to_fractions(geometry.from_fractions(fractions)), fractions, atol=1e-6)
 
 
 @given(geometries(), boxes())
-def test_boxes_survive_the_round_trip_through_fractions(geometry: Geometry, picture_boxes: np.ndarray):
-    back = geometry.boxes_from_fractions(geometry.box_fractions(picture_boxes))
-    np.testing.assert_allclose(back, picture_boxes, atol=1e-6)
+def test_boxes_survive_the_round_trip_through_fractions(geometry: Geometry, image_boxes: np.ndarray):
+    back = geometry.boxes_from_fractions(geometry.box_fractions(image_boxes))
+    np.testing.assert_allclose(back, image_boxes, atol=1e-6)
 
 
 @given(geometries(), boxes())
-def test_boxes_keep_their_corners_in_order(geometry: Geometry, picture_boxes: np.ndarray):
-    y1, x1, y2, x2 = geometry.box_fractions(picture_boxes).T
+def test_boxes_keep_their_corners_in_order(geometry: Geometry, image_boxes: np.ndarray):
+    y1, x1, y2, x2 = geometry.box_fractions(image_boxes).T
     assert np.all(y1 <= y2) and np.all(x1 <= x2)
 
 
@@ -188,22 +188,22 @@ def test_the_keypoint_flip_undoes_itself():
     assert [COCO_PERSON.flip[index] for index in COCO_PERSON.flip] == list(range(17))
 
 
-# Crops inside the picture
+# Crops inside the image
 
 PERSON = np.array([30.2, 40.0, 50.7, 90.0])
 
 
-def test_a_crop_inside_is_the_padded_box_without_what_lies_beyond_the_picture():
+def test_a_crop_inside_is_the_padded_box_without_what_lies_beyond_the_image():
     geometry = Geometry.crop_inside(PERSON, 0.5, 60, 100, SIZE)
-    # 39.6 … 89.1 pixels become 39 … 90; half of that is added above, and one pixel below, where the picture ends
+    # 39.6 … 89.1 pixels become 39 … 90; half of that is added above, and one pixel below, where the image ends
     assert geometry.region == (18, 13, 60, 100)
     assert geometry.apply([18, 13]).tolist() == pytest.approx([0, 0])
     assert geometry.apply([60, 100])[1] == pytest.approx(SIZE)
 
 
 @given(sides, sides, boxes(), st.floats(0, 1))
-def test_a_crop_inside_holds_its_box(width: int, height: int, picture_boxes: np.ndarray, padding: float):
-    for box in np.clip(picture_boxes, 0, [width, height, width, height]):
+def test_a_crop_inside_holds_its_box(width: int, height: int, image_boxes: np.ndarray, padding: float):
+    for box in np.clip(image_boxes, 0, [width, height, width, height]):
         x1, y1, x2, y2 = (geometry := Geometry.crop_inside(box, padding, width, height, SIZE)).region
         assert 0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height
         placed = geometry.apply_boxes(box[None])[0]
@@ -229,14 +229,14 @@ def test_what_lies_beside_a_region_does_not_shine_in():
     assert np.all(geometry.warp(image, 0.0) == 200)
 
 
-def test_a_small_part_of_a_large_picture_is_the_same_as_of_the_part_alone():
+def test_a_small_part_of_a_large_image_is_the_same_as_of_the_part_alone():
     image = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
     geometry = Geometry.crop(np.array([100.3, 80.9, 290.1, 220.2]), 0.1, 48)
     cut = Geometry(geometry.matrix + geometry.matrix[:, :2] @ [[0, 0, 40], [0, 0, 30]], 48)
     assert np.abs(geometry.warp(image, 0.3).astype(int) - cut.warp(image[30:280, 40:360], 0.3)).max() <= 1
 
 
-def test_shrinking_is_the_same_for_all_positions_in_the_picture():
+def test_shrinking_is_the_same_for_all_positions_in_the_image():
     """A step between dark and bright moves across canvas pixels linearly: no position is preferred."""
     step = np.repeat((np.arange(400) >= 200)[None, :, None], 100, 0).repeat(3, 2).astype(np.uint8) * 255
     for shift in (0.0, 0.25, 0.5, 0.75):

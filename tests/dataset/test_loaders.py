@@ -6,30 +6,26 @@ import numpy as np
 import pytest
 import torch
 
-import config
-from config import CFG, TASKS, UserError
-from dataset.build_captioning_vocab import caption_vocabulary
-from dataset.captioning import caption_sequences, mirror_caption
-from dataset.coco import Example
-from dataset.geometry import Geometry
-from dataset.keypoint import keypoint_sequence
-from dataset.loaders import (
-    CanvasObjects,
-    EpochSampler,
-    Sample,
-    SequenceDataset,
-    build_loader,
-    build_tokenizers,
-    collate,
-)
-from dataset.segmentation import segmentation_sequence
-from dataset.skeleton import COCO_PERSON
-from dataset.sources import open_split
-from dataset.transforms import jitter_box, jitter_colors
-from tokenizers.captioning import CaptioningTokenizer, WordVocabulary
-from tokenizers.keypoint import KeypointTokenizer
-from tokenizers.segmentation import SegmentationTokenizer
-from tokenizers.vocabulary import PROMPTS, TokenSequence
+from pix2seq import config
+from pix2seq.config import CFG, TASKS
+from pix2seq.dataset.batches import build_loader, collate
+from pix2seq.dataset.caption_vocabulary import caption_vocabulary
+from pix2seq.dataset.captioning import caption_sequences, mirror_caption
+from pix2seq.dataset.coco import Example
+from pix2seq.dataset.geometry import Geometry
+from pix2seq.dataset.keypoint import keypoint_sequence
+from pix2seq.dataset.sampler import EpochSampler
+from pix2seq.dataset.samples import CanvasObjects, Sample, SequenceDataset
+from pix2seq.dataset.segmentation import segmentation_sequence
+from pix2seq.dataset.skeleton import COCO_PERSON
+from pix2seq.dataset.sources import open_split
+from pix2seq.dataset.transforms import jitter_box, jitter_colors
+from pix2seq.errors import UserError
+from pix2seq.tokenizers.build import build_tokenizers
+from pix2seq.tokenizers.captioning import CaptioningTokenizer, WordVocabulary
+from pix2seq.tokenizers.keypoint import KeypointTokenizer
+from pix2seq.tokenizers.segmentation import SegmentationTokenizer
+from pix2seq.tokenizers.vocabulary import PROMPTS, TokenSequence
 
 SIZE = 64
 
@@ -42,7 +38,7 @@ def sequences_of(cfg: CFG, tasks: Sequence[str] = TASKS, augment: bool = True) -
 
 
 def person() -> Example:
-    """One person of 17 different keypoints in a square picture of 100 pixels."""
+    """One person of 17 different keypoints in a square image of 100 pixels."""
     keypoints = np.stack([np.arange(17) * 5 + 5, np.arange(17) * 4 + 10, np.full(17, 2)], axis=1)[None]
     box = np.array([[5.0, 10, 85, 74]])
     polygon = np.array([[5, 10], [85, 10], [60, 74.0]])
@@ -72,7 +68,7 @@ def test_another_epoch_augments_differently(tiny_cfg: CFG):
     assert not np.array_equal(dataset[(0, 5, SIZE)].canvases[0], dataset[(1, 5, SIZE)].canvases[0])
 
 
-def test_evaluation_samples_are_the_letterboxed_picture(tiny_cfg: CFG):
+def test_evaluation_samples_are_the_letterboxed_image(tiny_cfg: CFG):
     dataset = sequences_of(tiny_cfg, ["detection"], augment=False)
     image = dataset.examples[2].image
     expected = Geometry.letterbox(image.shape[1], image.shape[0], SIZE).warp(image, tiny_cfg.model.pad_value)
@@ -105,11 +101,11 @@ def test_each_task_alone_gives_only_its_sequences(tiny_cfg: CFG, task: str):
 def test_a_dataset_without_anything_to_teach_is_refused(tiny_cfg: CFG):
     split = open_split(tiny_cfg, "train2017", ["keypoint"])
     split.objects = {}
-    with pytest.raises(UserError, match="no picture with annotations"):
+    with pytest.raises(UserError, match="no image with annotations"):
         SequenceDataset(split, {}, config.replace(tiny_cfg, task="keypoint"), augment=True)
 
 
-def test_pictures_of_the_wanted_size_come_out(tiny_cfg: CFG):
+def test_images_of_the_wanted_size_come_out(tiny_cfg: CFG):
     dataset = sequences_of(tiny_cfg)
     assert {canvas.shape for canvas in dataset[(0, 0, 48)].canvases} == {(48, 48, 3)}
 
@@ -193,11 +189,11 @@ def sample_of(canvases: list[np.ndarray], sequences: dict[str, list[tuple[int, T
 
 
 def test_image_index_points_at_the_canvas_of_each_sequence():
-    def sample(colour: int, canvases: int, tasks: dict[str, list[int]]) -> Sample:
-        """Sequences whose first token is their canvas's grey level."""
-        pixels = [np.full((4, 4, 3), colour + number, dtype=np.uint8) for number in range(canvases)]
+    def sample(color: int, canvases: int, tasks: dict[str, list[int]]) -> Sample:
+        """Sequences whose first token is their canvas's gray level."""
+        pixels = [np.full((4, 4, 3), color + number, dtype=np.uint8) for number in range(canvases)]
         sequence = {
-            number: TokenSequence.teach(np.array([colour + number]), np.array([7, 0]), np.ones(2))
+            number: TokenSequence.teach(np.array([color + number]), np.array([7, 0]), np.ones(2))
             for number in range(canvases)
         }
         return sample_of(pixels, {task: [(number, sequence[number]) for number in ns] for task, ns in tasks.items()})
@@ -272,7 +268,7 @@ def test_epochs_come_in_different_orders():
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_fewer_pictures_than_a_batch_still_make_one_batch(world_size: int):
+def test_fewer_images_than_a_batch_still_make_one_batch(world_size: int):
     for rank in range(world_size):
         (batch,) = EpochSampler(3, 4, 0, rank, world_size)
         assert len(batch) >= 1
@@ -289,13 +285,13 @@ def test_a_jittered_box_stays_near_and_in_order():
     assert np.all(moved[:, :2] < moved[:, 2:])
 
 
-def test_colours_change_within_their_amount():
+def test_colors_change_within_their_amount():
     image = np.full((8, 8, 3), 100, dtype=np.uint8)
     changed = [jitter_colors(image, 0.2, np.random.default_rng(seed)) for seed in range(50)]
-    assert all(picture.min() >= 79 and picture.max() <= 120 for picture in changed)
-    assert len({int(picture[0, 0, 0]) for picture in changed}) > 10
+    assert all(other.min() >= 79 and other.max() <= 120 for other in changed)
+    assert len({int(other[0, 0, 0]) for other in changed}) > 10
 
 
-def test_no_colour_jitter_changes_no_pixel():
+def test_no_color_jitter_changes_no_pixel():
     image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     assert np.array_equal(jitter_colors(image, 0.0, np.random.default_rng(0)), image)

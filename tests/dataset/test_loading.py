@@ -1,4 +1,4 @@
-"""Pictures decoded smaller, or kept decoded: quicker, and the same samples every time, however many processes load."""
+"""Images decoded smaller, or kept decoded: quicker, and the same samples every time, however many processes load."""
 
 import itertools
 from pathlib import Path
@@ -8,13 +8,17 @@ import pytest
 import torch
 from PIL import Image
 
-import config
-from config import CFG, TASKS, UserError
-from dataset import cache
-from dataset.loaders import EpochSampler, SequenceDataset, build_loader, build_tokenizers
-from dataset.sources import open_split
+from pix2seq import config
+from pix2seq.config import CFG, TASKS
+from pix2seq.dataset import cache
+from pix2seq.dataset.batches import build_loader
+from pix2seq.dataset.sampler import EpochSampler
+from pix2seq.dataset.samples import SequenceDataset
+from pix2seq.dataset.sources import open_split
+from pix2seq.errors import UserError
+from pix2seq.tokenizers.build import build_tokenizers
+from pix2seq.tokenizers.captioning import WordVocabulary
 from tests.dataset.test_voc import thing, write_voc
-from tokenizers.captioning import WordVocabulary
 
 SIZE = 64
 
@@ -51,22 +55,22 @@ def test_samples_do_not_depend_on_cache_or_processes(tiny_cfg: CFG, cache_folder
     assert len(list(cache_folder.iterdir())) == 1
 
 
-def test_a_warm_cache_opens_no_picture(tiny_cfg: CFG, cache_folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_warm_cache_opens_no_image(tiny_cfg: CFG, cache_folder: Path, monkeypatch: pytest.MonkeyPatch):
     cfg = config.replace(tiny_cfg, cache_gb=1.0)
     first = [taught(cfg)[0, index, SIZE].canvases for index in range(3)]
-    monkeypatch.setattr("dataset.coco.read_reduced", None)
+    monkeypatch.setattr("pix2seq.dataset.coco.read_reduced", None)
     second = [taught(cfg)[0, index, SIZE].canvases for index in range(3)]
     assert all(map(np.array_equal, itertools.chain(*first), itertools.chain(*second)))
 
 
-def test_whole_pictures_are_decoded_at_the_size_that_the_canvas_needs(tiny_cfg: CFG):
+def test_whole_images_are_decoded_at_the_size_that_the_canvas_needs(tiny_cfg: CFG):
     cfg = config.replace(tiny_cfg, task="detection", max_scale=1.15)
     assert set(taught(cfg).shrinks) == {4}  # 320 px, at most 73.6 px on the canvas
     assert set(taught(config.replace(cfg, max_scale=2.0)).shrinks) == {2}
     assert set(taught(config.replace(cfg, image_size=192)).shrinks) == {1}
 
 
-def test_no_crop_is_magnified_more_than_from_the_full_picture(tiny_cfg: CFG):
+def test_no_crop_is_magnified_more_than_from_the_full_image(tiny_cfg: CFG):
     dataset = taught(config.replace(tiny_cfg, task="keypoint"))
     for index, shrink in enumerate(dataset.shrinks):
         target = dataset.examples.target(index)
@@ -82,7 +86,7 @@ def test_evaluation_decodes_in_full(tiny_cfg: CFG):
 
 @pytest.fixture
 def damaged_cfg(tiny_cfg: CFG, tmp_path: Path) -> CFG:
-    """Eight pictures with a dog each, of which the last and the third are cut off in the middle."""
+    """Eight images with a dog each, of which the last and the third are cut off in the middle."""
     names = list("12345678")
     folder = write_voc(tmp_path / "own", {name: thing() for name in names}, {"train": names})
     for name in "38":
@@ -98,7 +102,7 @@ def with_stand_ins(cfg: CFG, augment: bool = True) -> SequenceDataset:
 
 
 @pytest.mark.parametrize("augment", [True, False])
-def test_the_next_picture_stands_in_for_a_damaged_one(damaged_cfg: CFG, augment: bool):
+def test_the_next_image_stands_in_for_a_damaged_one(damaged_cfg: CFG, augment: bool):
     dataset = with_stand_ins(damaged_cfg, augment)
     dataset.examples.leave_out_unreadable()
     names = [Path(dataset[0, index, SIZE].name).stem for index in range(len(dataset))]
@@ -107,7 +111,7 @@ def test_the_next_picture_stands_in_for_a_damaged_one(damaged_cfg: CFG, augment:
         taught(damaged_cfg, augment)[0, 2, SIZE]
 
 
-def test_a_damaged_picture_is_told_once_by_all_processes(damaged_cfg: CFG, capfd: pytest.CaptureFixture):
+def test_a_damaged_image_is_told_once_by_all_processes(damaged_cfg: CFG, capfd: pytest.CaptureFixture):
     dataset = with_stand_ins(damaged_cfg)
     for epoch in range(3):
         sampler = EpochSampler(len(dataset), 4, seed=0)
@@ -117,11 +121,11 @@ def test_a_damaged_picture_is_told_once_by_all_processes(damaged_cfg: CFG, capfd
     assert sorted(line.split(".jpg")[0][-1] for line in lines) == ["3", "8"]
 
 
-def test_pictures_none_of_which_can_be_read_end_the_training(damaged_cfg: CFG):
+def test_images_none_of_which_can_be_read_end_the_training(damaged_cfg: CFG):
     dataset = with_stand_ins(damaged_cfg)
     for index in range(len(dataset)):
         dataset.examples.path(index).unlink()
-    with pytest.raises(UserError, match="no picture that can be read"):
+    with pytest.raises(UserError, match="no image that can be read"):
         dataset[0, 0, SIZE]
 
 
@@ -133,7 +137,7 @@ def test_difficult_objects_are_taught_if_asked(tiny_cfg: CFG, tmp_path: Path):
         assert {len(sequence.target) for _, sequence in sample.sequences["detection"]} == {5 * count + 1}
 
 
-def test_validation_pictures_must_have_the_model_s_keypoints(tiny_cfg: CFG):
+def test_validation_images_must_have_the_model_s_keypoints(tiny_cfg: CFG):
     cfg = config.replace(tiny_cfg, task="keypoint")
     split = open_split(cfg, "val2017", cfg.tasks)
     tokenizers = build_tokenizers(cfg, [1], WordVocabulary([]), num_points=5)

@@ -8,19 +8,23 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import config
-from config import CFG, PAPER_DATA, TASKS, UserError
-from dataset.build_captioning_vocab import caption_vocabulary
-from dataset.coco import Example
-from dataset.detection import detection_sequence, noise_boxes, order_objects, truncated_normal
-from dataset.geometry import Geometry
-from dataset.loaders import EpochSampler, SequenceDataset, build_loader, build_tokenizers
-from dataset.segmentation import clip_polygon, segmentation_sequence, shown_polygons
-from dataset.sources import open_split
-from tokenizers.captioning import WordVocabulary
-from tokenizers.detection import DetectionTokenizer
-from tokenizers.segmentation import SegmentationTokenizer
-from tokenizers.vocabulary import CLASS_SHIFT, END, FAKE, INVISIBLE, PROMPTS, dequantize
+from pix2seq import config
+from pix2seq.config import CFG, PAPER_DATA, TASKS
+from pix2seq.dataset.batches import build_loader
+from pix2seq.dataset.caption_vocabulary import caption_vocabulary
+from pix2seq.dataset.coco import Example
+from pix2seq.dataset.detection import detection_sequence, noise_boxes, order_objects, truncated_normal
+from pix2seq.dataset.geometry import Geometry
+from pix2seq.dataset.sampler import EpochSampler
+from pix2seq.dataset.samples import SequenceDataset
+from pix2seq.dataset.segmentation import clip_polygon, segmentation_sequence, shown_polygons
+from pix2seq.dataset.sources import open_split
+from pix2seq.errors import UserError
+from pix2seq.tokenizers.build import build_tokenizers
+from pix2seq.tokenizers.captioning import WordVocabulary
+from pix2seq.tokenizers.detection import DetectionTokenizer
+from pix2seq.tokenizers.segmentation import SegmentationTokenizer
+from pix2seq.tokenizers.vocabulary import CLASS_SHIFT, END, FAKE, INVISIBLE, PROMPTS, dequantize
 
 SIZE = 64
 UNIT = np.array([0.0, 0, 1, 1])
@@ -28,7 +32,7 @@ COORDINATES, CLASS = slice(0, 4), 4
 
 
 def paper_cfg(cfg: CFG, **values) -> CFG:
-    """The papers' augmentation on the tests' own pictures, colours and angles on top."""
+    """The papers' augmentation on the tests' own images, colors and angles on top."""
     data = dataclasses.replace(PAPER_DATA, data_root=cfg.data.data_root, workers=0, rand_augment=2, crop_rotation=30.0)
     return config.replace(dataclasses.replace(cfg, data=data), **{"full_detection": True} | values)
 
@@ -48,7 +52,7 @@ def objects_of(sequence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def two_objects(polygons: list | None = None) -> Example:
-    """Two objects in the left half of a picture of 200 × 100 pixels."""
+    """Two objects in the left half of an image of 200 × 100 pixels."""
     boxes = np.array([[10.0, 60, 30, 90], [20, 5, 90, 50]])
     image = np.zeros((100, 200, 3), dtype=np.uint8)
     return Example(image, 1, boxes, np.array([3, 7]), polygons or [[], []], np.zeros((2, 17, 3)), [])
@@ -83,14 +87,14 @@ def test_real_boxes_stay_as_they_are_beside_noise():
     assert np.array_equal(plain[:2], noisy[:2])
 
 
-def test_noise_lies_on_the_picture_and_not_in_the_padding():
+def test_noise_lies_on_the_image_and_not_in_the_padding():
     for seed in range(20):
         _, target, _ = detect(two_objects(), seed, noise_objects=True)
         boxes = dequantize(target[:, COORDINATES])
         assert np.all(boxes[:, 2] <= 0.5 + 1e-3) and np.all(boxes[:, :2] <= boxes[:, 2:])
 
 
-def test_a_picture_without_objects_is_nothing_but_noise():
+def test_a_image_without_objects_is_nothing_but_noise():
     nothing = Example(
         np.zeros((9, 9, 3), np.uint8), 1, np.zeros((0, 4)), np.zeros(0, int), [], np.zeros((0, 17, 3)), []
     )
@@ -124,7 +128,7 @@ def test_noise_has_the_make_up_of_the_official_sample(reference):
     assert tuple(official) in {tuple(draw) for draw in draws.tolist()}
     assert set(draws[:, 0]) == set(range(count + 1))
     assert draws[:, 0].mean() == pytest.approx(count / 2, abs=0.5)
-    assert 0 < draws[:, 1].mean() < count / 4  # half of the rest, less those that the picture's edge cuts
+    assert 0 < draws[:, 1].mean() < count / 4  # half of the rest, less those that the image's edge cuts
 
 
 @given(st.integers(0, 6), st.integers(0, 40), st.integers(0, 2**16))
@@ -332,7 +336,7 @@ def test_any_number_of_workers_gives_the_same_augmented_batches(everything: Sequ
                 assert all(map(torch.equal, vars(alone.tasks[task]).values(), vars(shared.tasks[task]).values()))
 
 
-def test_whole_pictures_are_prompted_for_several_instances(tiny_cfg: CFG):
+def test_whole_images_are_prompted_for_several_instances(tiny_cfg: CFG):
     cfg = paper_cfg(tiny_cfg, task="segmentation", segment_whole=True, copies_per_image=1, prompts_per_image=3)
     dataset = sequences_of(cfg)
     counts = []
@@ -348,5 +352,5 @@ def test_copies_share_a_batch_but_not_their_canvas(everything: SequenceDataset):
     sampler.set_epoch(0, SIZE, limit=1)
     (batch,) = build_loader(everything, sampler, 0)
     detection = batch.tasks["detection"]
-    assert len(detection.tokens) == 4  # two pictures, two copies, one order each
+    assert len(detection.tokens) == 4  # two images, two copies, one order each
     assert len(set(detection.image_index.tolist())) == 4

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from config import UserError
-from dataset.skeleton import COCO_PERSON, Skeleton, default_skeleton, flip_by_name, read_skeleton
+from pix2seq.dataset.skeleton import COCO_PERSON, Skeleton, default_skeleton, flip_by_name, read_skeleton
+from pix2seq.errors import UserError
 
 HAND = {"id": 7, "name": "hand", "keypoints": ["wrist", "Left thumb", "Right thumb"], "skeleton": [[1, 2], [1, 3]]}
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import config
-from config import CFG, UserError
-from dataset.coco import CocoDataset
-from dataset.sources import open_split
-from dataset.voc import VocDataset
+from pix2seq import config
+from pix2seq.config import CFG
+from pix2seq.dataset.coco import CocoDataset
+from pix2seq.dataset.sources import open_split
+from pix2seq.dataset.voc import VocDataset
+from pix2seq.errors import UserError
 
 TASKS = ("detection", "keypoint")
 HAND = {"id": 0, "name": "hand", "keypoints": ["wrist", "left_tip", "right_tip"], "skeleton": [[1, 2], [1, 3]]}
@@ -18,7 +19,7 @@ CATEGORIES = [HAND, {"id": 7, "name": "cup"}, {"id": 4000, "name": "ring"}]
 
 
 def content(categories: list[dict] = CATEGORIES, **values) -> dict:
-    """One picture with an object of each category, and a caption."""
+    """One image with an object of each category, and a caption."""
     objects = [
         {"id": number, "image_id": 1, "category_id": category["id"], "bbox": [1 + number, 2, 3, 4]}
         for number, category in enumerate(categories)
@@ -29,9 +30,9 @@ def content(categories: list[dict] = CATEGORIES, **values) -> dict:
     return {"images": images, "annotations": objects + captions, "categories": categories} | values
 
 
-def write(root: Path, name: str, pictures: str, **values) -> Path:
-    (root / pictures).mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (20, 10)).save(root / pictures / "1.png")
+def write(root: Path, name: str, folder: str, **values) -> Path:
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (20, 10)).save(root / folder / "1.png")
     (root / name).parent.mkdir(parents=True, exist_ok=True)
     (root / name).write_text(json.dumps(content(**values)))
     return root
@@ -42,7 +43,7 @@ def cfg(root: Path, **values) -> CFG:
 
 
 @pytest.mark.parametrize(
-    "name, pictures",
+    "name, images",
     [
         ("train.json", "."),
         ("train.json", "images"),
@@ -52,8 +53,8 @@ def cfg(root: Path, **values) -> CFG:
         ("train/_annotations.coco.json", "train"),
     ],
 )
-def test_a_json_and_its_pictures_are_found_below_the_root(tmp_path: Path, name: str, pictures: str):
-    split = open_split(cfg(write(tmp_path, name, pictures)), "train", TASKS)
+def test_a_json_and_its_images_are_found_below_the_root(tmp_path: Path, name: str, images: str):
+    split = open_split(cfg(write(tmp_path, name, images)), "train", TASKS)
     assert split[0].image.shape == (10, 20, 3)
     assert split.all_captions() == ["a hand with a ring"]
 
@@ -70,35 +71,35 @@ def test_one_json_without_the_other_is_refused(tmp_path: Path):
         open_split(cfg(write(tmp_path, "one.json", "."), train_json="one.json"), "val", TASKS)
 
 
-def test_pictures_that_are_nowhere_are_named_with_the_flag(tmp_path: Path):
+def test_images_that_are_nowhere_are_named_with_the_flag(tmp_path: Path):
     root = write(tmp_path, "train.json", "elsewhere")
     with pytest.raises(UserError, match=r"1\.png.*--train-images"):
         open_split(cfg(root), "train", TASKS)
     assert len(open_split(cfg(root, train_images="elsewhere"), "train", TASKS)) == 1
 
 
-def test_a_missing_first_picture_hides_no_folder(tmp_path: Path):
+def test_a_missing_first_image_hides_no_folder(tmp_path: Path):
     images = [{"id": 7, "file_name": "gone.png"}, content()["images"][0]]
     root = write(tmp_path, "train.json", "images", images=images)
     assert open_split(cfg(root), "train", TASKS).folder == root / "images"
     write(tmp_path, "train.json", "images", images=[])
-    with pytest.raises(UserError, match=r"train\.json names no picture"):
+    with pytest.raises(UserError, match=r"train\.json names no image"):
         open_split(cfg(root), "train", TASKS)
 
 
-def test_pictures_of_coco_s_layout_may_lie_elsewhere(tmp_path: Path):
+def test_images_of_coco_s_layout_may_lie_elsewhere(tmp_path: Path):
     root = write(tmp_path, "annotations/instances_train.json", "elsewhere")
     split = open_split(cfg(root, train_images="elsewhere"), "train", ["detection"])
     assert isinstance(split, CocoDataset) and split[0].image.shape == (10, 20, 3)
-    with pytest.raises(UserError, match=r"no folder of pictures .*nope; check --train-images"):
+    with pytest.raises(UserError, match=r"no folder of images .*nope; check --train-images"):
         open_split(cfg(root, train_images="nope"), "train", ["detection"])
 
 
 @pytest.mark.parametrize("layout, named", [("JPEGImages", "Pascal VOC"), ("", "drawn scenes")])
-def test_layouts_with_pictures_of_their_own_take_no_others(
+def test_layouts_with_images_of_their_own_take_no_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str, named: str
 ):
-    monkeypatch.setattr("config.ROOT", tmp_path / "unused")
+    monkeypatch.setattr("pix2seq.scenes.root.ROOT", tmp_path / "unused")
     for name in ("JPEGImages", "Annotations"):
         (tmp_path / name).mkdir()
     settings = cfg(tmp_path, train_images=str(tmp_path), scenes_train=1, scenes_val=1)
@@ -109,8 +110,8 @@ def test_layouts_with_pictures_of_their_own_take_no_others(
 
 @pytest.mark.parametrize("flag", ["json", "images"])
 def test_two_splits_of_one_name_are_of_the_same_files(tmp_path: Path, flag: str):
-    root = write(tmp_path, "a.json", "pictures")
-    same = cfg(root, val_split="train", train_json="a.json", val_json="a.json", train_images="pictures")
+    root = write(tmp_path, "a.json", "images")
+    same = cfg(root, val_split="train", train_json="a.json", val_json="a.json", train_images="images")
     assert len(open_split(same, "train", TASKS)) == 1
     with pytest.raises(UserError, match=f"both 'train', but --val-{flag} is not --train-{flag}"):
         open_split(config.replace(same, **{f"val_{flag}": "b"}), "train", TASKS)
@@ -192,7 +193,7 @@ def test_a_split_without_a_class_of_the_model_is_refused_with_both_lists(tmp_pat
     assert open_split(cfg(root), "val", ["captioning"], {}).all_captions() == ["a hand with a ring"]
 
 
-def test_unreadable_pictures_are_left_out_and_counted(tmp_path: Path):
+def test_unreadable_images_are_left_out_and_counted(tmp_path: Path):
     names = ("1.png", "gone.png", "empty.png", "page.jpg")
     root = write(tmp_path, "train.json", ".", images=[{"id": n, "file_name": name} for n, name in enumerate(names, 1)])
     (root / "empty.png").touch()
@@ -201,10 +202,10 @@ def test_unreadable_pictures_are_left_out_and_counted(tmp_path: Path):
     split.leave_out_unreadable()
     assert [entry["id"] for entry in split.images] == [1]
     assert split.problems.counts == {
-        "picture that is not there, left out": 1,
-        "picture that cannot be read, left out": 2,
+        "image that is not there, left out": 1,
+        "image that cannot be read, left out": 2,
     }
     assert any("gone.png" in line for line in split.problems.lines())
     (root / "1.png").unlink()
-    with pytest.raises(UserError, match=r"none of the annotated pictures .*1\.png \(picture that is not there\)"):
+    with pytest.raises(UserError, match=r"none of the annotated images .*1\.png \(image that is not there\)"):
         split.leave_out_unreadable()

@@ -1,4 +1,4 @@
-"""Random changes to pictures: what moves, moves with its annotations; colours stay where they are."""
+"""Random changes to images: what moves, moves with its annotations; colors stay where they are."""
 
 import dataclasses
 import json
@@ -12,17 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-import config
-from config import CFG, DataCFG, UserError
-from dataset.coco import Example
-from dataset.detection import is_shown, object_boxes
-from dataset.geometry import Geometry
-from dataset.keypoint import keypoints_on_canvas
-from dataset.loaders import Sample, SequenceDataset, build_tokenizers
-from dataset.skeleton import COCO_PERSON
-from dataset.sources import open_split
-from dataset.transforms import Jitter, check_augmentation, jitter_colors, rand_augment
-from tokenizers.captioning import WordVocabulary
+from pix2seq import config
+from pix2seq.config import CFG, DataCFG
+from pix2seq.dataset.coco import Example
+from pix2seq.dataset.detection import is_shown, object_boxes
+from pix2seq.dataset.geometry import Geometry
+from pix2seq.dataset.keypoint import keypoints_on_canvas
+from pix2seq.dataset.samples import Sample, SequenceDataset
+from pix2seq.dataset.skeleton import COCO_PERSON
+from pix2seq.dataset.sources import open_split
+from pix2seq.dataset.transforms import Jitter, check_augmentation, jitter_colors, rand_augment
+from pix2seq.errors import UserError
+from pix2seq.tokenizers.build import build_tokenizers
+from pix2seq.tokenizers.captioning import WordVocabulary
 
 SIZE = 192
 WIDTH, HEIGHT = 480, 360
@@ -104,7 +106,7 @@ def test_the_longer_side_becomes_the_canvas_side_times_the_scale(width: int, hei
 
 
 @given(st.integers(8, 2000), st.integers(8, 2000), st.floats(0.3, 2.0), st.integers(0, 2**16))
-def test_in_the_corner_pictures_are_padded_right_and_below_or_cropped(width: int, height: int, scale: float, seed: int):
+def test_in_the_corner_images_are_padded_right_and_below_or_cropped(width: int, height: int, scale: float, seed: int):
     geometry = Geometry.letterbox(width, height, SIZE)
     jitter = Jitter(scale, scale, 0.5, 0.0, corner=True)
     placed, _ = jitter.place(geometry, geometry.apply([width, height]), np.random.default_rng(seed))
@@ -153,7 +155,7 @@ def test_crops_and_flips_are_those_of_the_official_code(reference):
     np.testing.assert_allclose(mirrored[:, [1, 0, 3, 2]], numbers["flip_bbox"], atol=1e-6)
 
 
-def test_points_beside_a_crop_that_ends_inside_the_picture_are_invisible():
+def test_points_beside_a_crop_that_ends_inside_the_image_are_invisible():
     geometry = Geometry.crop_inside(np.array([40.0, 40, 60, 80]), 0.0, 100, 100, SIZE)
     keypoints = np.tile([50.0, 60, 2], (17, 1))
     keypoints[3, 0] = 75  # on the canvas, but in its padding
@@ -229,7 +231,7 @@ def joint_colors() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures of three triangles, each in the colour of its class, of a person of coloured joints, of rectangles."""
+    """Images of three triangles, each in the color of its class, of a person of colored joints, of rectangles."""
     root = tmp_path_factory.mktemp("painted")
     triangles = {
         1: [[20, 30], [220, 40], [60, 170]],
@@ -276,7 +278,7 @@ def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def samples_of(painted: Path, cfg: CFG, data: DataCFG, task: str, count: int = 25, **model) -> Iterator[Sample]:
-    """Augmented samples of the last picture that teaches `task`, in several epochs."""
+    """Augmented samples of the last image that teaches `task`, in several epochs."""
     cfg = config.replace(dataclasses.replace(cfg, data=data, task=task), data_root=str(painted), **model)
     split = open_split(cfg, "train2017", cfg.tasks)
     dataset = SequenceDataset(split, build_tokenizers(cfg, [1, 2, 3], WordVocabulary(["<unk>"])), cfg, augment=True)
@@ -314,7 +316,7 @@ def test_boxes_hold_their_object_after_every_change(tiny_model_cfg, painted, tok
     assert seen > 40
 
 
-@pytest.mark.parametrize("whole", [False, True], ids=["crops", "whole pictures"])
+@pytest.mark.parametrize("whole", [False, True], ids=["crops", "whole images"])
 def test_polygons_cover_their_object_after_every_change(tiny_model_cfg, painted, tokenizers, whole):
     seen = 0
     for sample in samples_of(painted, tiny_model_cfg, STRONG, "segmentation", segment_whole=whole):
@@ -329,7 +331,7 @@ def test_polygons_cover_their_object_after_every_change(tiny_model_cfg, painted,
     assert seen >= 20
 
 
-@pytest.mark.parametrize("inside", [False, True], ids=["square crops", "crops inside the picture"])
+@pytest.mark.parametrize("inside", [False, True], ids=["square crops", "crops inside the image"])
 def test_keypoints_lie_on_their_joint_after_every_change(tiny_model_cfg, painted, tokenizers, inside):
     mirrored, data = 0, dataclasses.replace(STRONG, placement="corner" if inside else "anywhere")
     for sample in samples_of(painted, tiny_model_cfg, data, "keypoint", crop_inside=inside):
@@ -344,7 +346,7 @@ def test_keypoints_lie_on_their_joint_after_every_change(tiny_model_cfg, painted
     assert 4 <= mirrored <= 21
 
 
-def test_copies_of_a_picture_are_augmented_independently(tiny_model_cfg, painted):
+def test_copies_of_a_image_are_augmented_independently(tiny_model_cfg, painted):
     data = dataclasses.replace(STRONG, copies_per_image=2)
     for sample in samples_of(painted, tiny_model_cfg, data, "detection", count=3):
         assert len(sample.canvases) == 2
@@ -352,15 +354,15 @@ def test_copies_of_a_picture_are_augmented_independently(tiny_model_cfg, painted
         assert [number for number, _ in sample.sequences["detection"]] == [0, 1]
 
 
-# Colours
+# Colors
 
 
-def test_colour_jitter_mixes_with_grey_as_it_should():
+def test_color_jitter_mixes_with_grey_as_it_should():
     image = np.random.default_rng(0).integers(60, 180, (40, 40, 3), dtype=np.uint8)
     brightness, contrast, saturation = 1 + 0.3 * np.random.default_rng(5).uniform(-1, 1, 3)
-    grey = image @ np.array([0.299, 0.587, 0.114])
-    expected = saturation * image + (1 - saturation) * grey[..., None]
-    expected = brightness * (contrast * expected + (1 - contrast) * grey.mean())
+    gray = image @ np.array([0.299, 0.587, 0.114])
+    expected = saturation * image + (1 - saturation) * gray[..., None]
+    expected = brightness * (contrast * expected + (1 - contrast) * gray.mean())
     changed = jitter_colors(image, 0.3, np.random.default_rng(5))
     np.testing.assert_allclose(changed, np.clip(expected, 0, 255), atol=1)
 

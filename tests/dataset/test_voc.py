@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from config import UserError
-from dataset.voc import VOC_CLASSES, VocDataset, find_voc_folders
+from pix2seq.dataset.voc import VOC_CLASSES, VocDataset, find_voc_folders
+from pix2seq.errors import UserError
 
 BOX = (11, 21, 40, 60)
 NOT_FINITE = "box that is not four finite numbers"
@@ -22,12 +22,12 @@ def thing(name: str = "dog", box: tuple = BOX, difficult: int | None = 0) -> str
     return f"<object><name>{name}</name><pose>Left</pose>{flag}{part}<bndbox>{edges}</bndbox></object>"
 
 
-def write_voc(folder: Path, pictures: dict[str, str], sets: dict[str, list[str]]) -> Path:
-    """A VOC folder of pictures (64, 50) by name with the XML of their objects, and its image sets."""
+def write_voc(folder: Path, images: dict[str, str], sets: dict[str, list[str]]) -> Path:
+    """A VOC folder of images (64, 50) by name with the XML of their objects, and its image sets."""
     for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (folder / name).mkdir(parents=True)
     size = "<size><width>64</width><height>50</height><depth>3</depth></size>"
-    for name, objects in pictures.items():
+    for name, objects in images.items():
         Image.new("RGB", (64, 50), "red").save(folder / "JPEGImages" / f"{name}.jpg")
         xml = f"<annotation><filename>wrong.jpg</filename>{size}{objects}</annotation>"
         (folder / "Annotations" / f"{name}.xml").write_text(xml)
@@ -38,9 +38,9 @@ def write_voc(folder: Path, pictures: dict[str, str], sets: dict[str, list[str]]
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    pictures = {"2007_000027": thing() + thing("cat", difficult=1), "2007_000032": "", "2007_000033": thing("person")}
+    images = {"2007_000027": thing() + thing("cat", difficult=1), "2007_000032": "", "2007_000033": thing("person")}
     sets = {"trainval": ["2007_000027", "2007_000032"], "val": ["2007_000033  1"], "dog_val": []}
-    write_voc(tmp_path / "VOCdevkit" / "VOC2012", pictures, sets)
+    write_voc(tmp_path / "VOCdevkit" / "VOC2012", images, sets)
     return tmp_path
 
 
@@ -54,7 +54,7 @@ def test_the_root_may_be_the_folder_or_one_above(root: Path, below: str):
 
 def test_boxes_become_continuous_and_difficult_is_told(root: Path):
     example = VocDataset(root, "trainval", ["detection"])[0]
-    assert example.boxes.tolist() == [[10, 20, 40, 50]] * 2  # the picture ends at 50
+    assert example.boxes.tolist() == [[10, 20, 40, 50]] * 2  # the image ends at 50
     assert example.difficult.tolist() == [False, True]
 
 
@@ -64,9 +64,9 @@ def test_the_twenty_classes_keep_their_order(root: Path):
     assert split[0].classes.tolist() == [15]
 
 
-def test_a_picture_without_objects_is_taught_and_one_of_difficult_ones_is_not(tmp_path: Path):
-    pictures = {"1": thing(), "2": "", "3": thing(difficult=1)}
-    split = VocDataset(write_voc(tmp_path / "own", pictures, {"all": list("123")}), "all", ["detection"])
+def test_a_image_without_objects_is_taught_and_one_of_difficult_ones_is_not(tmp_path: Path):
+    images = {"1": thing(), "2": "", "3": thing(difficult=1)}
+    split = VocDataset(write_voc(tmp_path / "own", images, {"all": list("123")}), "all", ["detection"])
     assert split.indices_for(["detection"], with_difficult=False) == [0, 1]
     assert split.indices_for(["detection"]) == [0, 1, 2]
     assert split[0].without(split[0].difficult).boxes.shape == (1, 4)
@@ -80,8 +80,8 @@ def test_the_truth_has_difficult_objects_that_do_not_count(root: Path):
 
 
 def test_own_classes_are_those_of_all_image_sets(tmp_path: Path):
-    pictures = {"a": thing("zebra"), "b": thing("ant"), "c": thing("dog")}
-    folder = write_voc(tmp_path / "own", pictures, {"train": ["a"], "val": ["b", "c"]})
+    objects = {"a": thing("zebra"), "b": thing("ant"), "c": thing("dog")}
+    folder = write_voc(tmp_path / "own", objects, {"train": ["a"], "val": ["b", "c"]})
     names = [VocDataset(folder, split, ["detection"]).class_names for split in ("train", "val")]
     assert names == [{1: "ant", 2: "dog", 3: "zebra"}] * 2
     assert [entry["id"] for entry in VocDataset(folder, "val", ["detection"]).images] == [1, 2]
@@ -95,8 +95,8 @@ def test_chosen_classes_are_numbered_as_they_are_given(tmp_path: Path):
 
 
 def test_a_chosen_class_that_no_annotation_has_is_refused(tmp_path: Path):
-    pictures = {"a": thing("mug"), "b": thing("spoon")}
-    folder = write_voc(tmp_path / "own", pictures, {"train": ["a"], "val": ["b"]})
+    objects = {"a": thing("mug"), "b": thing("spoon")}
+    folder = write_voc(tmp_path / "own", objects, {"train": ["a"], "val": ["b"]})
     with pytest.raises(UserError, match=r"'spon'.*mug, spoon"):
         VocDataset(folder, "train", ["detection"], classes=["mug", "spon"])
     names = [VocDataset(folder, split, ["detection"], None, ["spoon", "mug"]).class_names for split in ("train", "val")]
@@ -108,7 +108,7 @@ def test_classes_of_a_model_are_matched_by_name(root: Path):
     split = VocDataset(root, "trainval", ["detection"], class_names={5: "dog", 9: "cup"})
     assert split[0].classes.tolist() == [5] and split.category_ids == {5: VOC_CLASSES.index("dog") + 1}
     assert split.problems.lines()[1:] == [
-        "1 × object of a class that the model does not know, left out (first: annotation 2 of picture 2007000027: cat)"
+        "1 × object of a class that the model does not know, left out (first: annotation 2 of image 2007000027: cat)"
     ]
 
 
@@ -133,8 +133,8 @@ def test_tasks_that_voc_does_not_annotate_are_refused(root: Path, task: str):
 
 
 def test_damaged_annotations_are_counted(tmp_path: Path):
-    pictures = {"1": thing(box=(5, 5, "x", 9)) + thing(box=(9, 9, 5, 12)) + thing(box=(5.5, 6, 9, 9)), "2": "", "3": ""}
-    folder = write_voc(tmp_path / "own", pictures, {"all": list("1234")})
+    images = {"1": thing(box=(5, 5, "x", 9)) + thing(box=(9, 9, 5, 12)) + thing(box=(5.5, 6, 9, 9)), "2": "", "3": ""}
+    folder = write_voc(tmp_path / "own", images, {"all": list("1234")})
     (folder / "Annotations" / "2.xml").write_text("<annotation><object>")
     (folder / "Annotations" / "3.xml").write_text('<!DOCTYPE a [<!ENTITY e SYSTEM "file:///etc/passwd">]><a>&e;</a>')
     split = VocDataset(folder, "all", ["detection"])
@@ -151,17 +151,17 @@ def test_objects_without_a_name_or_a_finite_size_are_counted(tmp_path: Path):
     assert [split.problems.counts.get(kind) for kind in ("object without a name, left out", NOT_FINITE)] == [1, 1]
 
 
-@pytest.mark.parametrize("damage", ["text", "colour"])
+@pytest.mark.parametrize("damage", ["text", "color"])
 def test_damaged_masks_are_counted(root: Path, damage: str):
     path = root / "VOCdevkit" / "VOC2012" / "SegmentationObject" / "2007_000027.png"
     path.parent.mkdir()
     if damage == "text":
-        path.write_text("no picture")
+        path.write_text("no image")
     else:
         Image.new("RGB", (64, 50), "red").save(path)
     split = VocDataset(root, "trainval", ["segmentation"])
     assert split.indices_for(["segmentation"]) == []
-    assert split.problems.counts["mask file that is no picture of object numbers, left out"] == 1
+    assert split.problems.counts["mask file that is no image of object numbers, left out"] == 1
 
 
 def test_masks_are_those_of_segmentation_object(root: Path):
@@ -169,9 +169,9 @@ def test_masks_are_those_of_segmentation_object(root: Path):
     (folder / "SegmentationObject").mkdir()
     numbers = np.zeros((50, 64), np.uint8)
     numbers[20:50, 10:40], numbers[0:5, 0:5], numbers[19, 10:40] = 1, 2, 255
-    picture = Image.fromarray(numbers, mode="P")
-    picture.putpalette(list(range(256)) * 3)
-    picture.save(folder / "SegmentationObject" / "2007_000027.png")
+    image = Image.fromarray(numbers, mode="P")
+    image.putpalette(list(range(256)) * 3)
+    image.save(folder / "SegmentationObject" / "2007_000027.png")
     split = VocDataset(root, "trainval", ["segmentation"])
     ((dog,), (cat,)) = split[0].polygons
     assert (dog.min(axis=0).tolist(), dog.max(axis=0).tolist()) == ([10, 20], [40, 50])

@@ -1,4 +1,4 @@
-"""Pictures to evaluate on."""
+"""Images to evaluate on."""
 
 import shutil
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture
 def damaged_root(scenes_root: Path, tmp_path: Path) -> Path:
-    """The drawn dataset with the first validation picture missing and the second one cut in the middle."""
+    """The drawn dataset with the first validation image missing and the second one cut in the middle."""
     root = tmp_path / "damaged"
     shutil.copytree(scenes_root, root)
     missing, cut, *_ = sorted((root / "val2017").iterdir())

@@ -2,8 +2,8 @@
 
 import pytest
 
-from evaluate.answers import Answers
-from evaluate.captioning import caption_metrics, score_captioning, split_words
+from pix2seq.evaluate.captioning import caption_metrics, score_captioning, split_words
+from pix2seq.evaluate.predictions import Answers
 
 # Captions in COCO's manner as people wrote them, and as Stanford's PTBTokenizer gives them to COCO's scorers: lower
 # case, contractions and possessives split, punctuation marks taken out, hyphens inside words kept.
@@ -72,7 +72,7 @@ def test_cider_of_perfect_captions_is_ten():
     assert each == pytest.approx([10, 10, 10])
 
 
-def test_pictures_without_references_do_not_count():
+def test_images_without_references_do_not_count():
     answers = [Answers(0, 1, caption="a dog", references=["a dog"]), Answers(1, 2, caption="nonsense")]
     scores = score_captioning(answers)
     assert scores.metrics["BLEU-1"] == pytest.approx(1)

@@ -12,10 +12,10 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO as ReferenceCOCO
 from pycocotools.cocoeval import COCOeval
 
-from dataset.coco import CocoDataset
-from evaluate.coco_metrics import METRICS, CocoScore, open_truth
+from pix2seq.dataset.coco import CocoDataset
+from pix2seq.evaluate.coco_metrics import METRICS, CocoScore, open_truth
 
-SIDE, PICTURES = 200, 12
+SIDE, IMAGES = 200, 12
 CATEGORIES = [{"id": 1, "name": "person"}, {"id": 7, "name": "kite"}]
 
 
@@ -29,7 +29,7 @@ def polygon(box: np.ndarray, rng: np.random.Generator) -> list[float]:
 
 def make_truth(rng: np.random.Generator) -> dict:
     annotations = []
-    for image_id in range(1, PICTURES + 1):
+    for image_id in range(1, IMAGES + 1):
         for _ in range(rng.integers(0, 6)):
             size = rng.uniform(5, 150, 2)
             box = np.concatenate([rng.uniform(0, SIDE - size), size]).round(2)
@@ -44,7 +44,7 @@ def make_truth(rng: np.random.Generator) -> dict:
                 "iscrowd": crowd, "bbox": box.tolist(), "area": float(box[2] * box[3]) * 0.7, "segmentation": shape,
                 "keypoints": points.round(2).ravel().tolist(), "num_keypoints": int((points[:, 2] > 0).sum()),
             })  # fmt: skip
-    images = [{"id": n, "width": SIDE, "height": SIDE, "file_name": f"{n}.jpg"} for n in range(1, PICTURES + 1)]
+    images = [{"id": n, "width": SIDE, "height": SIDE, "file_name": f"{n}.jpg"} for n in range(1, IMAGES + 1)]
     return {"images": images, "annotations": annotations, "categories": CATEGORIES}
 
 
@@ -93,7 +93,7 @@ def reference(truth: dict, results: list[dict], kind: str, image_ids: list[int])
     return evaluation.stats
 
 
-@pytest.mark.parametrize("image_ids", [list(range(1, PICTURES + 1)), [2, 3, 5, 8]], ids=["all", "some"])
+@pytest.mark.parametrize("image_ids", [list(range(1, IMAGES + 1)), [2, 3, 5, 8]], ids=["all", "some"])
 @pytest.mark.parametrize("kind", ["bbox", "segm", "keypoints"])
 def test_figures_are_those_of_pycocotools(made, kind: str, image_ids: list[int]):
     truth, results = made  # results with boxes, masks and poses: each kind has the area of its own shape
@@ -105,7 +105,7 @@ def test_figures_are_those_of_pycocotools(made, kind: str, image_ids: list[int])
 
 def test_metrics_by_class_average_to_the_whole(made):
     truth, results = made
-    score = CocoScore(truth, results, "bbox", list(range(1, PICTURES + 1)))
+    score = CocoScore(truth, results, "bbox", list(range(1, IMAGES + 1)))
     rows = score.per_class()
     assert rows.keys() == {"person", "kite"}
     for name in ("AP", "AP50"):
@@ -113,7 +113,7 @@ def test_metrics_by_class_average_to_the_whole(made):
     assert sum(row["objects"] for row in rows.values()) == sum(not a["iscrowd"] for a in truth["annotations"])
 
 
-def one_picture(*annotations: dict) -> dict:
+def one_image(*annotations: dict) -> dict:
     images = [{"id": 1, "width": SIDE, "height": SIDE, "file_name": "1.jpg"}]
     complete = [
         {"id": n, "image_id": 1, "category_id": 1, "iscrowd": 0, "area": 400.0} | a
@@ -129,15 +129,15 @@ def box_result(box: list[float], score: float) -> dict:
 def test_what_is_found_in_a_crowd_is_not_wrong():
     crowd = {"bbox": [100, 100, 80, 80], "iscrowd": 1}
     results = [box_result([110, 110, 10, 30], 0.9), box_result([10, 10, 20, 20], 0.8)]
-    with_crowd = CocoScore(one_picture({"bbox": [10, 10, 20, 20]}, crowd), results, "bbox", [1])
-    without = CocoScore(one_picture({"bbox": [10, 10, 20, 20]}), results, "bbox", [1])
+    with_crowd = CocoScore(one_image({"bbox": [10, 10, 20, 20]}, crowd), results, "bbox", [1])
+    without = CocoScore(one_image({"bbox": [10, 10, 20, 20]}), results, "bbox", [1])
     assert with_crowd.metrics()["AP"] == pytest.approx(1)
     assert without.metrics()["AP"] == pytest.approx(0.5)
     assert with_crowd.quality()[1] == pytest.approx(1) and without.quality()[1] == pytest.approx(0.5)
 
 
 def test_no_results_score_zero():
-    score = CocoScore(one_picture({"bbox": [10, 10, 20, 20]}), [], "bbox", [1])
+    score = CocoScore(one_image({"bbox": [10, 10, 20, 20]}), [], "bbox", [1])
     assert score.metrics()["AP"] == score.metrics()["AR100"] == score.quality()[1] == 0
     assert "APl" not in score.metrics()  # there is no large object
 
@@ -145,13 +145,13 @@ def test_no_results_score_zero():
 def test_quality_pairs_each_object_once():
     results = [box_result([10, 10, 20, 20], 0.9), box_result([10, 10, 20, 18], 0.8), box_result([50, 50, 9, 9], 0.2)]
     truth = {"bbox": [10, 10, 20, 20]}, {"bbox": [10, 100, 20, 20]}
-    assert CocoScore(one_picture(*truth), results, "bbox", [1]).quality(0.5)[1] == pytest.approx(1 / 3)
-    assert CocoScore(one_picture(*truth), results, "bbox", [1]).quality(0.1)[1] == pytest.approx(1 / 4)
+    assert CocoScore(one_image(*truth), results, "bbox", [1]).quality(0.5)[1] == pytest.approx(1 / 3)
+    assert CocoScore(one_image(*truth), results, "bbox", [1]).quality(0.1)[1] == pytest.approx(1 / 4)
 
 
 @pytest.fixture
 def partial(tmp_path: Path) -> CocoDataset:
-    """A picture with a masked person with joints, a person in a box alone, and that is all that is known."""
+    """An image with a masked person with joints, a person in a box alone, and that is all that is known."""
     box, square = [10, 10, 40, 40], [10, 10, 50, 10, 50, 50, 10, 50]
     known = {
         "id": 1,
@@ -198,6 +198,6 @@ def test_people_whose_joints_are_not_known_do_not_count(partial: CocoDataset):
         {"image_id": 1, "category_id": 1, "score": 0.8, "keypoints": [30, 30, 2] * 17},
     ]
     assert CocoScore(open_truth(partial, "keypoints"), results, "keypoints", [1]).metrics()["AP"] == pytest.approx(1)
-    for pictures in (None, partial.root):  # whatever other tasks are asked, wherever the pictures are
-        alone = CocoDataset(partial.root, "val2017", ("keypoint",), pictures=pictures)
+    for images in (None, partial.root):  # whatever other tasks are asked, wherever the images are
+        alone = CocoDataset(partial.root, "val2017", ("keypoint",), images=images)
         assert len(open_truth(alone, "keypoints")["annotations"]) == 2

@@ -9,16 +9,17 @@ import pytest
 import torch
 from PIL import Image
 
-import config
-from config import CFG, UserError
-from dataset.coco import CocoDataset, PictureDataset
-from evaluate import ceiling, evaluation
-from evaluate.answers import Answers, results_of
-from evaluate.evaluation import Evaluation, ask, evaluate
-from evaluate.oracle import Oracle
-from infer.predictor import Answer, Predictor
-from infer.results import Instances, Result
-from models.weights import Weights
+from pix2seq import config
+from pix2seq.config import CFG
+from pix2seq.dataset.coco import CocoDataset, ImageDataset
+from pix2seq.errors import UserError
+from pix2seq.evaluate import evaluation, upper_bound
+from pix2seq.evaluate.evaluation import Evaluation, ask, evaluate
+from pix2seq.evaluate.ground_truth import Oracle
+from pix2seq.evaluate.predictions import Answers, results_of
+from pix2seq.infer.predictor import Answer, Predictor
+from pix2seq.infer.results import Instances, Result
+from pix2seq.models.weights import Weights
 
 TASKS = ("detection", "segmentation", "keypoint", "captioning")
 
@@ -83,7 +84,7 @@ def test_results_are_in_coco_s_format(oracle_cfg: CFG, split: CocoDataset):
         assert scores[task].results and all(entry.keys() == keys for entry in scores[task].results), task
 
 
-def changed(scenes_root: Path, change: Callable[[dict], None]) -> PictureDataset:
+def changed(scenes_root: Path, change: Callable[[dict], None]) -> ImageDataset:
     """The validation split with the content of each of its files changed in place."""
 
     def read(name: str) -> dict:
@@ -92,15 +93,15 @@ def changed(scenes_root: Path, change: Callable[[dict], None]) -> PictureDataset
         return content
 
     names = ("instances", "person_keypoints", "captions")
-    return PictureDataset(scenes_root / "val2017", {name: lambda name=name: read(name) for name in names})
+    return ImageDataset(scenes_root / "val2017", {name: lambda name=name: read(name) for name in names})
 
 
-def scores_of_truth(split: PictureDataset, cfg: CFG) -> dict[str, dict[str, float]]:
+def scores_of_truth(split: ImageDataset, cfg: CFG) -> dict[str, dict[str, float]]:
     return evaluate(Oracle(split, cfg), split, ("segmentation", "keypoint"), tokens=False).metrics
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["unknown", "floats"])
-def test_sizes_of_pictures_may_be_unknown_or_floats(oracle_cfg: CFG, split: CocoDataset, scenes_root: Path, known):
+def test_sizes_of_images_may_be_unknown_or_floats(oracle_cfg: CFG, split: CocoDataset, scenes_root: Path, known):
     def change(content: dict) -> None:
         for image in content["images"]:
             sides = image.pop("width"), image.pop("height")
@@ -114,17 +115,17 @@ def test_sizes_of_pictures_may_be_unknown_or_floats(oracle_cfg: CFG, split: Coco
     ]
 
 
-def test_unknown_sizes_are_those_of_the_upright_picture(tmp_path: Path):
+def test_unknown_sizes_are_those_of_the_upright_image(tmp_path: Path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     Image.new("RGB", (40, 20)).save(tmp_path / "1.jpg", exif=exif)
     content = {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": []}
-    split = PictureDataset(tmp_path, {"instances": lambda: content})
+    split = ImageDataset(tmp_path, {"instances": lambda: content})
     split.read_unknown_sizes()
     assert (split.images[0]["height"], split.images[0]["width"]) == split[0].image.shape[:2] == (40, 20)
 
 
-def test_pictures_may_have_names_as_ids(oracle_cfg: CFG, split: CocoDataset, scenes_root: Path):
+def test_images_may_have_names_as_ids(oracle_cfg: CFG, split: CocoDataset, scenes_root: Path):
     def change(content: dict) -> None:
         for image in content["images"]:
             image["id"] = f"im{image['id']}"
@@ -141,7 +142,7 @@ def test_pictures_may_have_names_as_ids(oracle_cfg: CFG, split: CocoDataset, sce
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
-def test_pictures_that_cannot_be_read_are_left_out(
+def test_images_that_cannot_be_read_are_left_out(
     predictor: Predictor, split: CocoDataset, damaged_root: Path, batch_size: int
 ):
     predictor.cfg = config.replace(predictor.cfg, eval_batch_size=batch_size)
@@ -157,22 +158,22 @@ def test_pictures_that_cannot_be_read_are_left_out(
 
 
 def test_the_ceiling_leaves_them_out_too(oracle_cfg: CFG, damaged_root: Path, capsys):
-    ceiling.main(config.replace(oracle_cfg, data_root=str(damaged_root), task="detection"))
+    upper_bound.main(config.replace(oracle_cfg, data_root=str(damaged_root), task="detection"))
     printed = capsys.readouterr().out
     assert "AP" in printed and "cannot be read whole, left out" in printed and "is not there, left out" in printed
 
 
-def test_no_readable_picture_is_one_line(predictor: Predictor, damaged_root: Path):
+def test_no_readable_image_is_one_line(predictor: Predictor, damaged_root: Path):
     damaged = CocoDataset(damaged_root, "val2017", TASKS)
     damaged.images = damaged.images[1:2]
-    with pytest.raises(UserError, match="no picture that can be read"):
+    with pytest.raises(UserError, match="no image that can be read"):
         evaluate(predictor, damaged, TASKS)
 
 
 def test_what_cannot_be_counted_is_told_before_asking(predictor: Predictor, split: CocoDataset, monkeypatch):
     split.objects, split.captions = {}, {}
     monkeypatch.setattr(evaluation, "ask", lambda *_: pytest.fail("the model was asked first"))
-    with pytest.raises(UserError, match="no picture with annotations"):
+    with pytest.raises(UserError, match="no image with annotations"):
         evaluate(predictor, split, TASKS)
 
 
@@ -209,7 +210,7 @@ def same(one: Result | None, other: Result | None) -> bool:
     return boxes and [mask.rle for mask in one.masks or ()] == [mask.rle for mask in other.masks or ()]
 
 
-def by_picture(evaluation: Evaluation) -> dict[int, Answers]:
+def by_image(evaluation: Evaluation) -> dict[int, Answers]:
     return {answer.image_id: answer for answer in evaluation.answers}
 
 
@@ -217,8 +218,8 @@ def test_answers_do_not_depend_on_the_batch(predictor: Predictor, split: CocoDat
     together = evaluate(predictor, split, TASKS, tokens=False)
     predictor.cfg = config.replace(predictor.cfg, eval_batch_size=3)
     apart = evaluate(predictor, split, TASKS, tokens=False)
-    for image_id, answer in by_picture(together).items():
-        other = by_picture(apart)[image_id]
+    for image_id, answer in by_image(together).items():
+        other = by_image(apart)[image_id]
         assert answer.caption == other.caption
         assert same(answer.detected, other.detected) and same(answer.segmented, other.segmented)
     assert together.metrics == apart.metrics
@@ -232,8 +233,8 @@ def test_sampled_masks_depend_on_the_seed(predictor: Predictor, split: CocoDatas
     assert not all(same(one.segmented, other.segmented) for one, other in zip(first, second, strict=True))
 
 
-def test_the_first_pictures_alone(predictor: Predictor, split: CocoDataset):
-    predictor.cfg = config.replace(predictor.cfg, max_pictures=2)
+def test_the_first_images_alone(predictor: Predictor, split: CocoDataset):
+    predictor.cfg = config.replace(predictor.cfg, max_images=2)
     evaluation = evaluate(predictor, split, ("detection",), tokens=False)
     assert [answer.image_id for answer in evaluation.answers] == [image["id"] for image in split.images[:2]]
 

@@ -12,12 +12,15 @@ import cv2
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import config
-from config import CFG, ROOT, UserError, command_line
-from dataset.coco import CocoDataset
-from evaluate import evaluate_detection, evaluate_multi_task, evaluation, report, run
-from models.weights import Weights, load_weights, save_weights
-from train.engine import train
+from pix2seq import config
+from pix2seq.command_line import command_line, parse_args
+from pix2seq.config import CFG
+from pix2seq.dataset.coco import CocoDataset
+from pix2seq.errors import UserError
+from pix2seq.evaluate import evaluate_detection, evaluate_multi_task, evaluation, report, run
+from pix2seq.models.weights import Weights, load_weights, save_weights
+from pix2seq.runtime.paths import ROOT
+from pix2seq.train.engine import train
 
 TASKS = ("detection", "segmentation", "keypoint", "captioning")
 
@@ -43,7 +46,7 @@ def test_the_script_writes_figures_results_and_sheets(flags: list[str], tmp_path
     command_line(evaluate_multi_task.run, evaluate_multi_task.__doc__, output_dir="results")
     out = tmp_path / "out"
     report = json.loads((out / "metrics.json").read_text())
-    assert (report["weights"], report["pictures"]) == ("tiny.safetensors", 6)
+    assert (report["weights"], report["images"]) == ("tiny.safetensors", 6)
     assert set(report["metrics"]) == set(report["tokens"]) == set(TASKS)
     assert "person" in report["per_class"]["detection"]
     for task in TASKS:
@@ -83,7 +86,7 @@ def test_watching_scores_each_new_weights_file(flags: list[str], weights_path: P
     folder.mkdir()
     save_weights(folder / "last.safetensors", dataclasses.replace(load_weights(weights_path), step=50))
     (folder / "metrics.csv").write_text("step,lr\n50,0.1\n90,0.1\n")  # the training has gone on
-    cfg = config.parse_args([*flags, "--watch", str(folder), "--watch-minutes", "1e-6", "--task", "captioning"])
+    cfg = parse_args([*flags, "--watch", str(folder), "--watch-minutes", "1e-6", "--task", "captioning"])
 
     def retrain_once(seconds: float) -> None:
         raise AssertionError("there was nothing new, and the time was over")
@@ -118,7 +121,7 @@ def test_a_folder_to_watch_must_be_there(tmp_path: Path):
 
 
 def test_training_evaluates_every_so_many_epochs(tiny_cfg: CFG):
-    cfg = config.replace(tiny_cfg, epochs=3, eval_every=2, steps_per_epoch=1, max_pictures=2, max_objects=3)
+    cfg = config.replace(tiny_cfg, epochs=3, eval_every=2, steps_per_epoch=1, max_images=2, max_objects=3)
     train(config.replace(cfg, task="detection,keypoint"))
     folder = Path(cfg.train.run_dir)
     assert [path.name for path in (folder / "evaluation").iterdir()] == ["step_0000002"]
@@ -144,7 +147,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_asking(flags: list[str],
     (tmp_path / "out").write_text("a file, where a folder is needed")
     monkeypatch.setattr(evaluation, "ask", lambda *_: pytest.fail("the model was asked first"))
     with pytest.raises(UserError, match="--output-dir"):
-        run.evaluate_weights(config.parse_args(flags))
+        run.evaluate_weights(parse_args(flags))
 
 
 def test_figures_are_printed_even_if_they_cannot_be_written(flags: list[str], tmp_path: Path, monkeypatch, capsys):
@@ -153,7 +156,7 @@ def test_figures_are_printed_even_if_they_cannot_be_written(flags: list[str], tm
 
     monkeypatch.setattr(report, "write_report", full)
     with pytest.raises(UserError, match="No space left"):
-        run.evaluate_weights(config.parse_args([*flags, "--task", "detection"]))
+        run.evaluate_weights(parse_args([*flags, "--task", "detection"]))
     assert "AP50" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
 
@@ -171,7 +174,7 @@ def test_two_processes_score_as_one(flags: list[str], damaged_root: Path, tmp_pa
             timeout=600,
         )
         assert done.returncode == 0, done.stderr[-2000:]
-        assert done.stdout.count("wrote ") == done.stdout.count("1 × picture that cannot be read whole") == 1
+        assert done.stdout.count("wrote ") == done.stdout.count("1 × image that cannot be read whole") == 1
         contents.append({path.name: path.read_bytes() for path in out.iterdir() if path.is_file()})
     assert len(contents[0]) == 9
     assert contents[0] == contents[1]

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from evaluate.tokens import ROLES, TokenCounts, obeys, token_columns, token_numbers, token_roles
-from tokenizers.detection import DetectionTokenizer
-from tokenizers.keypoint import KeypointTokenizer
-from tokenizers.segmentation import SegmentationTokenizer
-from tokenizers.vocabulary import END, FAKE, INVISIBLE, SEPARATOR
+from pix2seq.evaluate.tokens import ROLES, TokenCounts, obeys, token_columns, token_numbers, token_roles
+from pix2seq.tokenizers.detection import DetectionTokenizer
+from pix2seq.tokenizers.keypoint import KeypointTokenizer
+from pix2seq.tokenizers.segmentation import SegmentationTokenizer
+from pix2seq.tokenizers.vocabulary import END, FAKE, INVISIBLE, SEPARATOR
 
 V = 3200
 BOX = np.array([0.1, 0.2, 0.5, 0.6])

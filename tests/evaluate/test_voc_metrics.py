@@ -6,25 +6,25 @@ import cv2
 import numpy as np
 import pytest
 
-from dataset.voc import VocDataset
-from evaluate.answers import Answers
-from evaluate.detection import score_detection
-from evaluate.voc_metrics import PictureBoxes, average_precision, voc_precision
-from infer.results import Instances, Result
+from pix2seq.dataset.voc import VocDataset
+from pix2seq.evaluate.detection import score_detection
+from pix2seq.evaluate.predictions import Answers
+from pix2seq.evaluate.voc_metrics import ImageBoxes, average_precision, voc_precision
+from pix2seq.infer.results import Instances, Result
 
 HERE, THERE, AWAY = [0, 0, 10, 10], [20, 20, 30, 30], [50, 50, 60, 60]
 
 
-def true(*boxes: list[float], difficult: tuple[int, ...] = ()) -> PictureBoxes:
+def true(*boxes: list[float], difficult: tuple[int, ...] = ()) -> ImageBoxes:
     flags = np.array([index in difficult for index in range(len(boxes))], dtype=bool)
-    return PictureBoxes(np.array(boxes, dtype=float).reshape(-1, 4), difficult=flags)
+    return ImageBoxes(np.array(boxes, dtype=float).reshape(-1, 4), difficult=flags)
 
 
-def said(*boxes: list[float], scores: tuple[float, ...] = ()) -> PictureBoxes:
-    return PictureBoxes(np.array(boxes, dtype=float).reshape(-1, 4), scores=np.array(scores, dtype=float))
+def said(*boxes: list[float], scores: tuple[float, ...] = ()) -> ImageBoxes:
+    return ImageBoxes(np.array(boxes, dtype=float).reshape(-1, 4), scores=np.array(scores, dtype=float))
 
 
-def both(truth: list[PictureBoxes], answers: list[PictureBoxes]) -> tuple[float, float]:
+def both(truth: list[ImageBoxes], answers: list[ImageBoxes]) -> tuple[float, float]:
     return tuple(average_precision(truth, answers, eleven_points=points) for points in (False, True))
 
 
@@ -73,8 +73,8 @@ def test_nothing_counts_where_all_is_difficult():
     assert average_precision([true(HERE, difficult=(0,))], [said(HERE, scores=(0.9,))], eleven_points=False) is None
 
 
-def test_answers_are_ranked_over_all_pictures():
-    # the sure answer in the empty picture comes before the right one
+def test_answers_are_ranked_over_all_images():
+    # the sure answer in the empty image comes before the right one
     assert both([true(HERE), true()], [said(HERE, scores=(0.5,)), said(HERE, scores=(0.9,))])[0] == pytest.approx(0.5)
 
 
@@ -98,8 +98,8 @@ def test_a_category_of_coco_entries():
     assert voc_precision(annotations, results, [2], 7) == {}
 
 
-def voc_picture(root: Path) -> VocDataset:
-    """One picture with an ordinary dog and a difficult one."""
+def voc_image(root: Path) -> VocDataset:
+    """One image with an ordinary dog and a difficult one."""
     for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (root / folder).mkdir(parents=True)
     cv2.imwrite(str(root / "JPEGImages" / "000001.jpg"), np.full((100, 120, 3), 90, np.uint8))
@@ -116,7 +116,7 @@ def voc_picture(root: Path) -> VocDataset:
 
 
 def test_a_voc_folder_is_scored_by_its_own_protocol(tmp_path: Path):
-    split = voc_picture(tmp_path)
+    split = voc_image(tmp_path)
     dog = next(number for number, name in split.class_names.items() if name == "dog")
     boxes = np.array([[60, 10, 90, 40], [10, 10, 40, 40], [60, 60, 90, 90.0]])  # difficult, ordinary, nothing
     found = Result(Instances(boxes, np.full(3, dog), np.array([0.9, 0.8, 0.7])))

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-import config
-from config import CFG
-from infer.predictor import Answer, Predictor
-from models.pix2seq import Pix2Seq
-from models.weights import Weights, load_weights, save_weights
+from pix2seq import config
+from pix2seq.config import CFG
+from pix2seq.infer.predictor import Answer, Predictor
+from pix2seq.models.pix2seq import Pix2Seq
+from pix2seq.models.weights import Weights, load_weights, save_weights
 
 CLASS_NAMES = {1: "person", 3: "car", 18: "dog"}
 TEXT = {"words": ["<unk>", "a", "person", "car", "beside"]}

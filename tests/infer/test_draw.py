@@ -1,18 +1,18 @@
-"""Drawings keep the picture's size and show what was found, on pictures of any shape."""
+"""Drawings keep the image's size and show what was found, on images of any shape."""
 
 import numpy as np
 import pytest
 
-from infer.draw import class_colour, draw_detections, draw_keypoints, draw_masks
-from infer.masks import Mask, encode_mask
-from infer.results import Instances, Pose, Result
+from pix2seq.infer.draw import class_color, draw_detections, draw_keypoints, draw_masks
+from pix2seq.infer.masks import Mask, encode_mask
+from pix2seq.infer.results import Instances, Pose, Result
 
 NAMES = {1: "person", 3: "car"}
 PAINTERS = [draw_detections, draw_masks, draw_keypoints]
 
 
 def result_on(height: int, width: int) -> Result:
-    """A person on the whole picture and a car in its corner."""
+    """A person on the whole image and a car in its corner."""
     boxes = np.array([[0, 0, width, height], [width / 2, height / 2, width, height]], dtype=float)
     mask = np.zeros((height, width), bool)
     mask[height // 2 :] = True
@@ -25,7 +25,7 @@ def result_on(height: int, width: int) -> Result:
 
 @pytest.mark.parametrize("draw", PAINTERS)
 @pytest.mark.parametrize("shape", [(240, 320), (1, 1), (200, 1), (1, 200), (7, 9), (1500, 1000)])
-def test_a_drawing_has_the_picture_s_size(draw, shape):
+def test_a_drawing_has_the_image_s_size(draw, shape):
     image = np.full((*shape, 3), 128, np.uint8)
     drawing = draw(image, result_on(*shape), NAMES)
     assert (drawing.shape, drawing.dtype) == (image.shape, np.uint8)
@@ -33,15 +33,15 @@ def test_a_drawing_has_the_picture_s_size(draw, shape):
 
 
 @pytest.mark.parametrize("draw", PAINTERS)
-def test_nothing_found_leaves_the_picture_as_it_is(draw):
+def test_nothing_found_leaves_the_image_as_it_is(draw):
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     assert (draw(image, Result(Instances.none(), [], []), NAMES) == image).all()
 
 
-def test_a_box_and_its_tag_have_the_colour_of_the_class():
+def test_a_box_and_its_tag_have_the_color_of_the_class():
     drawing = draw_detections(np.zeros((240, 320, 3), np.uint8), result_on(240, 320), NAMES)
     for class_id in NAMES:
-        assert (drawing == class_colour(class_id)).all(axis=2).sum() > 200
+        assert (drawing == class_color(class_id)).all(axis=2).sum() > 200
 
 
 def test_a_mask_tints_its_own_pixels_only():
@@ -60,6 +60,6 @@ def test_invisible_keypoints_are_not_drawn():
 
 
 def test_classes_that_follow_each_other_look_different():
-    colours = np.array([class_colour(class_id) for class_id in range(1, 21)], dtype=float)
-    distance = np.abs(colours[:, None] - colours[None]).sum(axis=2)
-    assert distance[~np.eye(len(colours), dtype=bool)].min() > 40
+    colors = np.array([class_color(class_id) for class_id in range(1, 21)], dtype=float)
+    distance = np.abs(colors[:, None] - colors[None]).sum(axis=2)
+    assert distance[~np.eye(len(colors), dtype=bool)].min() > 40

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from infer.masks import decode_mask, encode_mask, rasterize, vote
+from pix2seq.infer.masks import decode_mask, encode_mask, rasterize, vote
 
 HEIGHT, WIDTH = 50, 70
 coordinate = st.floats(-20, 90)
@@ -31,7 +31,7 @@ def test_polygons_of_one_sample_are_united():
     assert rasterize(squares, HEIGHT, WIDTH).sum() == 30 * 20
 
 
-def test_a_polygon_outside_the_picture_is_an_empty_mask():
+def test_a_polygon_outside_the_image_is_an_empty_mask():
     for corners in ([(-9, -9), (-1, -9), (-1, -1)], [(75, 9), (80, 9), (80, 20)], [(9, 55), (20, 55), (20, 66)]):
         assert not decode_mask(vote([[np.array(corners)]], HEIGHT, WIDTH, 0.5).rle).any()
 

@@ -1,4 +1,4 @@
-"""Answers come back in the picture's own pixels, one for each question."""
+"""Answers come back in the image's own pixels, one for each question."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-import config
-from config import CFG, UserError
-from infer.masks import decode_mask
-from infer.predictor import Predictor
-from infer.results import Instances, Prompt, coco_results
-from models.generate import generate
-from models.weights import load_weights
-from tokenizers.vocabulary import CLASS_SHIFT, INVISIBLE, TEXT_SHIFT, quantize
+from pix2seq import config
+from pix2seq.config import CFG
+from pix2seq.errors import UserError
+from pix2seq.infer.masks import decode_mask
+from pix2seq.infer.predictor import Predictor
+from pix2seq.infer.results import Instances, Prompt, coco_results
+from pix2seq.models.generate import generate
+from pix2seq.models.weights import load_weights
+from pix2seq.tokenizers.vocabulary import CLASS_SHIFT, INVISIBLE, TEXT_SHIFT, quantize
 
 WIDE = np.zeros((100, 200, 3), np.uint8)  # letterboxed, 200 px span the canvas
 BOX = np.array([50.0, 20.0, 90.0, 60.0])  # cropped with a quarter on each side: pixels 40 … 100 and 10 … 70
@@ -23,7 +24,7 @@ CROP_X, CROP_Y, CROP_PX = 40, 10, 60
 
 
 def crop_tokens(points_px: list[tuple[float, float]]) -> list[int]:
-    """Tokens y x of points x y of the picture, in the crop around BOX."""
+    """Tokens y x of points x y of the image, in the crop around BOX."""
     points = (np.array(points_px) - [CROP_X, CROP_Y]) / CROP_PX
     return quantize(points[:, ::-1]).ravel().tolist()
 
@@ -40,7 +41,7 @@ def test_boxes_are_in_pixels_and_surest_first(make_predictor, answer_with):
 
 
 def test_boxes_are_clipped_and_empty_ones_dropped(make_predictor, answer_with):
-    beyond = [*quantize([0.4, 0.0, 1.0, 1.0]), CLASS_SHIFT + 1]  # the picture ends at half the canvas
+    beyond = [*quantize([0.4, 0.0, 1.0, 1.0]), CLASS_SHIFT + 1]  # the image ends at half the canvas
     padding = [*quantize([0.6, 0.2, 0.9, 0.8]), CLASS_SHIFT + 1]
     flat = [*quantize([0.1, 0.2, 0.1, 0.8]), CLASS_SHIFT + 1]
     answer_with("detection", [*beyond, *padding, *flat, 0])
@@ -99,7 +100,7 @@ def test_real_answers_have_one_entry_for_each_question(make_predictor):
     assert [pose.keypoints.shape for pose in predictor.keypoints(images, prompts, crops)] == [(17, 3)] * 5
 
 
-def test_no_pictures_and_no_prompts_are_no_answers(make_predictor):
+def test_no_images_and_no_prompts_are_no_answers(make_predictor):
     predictor = make_predictor()
     assert predictor.detect([]) == predictor.caption([]) == []
     assert predictor.segment([WIDE], []) == predictor.keypoints([WIDE], []) == []
@@ -122,7 +123,7 @@ def test_answers_do_not_depend_on_the_size_of_chunks(make_predictor):
 
 def test_a_chunk_is_answered_in_one_call(make_predictor, monkeypatch):
     calls = []
-    monkeypatch.setattr("infer.predictor.generate", lambda *args: calls.append(len(args[2])) or generate(*args))
+    monkeypatch.setattr("pix2seq.infer.predictor.generate", lambda *args: calls.append(len(args[2])) or generate(*args))
     make_predictor(eval_batch_size=4).keypoints([WIDE], [Prompt(0, BOX, 1)] * 6)
     assert calls == [4, 2]
 
@@ -206,11 +207,12 @@ def count_encoded(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> list
     return encoded
 
 
-def test_instances_segmented_on_whole_pictures_share_an_encoding(make_taught, monkeypatch):
+def test_instances_segmented_on_whole_images_share_an_encoding(make_taught, monkeypatch):
     predictor = make_taught(segment_whole=True, num_samples=2)
     encoded, asked = count_encoded(predictor, monkeypatch), []
     monkeypatch.setattr(
-        "infer.predictor.generate", lambda *args: asked.append((len(args[1]), args[3].tolist())) or generate(*args)
+        "pix2seq.infer.predictor.generate",
+        lambda *args: asked.append((len(args[1]), args[3].tolist())) or generate(*args),
     )
     prompts = [Prompt(number, np.array([0.0, 0.0, 30.0, 20.0]), 1) for number in (2, 0, 2)]
     masks = predictor.segment([noise(40, 60), noise(9, 9), noise(300, 200)], prompts)
@@ -219,7 +221,7 @@ def test_instances_segmented_on_whole_pictures_share_an_encoding(make_taught, mo
     assert [mask.rle["size"] for mask in masks] == [[300, 200], [40, 60], [300, 200]]
 
 
-def test_a_whole_picture_s_mask_lies_where_its_polygon_says(make_taught, answer_with):
+def test_a_whole_image_s_mask_lies_where_its_polygon_says(make_taught, answer_with):
     answer_with("segmentation", [*quantize(np.array([[0.1, 0.2], [0.1, 0.6], [0.3, 0.6], [0.3, 0.2]])).ravel(), 0])
     mask = make_taught(segment_whole=True, num_samples=1).segment([WIDE], [Prompt(0, BOX, 1)])[0]
     expected = np.zeros((100, 200), bool)
@@ -227,17 +229,17 @@ def test_a_whole_picture_s_mask_lies_where_its_polygon_says(make_taught, answer_
     assert (decode_mask(mask.rle) != expected).sum() <= 130  # half of the outline off by one at most
 
 
-def test_whole_pictures_that_are_encoded_already_are_not_encoded_again(make_taught, monkeypatch):
+def test_whole_images_that_are_encoded_already_are_not_encoded_again(make_taught, monkeypatch):
     predictor = make_taught(segment_whole=True, num_samples=1)
     encoded = count_encoded(predictor, monkeypatch)
     images = [noise(40, 60), noise(50, 30)]
-    whole = predictor.encode_pictures(images)
+    whole = predictor.encode_images(images)
     instances = Instances(np.tile([[0.0, 0.0, 30.0, 20.0]], (3, 1)), np.array([1, 3, 1]), np.ones(3))
     predictor.describe_instances(images, ("segmentation", "keypoint"), [instances, instances], whole)
-    assert encoded == [2, 4]  # both pictures, and a crop for each person
+    assert encoded == [2, 4]  # both images, and a crop for each person
 
 
-def test_keypoints_in_a_crop_that_ends_with_the_picture_are_in_pixels(make_taught, answer_with):
+def test_keypoints_in_a_crop_that_ends_with_the_image_are_in_pixels(make_taught, answer_with):
     predictor = make_taught(crop_inside=True, crop_padding=0.5)
     box = np.array([150.0, 40, 190, 80])
     geometry = predictor.encode_crops([WIDE], [Prompt(0, box, 1)]).geometries[0]
@@ -249,7 +251,7 @@ def test_keypoints_in_a_crop_that_ends_with_the_picture_are_in_pixels(make_taugh
 
 def test_a_full_detection_says_all_objects(make_taught):
     predictor = make_taught(full_detection=True, max_objects=7)
-    encoded = predictor.encode_pictures([noise(50, 50)])
+    encoded = predictor.encode_images([noise(50, 50)])
     tokens = predictor._answers("detection", encoded, [predictor.tokenizers["detection"].prompt()])[0].tokens
     assert len(tokens) == 35
     assert np.all(tokens > 0)

@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import config
-from infer.run import output_folder, unique_names
-from tokenizers.vocabulary import CLASS_SHIFT, INVISIBLE, TEXT_SHIFT, quantize
+from pix2seq import config
+from pix2seq.infer.run import unique_names
+from pix2seq.runtime.files import output_folder
+from pix2seq.runtime.paths import ROOT
+from pix2seq.tokenizers.vocabulary import CLASS_SHIFT, INVISIBLE, TEXT_SHIFT, quantize
 
-SCRIPTS = sorted((config.ROOT / "infer").glob("infer_single_image_*.py"))
+SCRIPTS = sorted((ROOT / "infer").glob("infer_single_image_*.py"))
 PNGS = {"object_detection.png", "instance_segmentation.png", "keypoint_detection.png"}
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     path = tmp_path / "000000000042.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)).save(path)
     return path
@@ -35,7 +37,7 @@ def run_script(monkeypatch: pytest.MonkeyPatch, weights_path: Path, out: Path):
     """Run a script in this process with the tiny weights; later flags override these."""
 
     def run(name: str, *flags: str | Path) -> None:
-        path = config.ROOT / "infer" / f"infer_single_image_{name}.py"
+        path = ROOT / "infer" / f"infer_single_image_{name}.py"
         common = ["--weights", weights_path, "--output-dir", out, "--device", "cpu", "--num-samples", "2"]
         monkeypatch.setattr(sys, "argv", [str(word) for word in [path, *common, *flags]])
         runpy.run_path(str(path), run_name="__main__")
@@ -68,15 +70,15 @@ def files(folder: Path) -> set[str]:
         ("multi_task", PNGS),
     ],
 )
-def test_each_script_writes_its_files(run_script, talkative, picture, out, script, expected):
-    run_script(script, "--image", picture)
+def test_each_script_writes_its_files(run_script, talkative, image, out, script, expected):
+    run_script(script, "--image", image)
     assert files(out) == expected | {"result.json"}
     assert all(Image.open(out / name).size == (90, 60) for name in expected)
     assert all(entry["image_id"] == 42 for entry in json.loads((out / "result.json").read_text()))
 
 
-def test_the_table_and_the_caption_are_printed(run_script, talkative, picture, capsys):
-    run_script("multi_task", "--image", picture)
+def test_the_table_and_the_caption_are_printed(run_script, talkative, image, capsys):
+    run_script("multi_task", "--image", image)
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split() == ["class", "score", "x", "y", "w", "h"]
     assert [line.split()[0] for line in lines[2:4]] == ["person", "car"]
@@ -84,25 +86,25 @@ def test_the_table_and_the_caption_are_printed(run_script, talkative, picture, c
     assert lines[4] == "  caption: a person"
 
 
-def test_a_box_is_asked_about_without_detection(run_script, talkative, picture, out):
-    run_script("segmentation", "--image", picture, "--box", "10,5,30.5,200", "--box-class", "dog")
+def test_a_box_is_asked_about_without_detection(run_script, talkative, image, out):
+    run_script("segmentation", "--image", image, "--box", "10,5,30.5,200", "--box-class", "dog")
     (entry,) = json.loads((out / "result.json").read_text())
     assert (entry["bbox"], entry["category_id"], entry["score"]) == ([10, 5, 30.5, 55], 18, 1)
 
 
-def test_keypoints_are_sought_in_people_only(run_script, talkative, picture, out):
-    run_script("keypoint", "--image", picture)
+def test_keypoints_are_sought_in_people_only(run_script, talkative, image, out):
+    run_script("keypoint", "--image", image)
     (entry,) = json.loads((out / "result.json").read_text())
     assert (entry["category_id"], len(entry["keypoints"])) == (1, 51)
 
 
-def test_each_of_several_pictures_has_its_folder(run_script, talkative, picture, out, tmp_path):
+def test_each_of_several_images_has_its_folder(run_script, talkative, image, out, tmp_path):
     other = tmp_path / "more"
     other.mkdir()
     for suffix in ("jpg", "png"):
         Image.new("RGB", (20, 30)).save(other / f"000000000042.{suffix}")
-    (other / "notes.txt").write_text("no picture")
-    run_script("object_detection", "--image", picture, other)
+    (other / "notes.txt").write_text("no image")
+    run_script("object_detection", "--image", image, other)
     names = ["000000000042", "000000000042_2", "000000000042_3"]
     assert files(out) == {f"{name}/{file}" for name in names for file in ("object_detection.png", "result.json")}
 
@@ -112,21 +114,21 @@ def test_names_are_unique_even_where_a_number_is_taken():
 
 
 def save_as(path: Path, kind: str) -> Path:
-    """A picture of an unusual kind."""
+    """An image of an unusual kind."""
     pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 4), dtype=np.uint8)
     exif = Image.Exif()
     exif[0x0112] = 6
-    pictures = {
+    images = {
         "rgba.png": (Image.fromarray(pixels), {}),
-        "grey.jpg": (Image.fromarray(pixels[:, :, 0]), {}),
+        "gray.jpg": (Image.fromarray(pixels[:, :, 0]), {}),
         "16bit.png": (Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 257), {}),
         "narrow.png": (Image.fromarray(pixels[:, :1, :3]), {}),
         "dot.png": (Image.fromarray(pixels[:1, :1, :3]), {}),
         "turned.jpg": (Image.fromarray(pixels[:, :, :3]), {"exif": exif}),
         "cmyk.jpg": (Image.fromarray(pixels[:, :, :3]).convert("CMYK"), {}),
     }
-    picture, options = pictures[kind]
-    picture.save(path / kind, **options)
+    image, options = images[kind]
+    image.save(path / kind, **options)
     return path / kind
 
 
@@ -134,7 +136,7 @@ def save_as(path: Path, kind: str) -> Path:
     ("kind", "size"),
     [
         ("rgba.png", (30, 40)),
-        ("grey.jpg", (30, 40)),
+        ("gray.jpg", (30, 40)),
         ("16bit.png", (30, 40)),
         ("narrow.png", (1, 40)),
         ("dot.png", (1, 1)),
@@ -142,14 +144,14 @@ def save_as(path: Path, kind: str) -> Path:
         ("cmyk.jpg", (30, 40)),
     ],
 )
-def test_every_kind_of_picture_works(run_script, talkative, tmp_path, out, kind, size):
+def test_every_kind_of_image_works(run_script, talkative, tmp_path, out, kind, size):
     run_script("multi_task", "--image", save_as(tmp_path, kind))
     assert files(out) == PNGS | {"result.json"}
     assert all(Image.open(out / name).size == size for name in PNGS)
 
 
-def test_the_untalkative_model_works_too(run_script, picture, out):
-    run_script("multi_task", "--image", picture, "--score-threshold", "0")
+def test_the_untalkative_model_works_too(run_script, image, out):
+    run_script("multi_task", "--image", image, "--score-threshold", "0")
     assert files(out) == PNGS | {"result.json"}
 
 
@@ -166,69 +168,69 @@ def refused(run_script, capsys, name: str, *flags: str | Path) -> str:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--image", "{tmp}/missing.png"], "there is no picture"),
-        (["--image", "{tmp}/notes.png"], "is not a picture"),
+        (["--image", "{tmp}/missing.png"], "there is no image"),
+        (["--image", "{tmp}/notes.png"], "is not an image"),
         (["--image", "{tmp}/cut.jpg"], "cannot be read whole"),
-        (["--image", "{picture}", "{tmp}/cut.jpg"], "cannot be read whole"),
-        (["--image", "{tmp}/empty"], "holds no pictures"),
+        (["--image", "{image}", "{tmp}/cut.jpg"], "cannot be read whole"),
+        (["--image", "{tmp}/empty"], "holds no images"),
         ([], "--image expects"),
-        (["--image", "{picture}", "--box", "1,2,3"], "four numbers"),
-        (["--image", "{picture}", "--box", "1,2,3,a"], "four numbers"),
-        (["--image", "{picture}", "--box", "1,2,3,nan"], "four numbers"),
-        (["--image", "{picture}", "--box", "90,0,5,5"], "outside the picture"),
-        (["--image", "{picture}", "--box", "1,1,0,5"], "above zero"),
-        (["--image", "{picture}", "--box", "1,1,5,5", "--box-class", "unicorn"], "expects one of person, car, dog"),
-        (["--image", "{picture}", "--task", "painting"], "--task expects"),
-        (["--image", "{picture}", "--num-samples", "0"], "--num-samples expects"),
-        (["--image", "{picture}", "--device", "abacus"], "--device abacus"),
-        (["--image", "{picture}", "--image-size", "640"], "--image-size is 64 in the weights file"),
-        (["--image", "{picture}", "--weights", "{tmp}/missing.safetensors"], "no weights file"),
-        (["--image", "{picture}", "--weights", "{tmp}/notes.png"], "not a safetensors file"),
-        (["--image", "{picture}", "--weights", "{tmp}/half.safetensors"], "not a safetensors file"),
-        (["--image", "{picture}", "--output-dir", "{tmp}/notes.png"], "--output-dir"),
-        (["--image", "{picture}", "--output-dir", "{tmp}/notes.png/below"], "--output-dir"),
-        (["--image", "{picture}", "--output-dir", "/proc/nowhere"], "--output-dir"),
+        (["--image", "{image}", "--box", "1,2,3"], "four numbers"),
+        (["--image", "{image}", "--box", "1,2,3,a"], "four numbers"),
+        (["--image", "{image}", "--box", "1,2,3,nan"], "four numbers"),
+        (["--image", "{image}", "--box", "90,0,5,5"], "outside the image"),
+        (["--image", "{image}", "--box", "1,1,0,5"], "above zero"),
+        (["--image", "{image}", "--box", "1,1,5,5", "--box-class", "unicorn"], "expects one of person, car, dog"),
+        (["--image", "{image}", "--task", "painting"], "--task expects"),
+        (["--image", "{image}", "--num-samples", "0"], "--num-samples expects"),
+        (["--image", "{image}", "--device", "abacus"], "--device abacus"),
+        (["--image", "{image}", "--image-size", "640"], "--image-size is 64 in the weights file"),
+        (["--image", "{image}", "--weights", "{tmp}/missing.safetensors"], "no weights file"),
+        (["--image", "{image}", "--weights", "{tmp}/notes.png"], "not a safetensors file"),
+        (["--image", "{image}", "--weights", "{tmp}/half.safetensors"], "not a safetensors file"),
+        (["--image", "{image}", "--output-dir", "{tmp}/notes.png"], "--output-dir"),
+        (["--image", "{image}", "--output-dir", "{tmp}/notes.png/below"], "--output-dir"),
+        (["--image", "{image}", "--output-dir", "/proc/nowhere"], "--output-dir"),
     ],
 )
 def test_a_mistake_is_answered_in_one_line(
-    run_script, talkative, capsys, picture, tmp_path, out, weights_path, flags, message
+    run_script, talkative, capsys, image, tmp_path, out, weights_path, flags, message
 ):
     (tmp_path / "empty").mkdir()
-    (tmp_path / "notes.png").write_text("no picture, no weights")
-    Image.open(picture).save(tmp_path / "cut.jpg", quality=95)
+    (tmp_path / "notes.png").write_text("no image, no weights")
+    Image.open(image).save(tmp_path / "cut.jpg", quality=95)
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:3000])
     (tmp_path / "half.safetensors").write_bytes(weights_path.read_bytes()[: weights_path.stat().st_size // 2])
-    flags = [flag.format(tmp=tmp_path, picture=picture) for flag in flags]
+    flags = [flag.format(tmp=tmp_path, image=image) for flag in flags]
     assert message in refused(run_script, capsys, "segmentation", *flags)
     assert not out.parent.exists()
 
 
-def test_a_box_without_a_use_is_refused(run_script, capsys, picture):
-    assert "leave it out" in refused(run_script, capsys, "caption", "--image", picture, "--box", "1,1,5,5")
+def test_a_box_without_a_use_is_refused(run_script, capsys, image):
+    assert "leave it out" in refused(run_script, capsys, "caption", "--image", image, "--box", "1,1,5,5")
 
 
-def test_keypoints_of_a_car_are_refused(run_script, capsys, picture):
-    flags = ["--image", picture, "--box", "1,1,5,5", "--box-class", "car"]
+def test_keypoints_of_a_car_are_refused(run_script, capsys, image):
+    flags = ["--image", image, "--box", "1,1,5,5", "--box-class", "car"]
     assert "only a person" in refused(run_script, capsys, "keypoint", *flags)
 
 
-def test_a_task_that_the_weights_cannot_do_is_refused(run_script, capsys, picture, tmp_path, weights_path):
-    from models.weights import Weights, load_weights, save_weights
+def test_a_task_that_the_weights_cannot_do_is_refused(run_script, capsys, image, tmp_path, weights_path):
+    from pix2seq.models.weights import Weights, load_weights, save_weights
 
     weights = load_weights(weights_path)
     cfg = config.replace(weights.cfg, task="segmentation")
     save_weights(tmp_path / "one.safetensors", Weights(weights.model, cfg, weights.class_names, weights.text))
-    flags = ["--image", picture, "--weights", tmp_path / "one.safetensors"]
+    flags = ["--image", image, "--weights", tmp_path / "one.safetensors"]
     assert "not for captioning" in refused(run_script, capsys, "caption", *flags)
     assert "not for detection" in refused(run_script, capsys, "segmentation", *flags)
     run_script("segmentation", *flags, "--box", "10,10,20,20")
 
 
-def test_old_output_outlives_a_failure(run_script, talkative, capsys, picture, out, tmp_path):
-    run_script("object_detection", "--image", picture)
+def test_old_output_outlives_a_failure(run_script, talkative, capsys, image, out, tmp_path):
+    run_script("object_detection", "--image", image)
     before = (out / "result.json").read_bytes()
-    (tmp_path / "notes.png").write_text("no picture")
-    refused(run_script, capsys, "object_detection", "--image", picture, tmp_path / "notes.png")
+    (tmp_path / "notes.png").write_text("no image")
+    refused(run_script, capsys, "object_detection", "--image", image, tmp_path / "notes.png")
     assert (out / "result.json").read_bytes() == before
     assert files(out) == {"object_detection.png", "result.json"}
 

@@ -6,12 +6,12 @@ import json
 import pytest
 import torch
 
-from config import CFG, PRESETS, ModelCFG, replace
-from models.decoder import Rows
-from models.encoders import GridPositions
-from models.layers import Attention, LayerCFG, RMSNorm, rotary_2d, rotate
-from models.pix2seq import Pix2Seq
-from models.resnet import BatchNorm, ResNet
+from pix2seq.config import CFG, PRESETS, ModelCFG, replace
+from pix2seq.models.decoder import Rows
+from pix2seq.models.encoders import GridPositions
+from pix2seq.models.layers import Attention, LayerCFG, RMSNorm, rotary_2d, rotate
+from pix2seq.models.pix2seq import Pix2Seq
+from pix2seq.models.resnet import BatchNorm, ResNet
 
 IMAGE_INDEX = torch.tensor([1, 0, 1, 1])
 

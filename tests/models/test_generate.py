@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from config import TASKS
-from models import decoder
-from models import generate as generate_module
-from models.decoder import Cache
-from models.generate import GrammarTables, Sampling, choose, choose_likeliest, generate, truncate_logits
-from models.pix2seq import Pix2Seq
-from tokenizers.captioning import CaptioningTokenizer, WordVocabulary
-from tokenizers.detection import DetectionTokenizer
-from tokenizers.keypoint import KeypointTokenizer
-from tokenizers.segmentation import SegmentationTokenizer
-from tokenizers.vocabulary import COORDS, END, Grammar
+from pix2seq.config import TASKS
+from pix2seq.models import decoder
+from pix2seq.models import generate as generate_module
+from pix2seq.models.decoder import Cache
+from pix2seq.models.generate import GrammarTables, Sampling, choose, choose_likeliest, generate, truncate_logits
+from pix2seq.models.pix2seq import Pix2Seq
+from pix2seq.tokenizers.captioning import CaptioningTokenizer, WordVocabulary
+from pix2seq.tokenizers.detection import DetectionTokenizer
+from pix2seq.tokenizers.keypoint import KeypointTokenizer
+from pix2seq.tokenizers.segmentation import SegmentationTokenizer
+from pix2seq.tokenizers.vocabulary import COORDS, END, Grammar
 
 VOCAB_SIZE = 3200
 keep = Cache.keep
@@ -197,7 +197,9 @@ def test_dropping_ended_rows_changes_no_answer(tiny_model: Pix2Seq, memory, monk
     many = torch.randint(1000, 2000, (24, 3), generator=seeded())
     index = torch.arange(24) % 2
     kept = []
-    monkeypatch.setattr("models.decoder.Cache.keep", lambda cache, rows: kept.append(len(rows)) or keep(cache, rows))
+    monkeypatch.setattr(
+        "pix2seq.models.decoder.Cache.keep", lambda cache, rows: kept.append(len(rows)) or keep(cache, rows)
+    )
     together = generate(tiny_model, memory, many, index, on_device(grammar), 60).tokens
     assert kept, "no row was dropped: the test needs answers of different lengths"
     for row in range(24):

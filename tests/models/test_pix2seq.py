@@ -6,9 +6,10 @@ import json
 import pytest
 import torch
 
-from config import CFG, ModelCFG, UserError
-from models.layers import sincos_1d, sincos_2d
-from models.pix2seq import Pix2Seq
+from pix2seq.config import CFG, ModelCFG
+from pix2seq.errors import UserError
+from pix2seq.models.layers import sincos_1d, sincos_2d
+from pix2seq.models.pix2seq import Pix2Seq
 
 SMALL_VIT = {"embed_dim": 32, "depth": 2, "num_heads": 2}
 

@@ -8,11 +8,11 @@ import timm
 import torch
 from torchvision.models import ResNet18_Weights
 
-import config
-from dataset.coco import CocoDataset
-from dataset.geometry import Geometry
-from models.encoders import Backbone
-from models.pretrained import packaged_weights
+from pix2seq import config
+from pix2seq.dataset.coco import CocoDataset
+from pix2seq.dataset.geometry import Geometry
+from pix2seq.models.encoders import Backbone
+from pix2seq.models.pretrained import packaged_weights
 
 NAME = "tf_efficientnet_lite0"
 SIZE_PX = 224

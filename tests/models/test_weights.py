@@ -7,9 +7,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from config import CFG, UserError, from_json, to_json
-from models.pix2seq import Pix2Seq
-from models.weights import Weights, load_weights, save_weights
+from pix2seq.config import CFG, from_json, to_json
+from pix2seq.errors import UserError
+from pix2seq.models.pix2seq import Pix2Seq
+from pix2seq.models.weights import Weights, load_weights, save_weights
 
 NAMES = {1: "person", 18: "dog"}
 TEXT = {"words": ["<unk>", "a", "dög"]}

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from config import ModelCFG
-from dataset.geometry import Geometry
-from dataset.keypoint import keypoints_on_canvas
-from dataset.skeleton import COCO_PERSON
+from pix2seq.config import ModelCFG
+from pix2seq.dataset.geometry import Geometry
+from pix2seq.dataset.keypoint import keypoints_on_canvas
+from pix2seq.dataset.skeleton import COCO_PERSON
 
 PAD = 0.3
 OFFICIAL = replace(ModelCFG(), crop_inside=True, crop_padding=0.5)
@@ -29,10 +29,10 @@ def test_resized_sizes_are_rounded_alike(reference_json):
 
 
 @pytest.mark.parametrize("case", range(5))
-def test_pictures_are_resized_alike(reference, case: int):
-    """Within a grey level of 255: both filters are triangles as wide as a canvas pixel, but PIL's rounds in between.
+def test_images_are_resized_alike(reference, case: int):
+    """Within a gray level of 255: both filters are triangles as wide as a canvas pixel, but PIL's rounds in between.
 
-    Our canvases are squares: what is compared is the picture in the largest corner that both canvases share.
+    Our canvases are squares: what is compared is the image in the largest corner that both canvases share.
     """
     data = reference("preprocess_eval.npz")
     image, expected = data[f"{case}_image_uint8"], data[f"{case}_image_out"]
@@ -102,21 +102,21 @@ def test_boxes_and_keypoints_of_crops_are_mapped_alike(reference, crops):
     assert visible_points > 10
 
 
-def test_a_part_of_a_picture_is_mapped_alike(reference):
+def test_a_part_of_a_image_is_mapped_alike(reference):
     """Boxes and polygons are clipped to the part by the official code; ours clips them when they become tokens."""
     data = reference("geometry.npz")
     y, x, height, width = data["region_y_x_h_w"].tolist()
-    picture_height, picture_width = data["image"].shape[:2]
+    image_height, image_width = data["image"].shape[:2]
     geometry = Geometry(np.array([[1.0, 0, -x], [0, 1, -y]]), 1, (x, y, x + width, y + height))
     sides = np.array([height, width])
     for name in ("bbox", "polygon"):
         points = data[name].reshape(len(data[name]), -1, 2)
-        placed = geometry.apply(points[..., ::-1] * [picture_width, picture_height])[..., ::-1] / sides
+        placed = geometry.apply(points[..., ::-1] * [image_width, image_height])[..., ::-1] / sides
         expected = data[f"crop_{name}"].reshape(points.shape)
         np.testing.assert_allclose(np.clip(placed, 0, 1), expected, rtol=0, atol=1e-5)
 
 
-def test_pictures_are_mirrored_alike(reference):
+def test_images_are_mirrored_alike(reference):
     data = reference("geometry.npz")
     geometry = Geometry(np.eye(2, 3), 1).flip()
     boxes = geometry.box_fractions(data["bbox"][:, [1, 0, 3, 2]])

@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from dataset.geometry import Geometry
-from dataset.keypoint import keypoints_on_canvas
-from dataset.skeleton import COCO_PERSON
-from infer.masks import decode_mask, rasterize, vote
-from infer.predictor import likeliest_coords, pose_in_picture
-from infer.results import Instances, Result, coco_results
-from models.generate import truncate_logits
-from tokenizers.detection import CLASS_TOKENS, CORRUPTIONS, DetectionTokenizer, corrupt_classes
-from tokenizers.keypoint import KeypointTokenizer, mask_points
-from tokenizers.segmentation import SegmentationTokenizer
-from tokenizers.vocabulary import (
+from pix2seq.dataset.geometry import Geometry
+from pix2seq.dataset.keypoint import keypoints_on_canvas
+from pix2seq.dataset.skeleton import COCO_PERSON
+from pix2seq.infer.masks import decode_mask, rasterize, vote
+from pix2seq.infer.predictor import likeliest_coords, pose_in_image
+from pix2seq.infer.results import Instances, Result, coco_results
+from pix2seq.models.generate import truncate_logits
+from pix2seq.tokenizers.detection import CLASS_TOKENS, CORRUPTIONS, DetectionTokenizer, corrupt_classes
+from pix2seq.tokenizers.keypoint import KeypointTokenizer, mask_points
+from pix2seq.tokenizers.segmentation import SegmentationTokenizer
+from pix2seq.tokenizers.vocabulary import (
     CLASS_SHIFT,
     COORD_SHIFT,
     END,
@@ -31,7 +31,7 @@ ALL_CLASSES = range(1, COORD_SHIFT - CLASS_SHIFT)
 
 
 def placement(original: np.ndarray, unpadded: np.ndarray, size: np.ndarray) -> Geometry:
-    """The map of a picture of `original` size (height, width), resized to `unpadded` and padded to a square."""
+    """The map of an image of `original` size (height, width), resized to `unpadded` and padded to a square."""
     scale_y, scale_x = unpadded / original
     return Geometry(np.array([[scale_x, 0, 0], [0, scale_y, 0]]), int(size[0]))
 
@@ -69,7 +69,7 @@ def test_other_bins_in_a_detection_sequence(reference):
 
 @pytest.fixture
 def objects(reference) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Boxes and classes of three pictures; noise boxes are among them, the padding is taken away."""
+    """Boxes and classes of three images; noise boxes are among them, the padding is taken away."""
     data = reference("detection.npz")
     return [
         (boxes[labels != 0], labels[labels != 0]) for boxes, labels in zip(data["bbox"], data["label"], strict=True)
@@ -96,7 +96,7 @@ def test_noise_may_be_given_apart_from_the_objects(reference, objects):
     data, tokenizer = reference("detection.npz"), DetectionTokenizer(VOCAB_SIZE, ALL_CLASSES, 0.1)
     boxes, classes = objects[0]
     real = classes > 0
-    assert not np.any(real[np.argmin(real) :]), "the first picture's noise follows its objects"
+    assert not np.any(real[np.argmin(real) :]), "the first image's noise follows its objects"
     target = tokenizer.encode(boxes[real], classes[real], boxes[~real]).target
     assert np.array_equal(target, data["response_seq"][0])
 
@@ -234,7 +234,7 @@ def grammatical(tokens: np.ndarray) -> bool:
 
 @pytest.fixture
 def outlines(reference) -> list[tuple[int, list[np.ndarray]]]:
-    """Polygons x y in picture pixels of every answer of the file that our grammar can give, by its number.
+    """Polygons x y in image pixels of every answer of the file that our grammar can give, by its number.
 
     The other answers hold broken points and polygons of one or two points, which the official code passes on.
     """
@@ -351,8 +351,8 @@ def test_keypoints_are_placed_alike(reference):
         geometry = placement(*sizes, data["image_size"])
         decoded = tokenizer.decode(tokens, np.ones(34))
         box = geometry.from_fractions(data["pred_bbox"][row].reshape(2, 2)).ravel()
-        picture = np.zeros((2000, 2000, 3), np.uint8)  # larger than the random points reach: none is clipped
-        pose = pose_in_picture(decoded, decoded.visible, geometry, box, picture)
+        image = np.zeros((2000, 2000, 3), np.uint8)  # larger than the random points reach: none is clipped
+        pose = pose_in_image(decoded, decoded.visible, geometry, box, image)
         expected = data["final_points_rescaled"][row].reshape(17, 2)[:, ::-1]
         pairs = tokens.reshape(17, 2)
         seen, unseen = is_coord(pairs).all(axis=1), (pairs == INVISIBLE).all(axis=1)

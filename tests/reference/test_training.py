@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import config
-from config import CFG
-from models.pix2seq import Pix2Seq
-from train.loss import token_loss
-from train.optimizer import Optimizers, learning_rate
+from pix2seq import config
+from pix2seq.config import CFG
+from pix2seq.models.pix2seq import Pix2Seq
+from pix2seq.train.loss import token_loss
+from pix2seq.train.optimizer import Optimizers, learning_rate
 
 MODELS = ("vit_tiny", "resnet50_tiny", "resnet50_c4_tiny")
 DECAY = {"adamw": "all", "adamw_legacy": "kernels"}  # official optimizer to our `decay`

@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
-import config
-from config import CFG, UserError
-from dataset.build_captioning_vocab import caption_vocabulary
-from tokenizers.captioning import CaptioningTokenizer, SentencePieceVocabulary, drop_words, read_text
-from tokenizers.vocabulary import END, FAKE, PROMPTS, TEXT_SHIFT
+from pix2seq import config
+from pix2seq.config import CFG
+from pix2seq.dataset.caption_vocabulary import caption_vocabulary
+from pix2seq.errors import UserError
+from pix2seq.tokenizers.captioning import CaptioningTokenizer, SentencePieceVocabulary, drop_words, read_text
+from pix2seq.tokenizers.vocabulary import END, FAKE, PROMPTS, TEXT_SHIFT
 
 VOCAB_SIZE = 3400
 CAPTION = "a man walks near the red dog"

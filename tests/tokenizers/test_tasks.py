@@ -6,12 +6,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from config import TASKS
-from tokenizers.captioning import CaptioningTokenizer, WordVocabulary
-from tokenizers.detection import FAKE_CLASS, DetectionTokenizer
-from tokenizers.keypoint import KeypointTokenizer
-from tokenizers.segmentation import MIN_POINTS, SegmentationTokenizer
-from tokenizers.vocabulary import COORD_BINS, COORD_SHIFT, END, FAKE, INVISIBLE, PROMPTS, SEPARATOR, TEXT_SHIFT, Grammar
+from pix2seq.config import TASKS
+from pix2seq.tokenizers.captioning import CaptioningTokenizer, WordVocabulary
+from pix2seq.tokenizers.detection import FAKE_CLASS, DetectionTokenizer
+from pix2seq.tokenizers.keypoint import KeypointTokenizer
+from pix2seq.tokenizers.segmentation import MIN_POINTS, SegmentationTokenizer
+from pix2seq.tokenizers.vocabulary import (
+    COORD_BINS,
+    COORD_SHIFT,
+    END,
+    FAKE,
+    INVISIBLE,
+    PROMPTS,
+    SEPARATOR,
+    TEXT_SHIFT,
+    Grammar,
+)
 
 VOCAB_SIZE = 3200
 HALF_BIN = 0.5 / (COORD_BINS - 1) + 1e-6
@@ -303,7 +313,7 @@ def test_padding_stands_for_missing_objects():
     assert sequence.weight[5:].tolist() == [0.25] * 10
 
 
-def test_a_picture_without_objects_is_an_immediate_end():
+def test_a_image_without_objects_is_an_immediate_end():
     sequence = detection.encode(np.zeros((0, 4)), np.zeros(0, dtype=np.int64))
     assert (sequence.input.tolist(), sequence.target.tolist()) == ([PROMPTS["detection"]], [END])
 

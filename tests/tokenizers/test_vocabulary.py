@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tokenizers.vocabulary import (
+from pix2seq.tokenizers.vocabulary import (
     COORD_BINS,
     COORD_SHIFT,
     Grammar,

@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import config
-from config import CFG, UserError
-from dataset.build_captioning_vocab import caption_vocabulary, main, read_vocab, token_ids_for
-from tokenizers.captioning import UNKNOWN, WordVocabulary, read_text, split_words
+from pix2seq import config
+from pix2seq.config import CFG
+from pix2seq.dataset.build_captioning_vocab import main
+from pix2seq.dataset.caption_vocabulary import caption_vocabulary, read_vocab, token_ids_for
+from pix2seq.errors import UserError
+from pix2seq.tokenizers.captioning import UNKNOWN, WordVocabulary, read_text, split_words
 
 CAPTIONS = ["A dog runs.", "a dog, a cat", "The cat sleeps", "a zeppelin"]
 

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import config
-from config import CFG, PRESETS, RANGES, ROOT, TASKS, UserError, from_json, parse_args, replace, to_json
-from models.pix2seq import Pix2Seq
+from pix2seq.command_line import command_line, parse_args
+from pix2seq.config import CFG, PRESETS, RANGES, TASKS, from_json, replace, to_json
+from pix2seq.errors import UserError
+from pix2seq.models.pix2seq import Pix2Seq
+from pix2seq.runtime.paths import ROOT, project_path
 
 GROUPS = ("model", "data", "train", "infer")
 
@@ -59,7 +61,7 @@ def test_task_takes_names_with_commas():
     assert parse_args(["--task", "detection,segmentation"]).tasks == ("detection", "segmentation")
 
 
-def test_several_pictures_follow_one_flag():
+def test_several_images_follow_one_flag():
     assert parse_args(["--image", "a.jpg", "b.jpg"]).infer.image == ("a.jpg", "b.jpg")
 
 
@@ -235,7 +237,7 @@ def test_a_user_error_is_one_line_and_status_2(monkeypatch: pytest.MonkeyPatch, 
 
     monkeypatch.setattr(sys, "argv", ["script"])
     with pytest.raises(SystemExit) as end:
-        config.command_line(main, None)
+        command_line(main, None)
     assert end.value.code == 2
     assert capsys.readouterr().err == "error: expected that, got this\n"
 
@@ -243,6 +245,6 @@ def test_a_user_error_is_one_line_and_status_2(monkeypatch: pytest.MonkeyPatch, 
 def test_paths_are_below_the_project_unless_they_exist_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here.txt").touch()
-    assert config.project_path("here.txt") == Path("here.txt")
-    assert config.project_path("elsewhere.txt") == ROOT / "elsewhere.txt"
-    assert config.project_path("/absolute") == Path("/absolute")
+    assert project_path("here.txt") == Path("here.txt")
+    assert project_path("elsewhere.txt") == ROOT / "elsewhere.txt"
+    assert project_path("/absolute") == Path("/absolute")

@@ -12,12 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-import config
-from config import CFG, ROOT, TASKS, UserError
-from models.weights import load_weights
-from train import engine
-from train.checkpoint import load_checkpoint, save_checkpoint
-from train.engine import Trainer, batch_losses, train
+from pix2seq import config
+from pix2seq.config import CFG, TASKS
+from pix2seq.errors import UserError
+from pix2seq.models.weights import load_weights
+from pix2seq.runtime.paths import ROOT
+from pix2seq.train import engine
+from pix2seq.train.checkpoint import load_checkpoint, save_checkpoint
+from pix2seq.train.engine import Trainer, batch_losses, train
 
 
 def weights_of(cfg: CFG, name: str = "last.safetensors") -> dict[str, torch.Tensor]:
@@ -80,9 +82,9 @@ def test_metrics_hold_the_training_loss_every_few_steps(tiny_cfg: CFG, monkeypat
     assert all(float(row["grad_norm"]) > 0 and 0 <= float(row["data_wait"]) <= 1 for row in rows)
 
 
-def test_curves_are_a_picture(finished: CFG):
-    with Image.open(Path(finished.train.run_dir) / "curves.png") as picture:
-        assert min(picture.size) > 300
+def test_curves_are_a_image(finished: CFG):
+    with Image.open(Path(finished.train.run_dir) / "curves.png") as image:
+        assert min(image.size) > 300
 
 
 def test_written_weights_name_classes_words_and_settings(finished: CFG):
@@ -95,7 +97,7 @@ def test_written_weights_name_classes_words_and_settings(finished: CFG):
 # Learning
 
 
-def test_a_few_pictures_are_learnt(tiny_cfg: CFG):
+def test_a_few_images_are_learnt(tiny_cfg: CFG):
     cfg = config.replace(tiny_cfg, flip=0.0, crop_flip=0.0, box_jitter=0.0, color_jitter=0.0, warmup_steps=0)
     cfg = config.replace(cfg, min_scale=1.0, max_scale=1.0, crop_min_scale=1.0, crop_max_scale=1.0)
     trainer = Trainer(config.replace(cfg, schedule="constant", lr=3e-3, captions_per_image=1, orders_per_image=1))
@@ -286,13 +288,13 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_cfg: CFG):
         trainer.train_step(next(iter(trainer.loader)).to(trainer.device), 1e-3)
 
 
-def test_missing_pictures_are_one_clear_line_with_worker_processes_too(tiny_cfg: CFG, tmp_path: Path):
+def test_missing_images_are_one_clear_line_with_worker_processes_too(tiny_cfg: CFG, tmp_path: Path):
     root = tmp_path / "scenes"
     root.mkdir()
     (root / "annotations").symlink_to(Path(tiny_cfg.data.data_root) / "annotations")
     (root / "train2017").mkdir()
     (root / "val2017").mkdir()
-    with pytest.raises(UserError, match="has no picture that can be read") as error:
+    with pytest.raises(UserError, match="has no image that can be read") as error:
         train(config.replace(tiny_cfg, data_root=str(root), workers=1, check_data=False))
     assert "\n" not in str(error.value)
 
@@ -334,7 +336,7 @@ def test_two_processes_train_one_model(tiny_cfg: CFG, torchrun: list[str]):
 @pytest.mark.slow
 def test_two_processes_train_one_model_although_one_has_nothing_to_learn(tiny_cfg: CFG, torchrun: list[str]):
     cfg = config.replace(tiny_cfg, **NARROW, epochs=2, crop_min_scale=1.0, crop_max_scale=3.0)
-    # Batch norms over all processes, which wait for each other's pictures.
+    # Batch norms over all processes, which wait for each other's images.
     cfg = config.replace(cfg, backbone="resnet50_official", backbone_kwargs='{"width": 0.125}', frozen_stages=0)
     train_on_two_processes(cfg, torchrun)
 

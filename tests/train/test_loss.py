@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from tokenizers.vocabulary import COORD_SHIFT
-from train.engine import update_average
-from train.loss import token_loss
+from pix2seq.tokenizers.vocabulary import COORD_SHIFT
+from pix2seq.train.engine import update_average
+from pix2seq.train.loss import token_loss
 
 V = 2100
 

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-import config
-from config import CFG
-from models.pix2seq import Pix2Seq
-from train.optimizer import Optimizers, learning_rate
+from pix2seq import config
+from pix2seq.config import CFG
+from pix2seq.models.pix2seq import Pix2Seq
+from pix2seq.train.optimizer import Optimizers, learning_rate
 
 
 def test_warm_up_is_linear_from_zero():

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-import config
-from config import CFG
-from infer.predictor import Predictor
-from models.weights import load_weights
-from tokenizers.captioning import SentencePieceVocabulary
-from tokenizers.vocabulary import TEXT_SHIFT
-from train.engine import Trainer, train
+from pix2seq import config
+from pix2seq.config import CFG
+from pix2seq.infer.predictor import Predictor
+from pix2seq.models.weights import load_weights
+from pix2seq.tokenizers.captioning import SentencePieceVocabulary
+from pix2seq.tokenizers.vocabulary import TEXT_SHIFT
+from pix2seq.train.engine import Trainer, train
 
 
-def test_weights_of_a_run_with_a_text_model_caption_pictures(tiny_cfg: CFG, text_model_path: Path, tmp_path: Path):
+def test_weights_of_a_run_with_a_text_model_caption_images(tiny_cfg: CFG, text_model_path: Path, tmp_path: Path):
     model = tmp_path / "mine.model"
     model.write_bytes(text_model_path.read_bytes())
     cfg = config.replace(tiny_cfg, task="captioning", text_model=str(model), steps_per_epoch=2)

@@ -2,15 +2,12 @@
 
 import os
 import sys
-from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from config import parse_args
-from models import distributed
-from train.engine import Trainer
+from pix2seq.command_line import parse_args
+from pix2seq.runtime import distributed
+from pix2seq.train.engine import Trainer
 
 torch.set_num_threads(1)
 trainer = Trainer(parse_args(sys.argv[1:]))

@@ -13,16 +13,18 @@ import numpy as np
 import pytest
 import torch
 
-import config
-from config import PRESETS, UserError
-from models.weights import Weights, load_weights
-from weights.convert_official import convert, main, read_class_names
-from weights.official_names import place
-from weights.official_settings import official_cfg
-from weights.official_tensors import Source, check_fit, empty_model, find_sources
-from weights.tf_checkpoint import Variable, find_checkpoint
+from pix2seq import config
+from pix2seq.config import PRESETS
+from pix2seq.errors import UserError
+from pix2seq.models.weights import Weights, load_weights
+from pix2seq.runtime.paths import ROOT
+from pix2seq.weights.convert_official import convert, main, read_class_names
+from pix2seq.weights.official_names import place
+from pix2seq.weights.official_settings import official_cfg
+from pix2seq.weights.official_tensors import Source, check_fit, empty_model, find_sources
+from pix2seq.weights.tf_checkpoint import Variable, find_checkpoint
 
-SCRIPT = config.ROOT / "weights" / "convert_official.py"
+SCRIPT = ROOT / "weights" / "convert_official.py"
 OFFICIAL = [("resnet50", "resnet"), ("resnet50-c4", "resnet-c"), ("vit-b", "vit-b"), ("vit-l", "vit-l")]
 Shapes = dict[str, tuple[int, ...]]
 
@@ -372,7 +374,7 @@ def test_without_tensorflow_the_requirements_are_named(damaged: Path, monkeypatc
 
 def test_help_needs_neither_pytorch_nor_tensorflow():
     code = "import sys, weights.convert_official as c; print({'torch', 'tensorflow', 'numpy'} & sys.modules.keys())"
-    run = subprocess.run([sys.executable, "-c", code], cwd=config.ROOT, capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert run.stdout == "{'numpy'}\n"
 
 

@@ -15,11 +15,12 @@ from unittest.mock import create_autospec
 
 import pytest
 
-import config
-from config import UserError
-from weights import download
+from pix2seq import config
+from pix2seq.errors import UserError
+from pix2seq.runtime.paths import ROOT
+from pix2seq.weights import download
 
-SHARED = config.ROOT.parent / "shared"
+SHARED = ROOT.parent / "shared"
 NAME = "coco-vit-b-640"
 FOLDER = "/coco_det_finetune/vit_b_640x640"
 STATE = b'model_checkpoint_path: "ckpt-7"\nall_model_checkpoint_paths: "ckpt-5"\nall_model_checkpoint_paths: "ckpt-7"\n'
@@ -275,7 +276,7 @@ def test_no_connection_is_one_line_and_status_2(tmp_path: Path) -> None:
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
         command = [sys.executable, "weights/download.py", NAME, "--no-convert", "--base-url", url]
         run = subprocess.run(
-            command, cwd=config.ROOT, capture_output=True, text=True, env=os.environ | {"no_proxy": "127.0.0.1"}
+            command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"no_proxy": "127.0.0.1"}
         )
     assert run.returncode == 2
     assert run.stdout == ""
@@ -354,7 +355,7 @@ def test_a_checkpoint_of_the_official_code_becomes_weights(server: Server, cache
     folder = SHARED / "reference" / "models" / "vit_tiny" / "ckpt"
     if not folder.is_dir():
         pytest.skip(f"the reference checkpoint {folder} is not here")
-    from models.weights import load_weights
+    from pix2seq.models.weights import load_weights
 
     server.files = {f"{FOLDER}/{path.name}": path.read_bytes() for path in folder.iterdir()}
     server.cuts = [1_000_000]
@@ -366,7 +367,7 @@ def test_a_checkpoint_of_the_official_code_becomes_weights(server: Server, cache
 
 @pytest.mark.parametrize(("name", "classes"), [("obj365-vit-l-640", "objects365"), ("multi-vit-b-1024", "coco")])
 def test_the_converter_is_told_what_the_table_knows(name: str, classes: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from weights import convert_official
+    from pix2seq.weights import convert_official
 
     converter = create_autospec(convert_official.convert)
     monkeypatch.setattr(convert_official, "convert", converter)
@@ -403,13 +404,13 @@ sys.argv = ["download.py", "--list"]
 runpy.run_path("weights/download.py", run_name="__main__")
 assert not {"torch", "tensorflow", "numpy", "tyro"} & set(sys.modules)
 """
-    run = subprocess.run([sys.executable, "-c", code], cwd=config.ROOT, capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout == download.table() + "\n"
 
 
 def test_the_readme_shows_the_table() -> None:
-    assert download.table() in (config.ROOT / "README.md").read_text()
+    assert download.table() in (ROOT / "README.md").read_text()
 
 
 def test_the_objects365_addresses_are_not_swapped() -> None:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.generate import GrammarTables, generate
-from models.pix2seq import Pix2Seq
-from models.weights import Weights
+from pix2seq.models.generate import GrammarTables, generate
+from pix2seq.models.pix2seq import Pix2Seq
+from pix2seq.models.weights import Weights
 
 FEATURES = {"atol": 3e-5, "rtol": 0}
 LOGITS = {"atol": 5e-5, "rtol": 0}  # what the reference suggests: the official code differs from itself by 1e-5

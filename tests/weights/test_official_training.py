@@ -10,13 +10,13 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from config import CFG, replace
-from models.pix2seq import Pix2Seq
-from models.resnet import channel_sums
-from models.weights import Weights
-from train.loss import token_loss
-from train.optimizer import Optimizers, learning_rate
-from weights.official_names import place
+from pix2seq.config import CFG, replace
+from pix2seq.models.pix2seq import Pix2Seq
+from pix2seq.models.resnet import channel_sums
+from pix2seq.models.weights import Weights
+from pix2seq.train.loss import token_loss
+from pix2seq.train.optimizer import Optimizers, learning_rate
+from pix2seq.weights.official_names import place
 
 STEPS = 4
 

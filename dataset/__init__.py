@@ -1,1 +1,0 @@
-"""Pictures and annotations to batches of images and token sequences."""

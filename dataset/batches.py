@@ -1,0 +1,151 @@
+"""Samples to batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pix2seq.dataset.sampler import EpochSampler
+from pix2seq.dataset.samples import CanvasObjects, Sample, SequenceDataset
+from pix2seq.errors import UserError
+from pix2seq.tokenizers.vocabulary import TokenSequence
+
+if TYPE_CHECKING:
+    from typing import Self  # Python 3.11; annotations are not evaluated
+
+
+class Tensors:
+    """A dataclass whose fields are all tensors."""
+
+    def to(self, device: torch.device) -> Self:
+        """The same on `device`."""
+        return type(self)(*(part.to(device, non_blocking=True) for part in vars(self).values()))
+
+
+@dataclass(frozen=True)
+class TaskBatch(Tensors):
+    """Sequences of one task: `tokens`, `targets` (S, L) int64, `weights` (S, L), `image_index` (S,)."""
+
+    tokens: Tensor
+    targets: Tensor
+    weights: Tensor
+    image_index: Tensor
+
+
+@dataclass(frozen=True)
+class ObjectBatch(Tensors):
+    """CanvasObjects of B canvases, padded with class 0: `boxes` (B, M, 4), `classes` (B, M), `points` (B, M, P, 2),
+    `visible` (B, M, P)."""
+
+    boxes: Tensor
+    classes: Tensor
+    points: Tensor
+    visible: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`images` (B, 3, H, W) uint8, the `objects` on them, and by task name the sequences about them."""
+
+    images: Tensor
+    objects: ObjectBatch
+    tasks: dict[str, TaskBatch]
+
+    def to(self, device: torch.device) -> Batch:
+        """On `device`, images as floats in [0, 1]."""
+        images = self.images.to(device, non_blocking=True).float() / 255
+        return Batch(images, self.objects.to(device), {task: part.to(device) for task, part in self.tasks.items()})
+
+
+def collate(samples: list[Sample]) -> Batch:
+    """Stack canvases and pad each task's sequences to its longest one; a task with no sequence is left out."""
+    canvases = np.stack([canvas for sample in samples for canvas in sample.canvases])
+    sequences: dict[str, list[tuple[int, TokenSequence]]] = {}
+    offset = 0
+    for sample in samples:
+        for task, pairs in sample.sequences.items():
+            sequences.setdefault(task, []).extend((offset + number, sequence) for number, sequence in pairs)
+        offset += len(sample.canvases)
+    images = torch.from_numpy(canvases).permute(0, 3, 1, 2)
+    objects = _pad_objects([objects for sample in samples for objects in sample.objects])
+    return Batch(images, objects, {task: _pad(pairs) for task, pairs in sequences.items() if pairs})
+
+
+def _pad_objects(canvases: list[CanvasObjects]) -> ObjectBatch:
+    most = max(max(len(canvas.classes) for canvas in canvases), 1)
+    padded = []
+    for name in ("boxes", "classes", "points", "visible"):
+        parts = [getattr(canvas, name) for canvas in canvases]
+        whole = np.zeros((len(parts), most, *parts[0].shape[1:]), dtype=parts[0].dtype)
+        for row, part in zip(whole, parts, strict=True):
+            row[: len(part)] = part
+        padded.append(torch.from_numpy(whole))
+    return ObjectBatch(*padded)
+
+
+def _pad(pairs: list[tuple[int, TokenSequence]]) -> TaskBatch:
+    length = max(len(sequence.input) for _, sequence in pairs)
+    tokens, targets = np.zeros((2, len(pairs), length), dtype=np.int64)
+    weights = np.zeros((len(pairs), length), dtype=np.float32)
+    for row, (_, sequence) in enumerate(pairs):
+        end = len(sequence.input)
+        tokens[row, :end], targets[row, :end], weights[row, :end] = sequence.input, sequence.target, sequence.weight
+    image_index = torch.tensor([number for number, _ in pairs])
+    return TaskBatch(torch.from_numpy(tokens), torch.from_numpy(targets), torch.from_numpy(weights), image_index)
+
+
+@dataclass(frozen=True)
+class Readable(Dataset):
+    """`items` by key; in place of one that cannot be read, the UserError that says so.
+
+    As an item the error leaves a loading process whole; raised there, it would arrive with that process's traceback.
+    """
+
+    items: Dataset
+
+    def __getitem__(self, key: Any) -> Any:
+        try:
+            return self.items[key]
+        except UserError as error:
+            return error
+
+
+class BatchLoader(DataLoader):
+    """Batches of a SampleDataset; raises the UserError of a sample that cannot be made."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in super().__iter__():
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+
+def build_loader(dataset: SequenceDataset, sampler: EpochSampler, workers: int) -> BatchLoader:
+    """Batches made by `workers` processes that live as long as the loader."""
+    return BatchLoader(
+        Readable(dataset),
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=_collate_sound,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_single_thread,
+    )
+
+
+def _collate_sound(samples: list[Sample | UserError]) -> Batch | UserError:
+    errors = [sample for sample in samples if isinstance(sample, UserError)]
+    return errors[0] if errors else collate(samples)
+
+
+def _single_thread(_: int) -> None:
+    import cv2
+
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

@@ -1,1 +1,0 @@
-"""Inference scripts over one predictor."""

@@ -1,1 +1,0 @@
-"""The encoder-decoder: tokens in, logits out. It knows no task."""

@@ -1,0 +1,83 @@
+"""Captions: five short sentences of a closed vocabulary, true of what is visible."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from pix2seq.scenes.annotating import Placed, SceneObject
+from pix2seq.scenes.backgrounds import Setting
+from pix2seq.scenes.colors import Rng, with_article
+from pix2seq.scenes.kinds import Kind
+
+COUNT_WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven")
+
+
+@dataclass
+class Mention:
+    """What a caption needs to know of an object; `depth` is larger for what is nearer."""
+
+    kind: Kind
+    phrase: str
+    sized_phrase: str
+    action: str
+    bbox: tuple[float, float, float, float]
+    area: float
+    depth: int
+
+
+def mention(placed: list[Placed], objects: list[SceneObject], size_px: tuple[int, int]) -> list[Mention]:
+    """What there is to say, the largest object first."""
+    mentions = []
+    for depth, (item, annotation) in enumerate(zip(placed, objects, strict=True)):
+        share = max(annotation.bbox[2:]) / max(size_px)
+        size = "large " if share > 0.45 else "small " if share < 0.2 else ""
+        phrase = item.sprite.phrase
+        sized = with_article(size + phrase.split(" ", 1)[1])
+        mentions.append(Mention(item.kind, phrase, sized, item.sprite.action, annotation.bbox, annotation.area, depth))
+    return sorted(mentions, key=lambda mention: -mention.area)
+
+
+def write_captions(rng: Rng, setting: Setting, mentions: list[Mention]) -> list[str]:
+    """Five captions about the largest object, the next one, how many there are of each, the ground and the backdrop."""
+    first = mentions[0]
+    main, action = first.phrase, first.action
+    place = "in the sky" if first.kind.in_sky else setting.place
+    counts = count_objects(mentions)
+    be = "is" if counts.startswith(("a ", "an ")) else "are"
+    captions = [
+        f"{main} {action} {place}",
+        f"{main} {action} {setting.backdrop}",
+        f"{first.sized_phrase} {place}",
+        f"there {be} {counts} {setting.backdrop}",
+        f"{counts} {setting.place}",
+    ]
+    if len(mentions) > 1:
+        second = mentions[1]
+        captions += [
+            f"{main} {relation(first, second)} {second.phrase}",
+            f"{main} and {second.phrase} {setting.backdrop}",
+        ]
+    else:
+        captions += [f"a picture of {main} {place}", f"{main} {place} {setting.backdrop}"]
+    return [captions[i] for i in rng.permutation(len(captions))[:5]]
+
+
+def count_objects(mentions: list[Mention]) -> str:
+    """The up to three categories that are largest, with their counts: "two people with a car and a dog"."""
+    counts = Counter(mention.kind for mention in mentions)
+    groups = [
+        f"{COUNT_WORDS[n]} {kind.plural}" if n > 1 else with_article(kind.noun) for kind, n in list(counts.items())[:3]
+    ]
+    return groups[0] if len(groups) == 1 else f"{groups[0]} with {' and '.join(groups[1:])}"
+
+
+def relation(first: Mention, second: Mention) -> str:
+    """Where `first` is, seen from `second`."""
+    (ax, ay, aw, ah), (bx, by, bw, bh) = first.bbox, second.bbox
+    shared = min(ax + aw, bx + bw) - max(ax, bx)
+    if shared > 0.5 * min(aw, bw):
+        if ay + ah <= by + 0.2 * bh:
+            return "above"
+        if by + bh <= ay + 0.2 * ah:
+            return "below"
+        return "in front of" if first.depth > second.depth else "behind"
+    return "to the left of" if ax + aw / 2 < bx + bw / 2 else "to the right of"

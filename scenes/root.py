@@ -1,0 +1,14 @@
+"""Where the drawn scenes live."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pix2seq.config import CFG
+from pix2seq.runtime.paths import ROOT
+
+
+def scenes_root(cfg: CFG) -> Path:
+    """Where the drawn images of these settings live."""
+    data = cfg.data
+    return ROOT / "data" / f"scenes_{data.scenes_train}_{data.scenes_val}_seed{data.scenes_seed}"

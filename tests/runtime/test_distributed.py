@@ -1,0 +1,40 @@
+"""What several processes compute together."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+
+from pix2seq.models.resnet import BatchNorm
+
+
+def statistics(x: torch.Tensor) -> tuple[BatchNorm, torch.Tensor, torch.Tensor]:
+    """A batch norm after one batch, its answers and the gradient of their cubes' sum."""
+    norm = BatchNorm(x.shape[1]).train()
+    x = x.clone().requires_grad_()
+    y = norm(x)
+    y.pow(3).sum().backward()
+    return norm, y.detach(), x.grad
+
+
+def normalize_part(rank: int, x: torch.Tensor, folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    norm, y, gradient = statistics(x.split([3, 1])[rank])
+    torch.save((norm.state_dict(), y, gradient), folder / f"rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_batch_norm_takes_its_statistics_over_all_processes(tmp_path: Path):
+    x = torch.randn(4, 3, 5, 2, generator=torch.Generator().manual_seed(0)) * 3 + 1
+    multiprocessing.spawn(normalize_part, (x, tmp_path), nprocs=2)
+    norm, y, gradient = statistics(x)
+    states, answers, gradients = zip(*(torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1)), strict=True)
+    torch.testing.assert_close(torch.cat(answers), y)
+    torch.testing.assert_close(torch.cat(gradients), gradient)
+    for state in states:
+        torch.testing.assert_close(state["running_mean"], norm.running_mean)
+        torch.testing.assert_close(state["running_var"], norm.running_var)

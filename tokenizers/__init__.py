@@ -1,1 +1,0 @@
-"""Token sequences: what each task says, and which tokens may follow which."""

@@ -1,1 +1,0 @@
-"""Training scripts over one engine."""

@@ -1,0 +1,64 @@
+"""Dense supervision: in training, every cell of the memory also tells the object that covers it.
+
+A decoder that learns from sequences alone takes very long to find out where the memory holds a position: it must learn
+to look at the right cell before it can learn to read it. Here each cell is asked directly for the class, the box and
+the keypoints of its object, so that an answer is there to be read as soon as the decoder looks anywhere at the object.
+The head is thrown away after training.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pix2seq.dataset.batches import ObjectBatch
+
+OCTAVES = 6  # a coordinate is asked for as sine and cosine of this many frequencies, from half a cycle up
+
+
+def fourier(fractions: Tensor) -> Tensor:
+    """(…) canvas fractions → (…, 2 · OCTAVES): the coarse place first, then finer ones."""
+    angles = fractions[..., None] * math.pi * 2.0 ** torch.arange(OCTAVES, device=fractions.device)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def covering_object(boxes: Tensor, exists: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Which object each cell of a `side` × `side` grid belongs to: the smallest box that holds the cell's centre.
+
+    `boxes` (B, M, 4) y1 x1 y2 x2 in canvas fractions, `exists` (B, M) → index (B, N), covered (B, N) bool.
+    """
+    centre = (torch.arange(side, device=boxes.device) + 0.5) / side
+    y, x = (part.reshape(1, -1, 1) for part in torch.meshgrid(centre, centre, indexing="ij"))
+    y1, x1, y2, x2 = (part[:, None, :] for part in boxes.unbind(-1))
+    inside = (y >= y1) & (y < y2) & (x >= x1) & (x < x2) & exists[:, None, :]  # (B, N, M)
+    area = ((y2 - y1) * (x2 - x1)).expand_as(inside).masked_fill(~inside, torch.inf)
+    return area.argmin(-1), inside.any(-1)
+
+
+class DenseSupervision(nn.Module):
+    """The head that reads cells, and its loss."""
+
+    def __init__(self, width: int, num_classes: int, num_points: int) -> None:
+        super().__init__()
+        self.num_coords = 4 + 2 * num_points
+        self.classify = nn.Linear(width, num_classes)
+        self.locate = nn.Linear(width, self.num_coords * 2 * OCTAVES)
+
+    def forward(self, memory: Tensor, objects: ObjectBatch) -> Tensor:
+        """Loss of `memory` (B, P + N, D), whose last N tokens are a square grid: class and place of each object."""
+        side = math.isqrt(memory.shape[1])
+        cells = memory[:, -side * side :]
+        index, covered = covering_object(objects.boxes, objects.classes > 0, side)
+        classes = objects.classes.gather(1, index) * covered  # class 0: no object here
+        class_loss = F.cross_entropy(self.classify(cells).float().flatten(0, 1), classes.flatten())
+
+        coords = torch.cat([objects.boxes, objects.points.flatten(2)], dim=2)  # (B, M, C)
+        known = torch.cat([torch.ones_like(objects.boxes), objects.visible.repeat_interleave(2, 2)], dim=2)
+        expand = index[..., None].expand(-1, -1, self.num_coords)
+        target, weight = coords.gather(1, expand), known.gather(1, expand) * covered[..., None]
+        said = self.locate(cells).float().unflatten(-1, (self.num_coords, 2 * OCTAVES))
+        place_loss = ((said - fourier(target)) ** 2).sum(-1)
+        return class_loss + (place_loss * weight).sum() / (weight.sum() + 1e-9)
