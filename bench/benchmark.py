@@ -79,7 +79,7 @@ def decode_uncached(model: Pix2Seq, memory: Tensor, length: int) -> None:
     tokens = torch.full((len(memory), 1), 10, device=model.device)
     which = torch.arange(len(memory), device=model.device)
     for _ in range(length):
-        logits = model.decoder(tokens, model.decoder.read(memory), which)
+        logits = model.decoder(tokens, model.decoder.project_memory(memory), which)
         tokens = torch.cat([tokens, logits[:, -1].argmax(-1, keepdim=True)], dim=1)
 
 

@@ -15,7 +15,7 @@ from pix2seq.config import CFG, replace
 from pix2seq.errors import UserError
 
 if TYPE_CHECKING:
-    from pix2seq.dataset.samples import SequenceDataset
+    from pix2seq.dataset.samples import SampleDataset
 
 IMAGES = 256
 ROUNDS = 5
@@ -48,22 +48,24 @@ def main(cfg: CFG) -> None:
         print(f"{name:<18}{count / min(spent):8.0f} images/s{slowest / min(spent):8.2f} times as fast")
 
 
-def opened(cfg: CFG) -> SequenceDataset:
+def opened(cfg: CFG) -> SampleDataset:
     """The training samples of these settings."""
     from pix2seq.dataset.caption_vocabulary import training_tokenizers
-    from pix2seq.dataset.samples import SequenceDataset
+    from pix2seq.dataset.samples import SampleDataset
     from pix2seq.dataset.sources import open_split
+    from pix2seq.tasks import choose_tasks
 
-    split = open_split(cfg, cfg.data.train_split, cfg.tasks)
-    return SequenceDataset(split, training_tokenizers(split, cfg), cfg, augment=True)
+    tasks = choose_tasks(cfg.tasks)
+    split = open_split(cfg, cfg.data.train_split, tasks)
+    return SampleDataset(split, tasks, training_tokenizers(split, tasks, cfg), cfg, augment=True)
 
 
-def keys(dataset: SequenceDataset, cfg: CFG) -> list[tuple[int, int, int]]:
+def keys(dataset: SampleDataset, cfg: CFG) -> list[tuple[int, int, int]]:
     """What the first images of the first epoch are asked for with."""
     return [(0, index, cfg.model.image_size) for index in range(min(IMAGES, len(dataset)))]
 
 
-def seconds(dataset: SequenceDataset, cfg: CFG) -> float:
+def seconds(dataset: SampleDataset, cfg: CFG) -> float:
     """Processor time that the first images take."""
     started = time.process_time()
     for key in keys(dataset, cfg):

@@ -23,6 +23,7 @@ def main(cfg: CFG) -> None:
     from pix2seq.models.pix2seq import Pix2Seq
     from pix2seq.models.weights import Weights
     from pix2seq.runtime.device import pick_device
+    from pix2seq.tasks import TASKS
     from pix2seq.tokenizers.captioning import UNKNOWN, WordVocabulary
 
     torch.manual_seed(cfg.seed)
@@ -30,9 +31,10 @@ def main(cfg: CFG) -> None:
     model = Pix2Seq(cfg.model).eval()
     names = {number: f"class {number}" for number in range(1, NUM_CLASSES + 1)}
     weights = Weights(model, cfg, names, WordVocabulary([UNKNOWN]).describe())
-    predictor = Predictor(weights, cfg, pick_device(cfg.device))
+    device = pick_device(cfg.device)
+    predictor = Predictor.from_weights(weights, TASKS, cfg.infer, device)
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    print(f"{cfg.preset}: {millions:.1f} M parameters, {cfg.model.image_size} px, {predictor.device}")
+    print(f"{cfg.preset}: {millions:.1f} M parameters, {cfg.model.image_size} px, {device}")
     print(f"build     {time.perf_counter() - started:8.2f} s")
     image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
     for run in ("first", "second"):
@@ -40,7 +42,7 @@ def main(cfg: CFG) -> None:
         encoded = predictor.encode_images([image])
         encoding_s = time.perf_counter() - started
         started = time.perf_counter()
-        predictor.detect([image], encoded)
+        predictor.predict("detection", [image], encoded=encoded)
         decoding_s = time.perf_counter() - started
         tokens = 5 * cfg.model.max_objects
         print(f"{run:<7} encode {encoding_s:6.2f} s, decode {decoding_s:6.2f} s, {tokens / decoding_s:7.1f} tokens/s")

@@ -9,10 +9,11 @@ python bench/overfit.py --scenes-train 640 --scenes-val 32
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from pix2seq.runtime.threads import let_threads_sleep
 
 if TYPE_CHECKING:
     from pix2seq.dataset.coco import ImageDataset
+    from pix2seq.task import Task
 
 IMAGES = 16
 COPIES = 50  # of each image in an epoch, so that validating and saving take little of the time
@@ -40,43 +42,46 @@ AIMED = {
 def main(cfg: CFG) -> None:
     let_threads_sleep()
     from pix2seq.dataset.sources import open_split
-    from pix2seq.evaluate.evaluation import evaluate
-    from pix2seq.evaluate.ground_truth import Oracle
-    from pix2seq.infer.predictor import load_predictor
+    from pix2seq.evaluate.evaluation import Sizes, evaluate
+    from pix2seq.evaluate.ground_truth import ground_truth_predictor
+    from pix2seq.infer.load import load_predictor
+    from pix2seq.tasks import choose_tasks
     from pix2seq.train.engine import train
 
     started, run = time.monotonic(), project_path(cfg.train.run_dir)
-    cfg = write_dataset(open_split(cfg, cfg.data.train_split, cfg.tasks), run, cfg)
+    tasks = choose_tasks(cfg.tasks)
+    cfg = write_dataset(open_split(cfg, cfg.data.train_split, tasks), tasks, run, cfg)
     train(cfg)
     predictor = load_predictor(replace(cfg, weights=str(run / "last.safetensors")))
-    split = open_split(cfg, cfg.data.val_split, cfg.tasks, predictor.class_names)
-    reached = evaluate(predictor, split, cfg.tasks, tokens=False).metrics
-    ceiling = evaluate(Oracle(split, cfg), split, cfg.tasks, tokens=False).metrics
+    split = open_split(cfg, cfg.data.val_split, tasks, predictor.class_names)
+    sizes = dataclasses.replace(Sizes.of(cfg), token_images=0)
+    reached = evaluate(predictor, split, list(tasks), sizes).metrics
+    upper_bound = evaluate(ground_truth_predictor(split, tasks, cfg), split, list(tasks), sizes).metrics
     print(f"\n{IMAGES} images, {COPIES * cfg.train.epochs} passes, {(time.monotonic() - started) / 60:.1f} minutes")
-    print(f"{'':<36}{'reached':>9}{'aim':>9}{'ceiling':>9}")
+    print(f"{'':<36}{'reached':>9}{'aim':>9}{'bound':>9}")
     missed = False
     for task in cfg.tasks:
         for name in AIMED[task]:
             value = reached[task][name]
             missed |= value < AIM
-            print(f"{task + ' ' + name:<36}{value:9.3f}{AIM:9.3f}{ceiling[task][name]:9.3f}")
+            print(f"{task + ' ' + name:<36}{value:9.3f}{AIM:9.3f}{upper_bound[task][name]:9.3f}")
     if missed:
         sys.exit(1)
 
 
-def write_dataset(split: ImageDataset, folder: Path, cfg: CFG) -> CFG:
+def write_dataset(split: ImageDataset, tasks: Mapping[str, Task], folder: Path, cfg: CFG) -> CFG:
     """Write the images to learn into `folder`, in training COPIES times; return the settings that use them."""
     folder.mkdir(parents=True, exist_ok=True)
-    content = annotations(split, choose(split, cfg.tasks))
+    content = annotations(split, choose(split, tasks))
     (folder / "train.json").write_text(json.dumps(repeat(content)))
     (folder / "val.json").write_text(json.dumps(content))
     files = {"train_json": str(folder / "train.json"), "val_json": str(folder / "val.json")}
     return replace(cfg, train_images=str(split.folder), **files)
 
 
-def choose(split: ImageDataset, tasks: Sequence[str]) -> list[int]:
+def choose(split: ImageDataset, tasks: Mapping[str, Task]) -> list[int]:
     """Images with something for every one of `tasks` and MIN_OBJECTS, the largest smallest object first."""
-    useful = set.intersection(*(set(split.indices_for([task])) for task in tasks))
+    useful = set.intersection(*(set(split.indices_for([task])) for task in tasks.values()))
     sizes: dict[int, float] = {}
     for index in sorted(useful):
         boxes = split.target(index).boxes

@@ -14,7 +14,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from pix2seq.errors import UserError
-from pix2seq.tokenizers.vocabulary import CLASS_SHIFT, COORD_SHIFT
+from pix2seq.token_ids import CLASS_SHIFT, COORD_SHIFT
 
 MAX_CLASSES = COORD_SHIFT - CLASS_SHIFT - 1
 YES = (1, "1")  # flags: some tools write strings, of which "0" would be as true as "1"

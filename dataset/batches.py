@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pix2seq.dataset.sampler import EpochSampler
-from pix2seq.dataset.samples import CanvasObjects, Sample, SequenceDataset
+from pix2seq.dataset.samples import Sample, SampleDataset
+from pix2seq.dataset.views import CanvasObjects
 from pix2seq.errors import UserError
 from pix2seq.tokenizers.vocabulary import TokenSequence
 
@@ -126,7 +127,7 @@ class BatchLoader(DataLoader):
             yield batch
 
 
-def build_loader(dataset: SequenceDataset, sampler: EpochSampler, workers: int) -> BatchLoader:
+def build_loader(dataset: SampleDataset, sampler: EpochSampler, workers: int) -> BatchLoader:
     """Batches made by `workers` processes that live as long as the loader."""
     return BatchLoader(
         Readable(dataset),

@@ -16,12 +16,13 @@ from pix2seq.tokenizers.captioning import WordVocabulary
 
 def main(cfg: CFG) -> None:
     from pix2seq.dataset.sources import open_split
+    from pix2seq.tasks import choose_tasks
 
     path = Path(cfg.data.vocab or "vocab.json")
     if path.is_dir():
         raise UserError(f"--vocab expects a file to write, {path} is a folder; name a file in it")
     unfinished = writable_folder(path.parent, "--vocab") / (path.name + ".partial")
-    captions = open_split(cfg, cfg.data.train_split, ("captioning",)).all_captions()
+    captions = open_split(cfg, cfg.data.train_split, choose_tasks(["captioning"])).all_captions()
     words = list(WordVocabulary.build(captions, cfg.data.caption_min_count).words)
     unfinished.write_text(json.dumps(words, indent=0))
     os.replace(unfinished, path)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pix2seq.config import CFG, replace
 from pix2seq.dataset.coco import ImageDataset
 from pix2seq.errors import UserError
-from pix2seq.tokenizers.build import build_tokenizers
+from pix2seq.token_ids import TEXT_SHIFT
+from pix2seq.tokenizers.build import Tokenizers
 from pix2seq.tokenizers.captioning import UNKNOWN, SentencePieceVocabulary, TextVocabulary, WordVocabulary
-from pix2seq.tokenizers.vocabulary import TEXT_SHIFT
+from pix2seq.tokenizers.vocabulary import LabelSpace
+
+if TYPE_CHECKING:
+    from pix2seq.task import Task
 
 SIZE_UNIT = 64  # matrices with multiples of so many rows are multiplied fast
 
@@ -50,12 +56,13 @@ def read_vocab(path: Path) -> list[str]:
     return words
 
 
-def training_tokenizers(training: ImageDataset, cfg: CFG) -> dict:
-    """The tokenizers that this split makes: its classes, the points of its skeleton, the words of its captions.
+def training_tokenizers(training: ImageDataset, tasks: Mapping[str, Task], cfg: CFG) -> Tokenizers:
+    """The tokenizers of `tasks` for the labels of this split: its classes, keypoints, and the words of its captions.
 
     Their `vocab_size` is that of the settings, or larger where the captions' words need more token ids.
     """
-    has_captions = "captioning" in cfg.tasks
-    text = caption_vocabulary(training.all_captions(), cfg) if has_captions else WordVocabulary([])
+    speaks = any(task.samples.COCO_FILE == "captions" for task in tasks.values())
+    text = caption_vocabulary(training.all_captions(), cfg) if speaks else WordVocabulary([])
     cfg = replace(cfg, vocab_size=token_ids_for(text, cfg.model.vocab_size))
-    return build_tokenizers(cfg, sorted(training.class_names), text, len(training.skeleton))
+    labels = LabelSpace(sorted(training.class_names), len(training.skeleton), text)
+    return Tokenizers.build(tasks, cfg, labels)

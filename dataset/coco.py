@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,12 +19,9 @@ from pix2seq.dataset.images import DAMAGES, read_reduced, upright_size, why_unre
 from pix2seq.dataset.skeleton import COCO_PERSON, Skeleton, read_skeleton
 from pix2seq.errors import UserError
 
-FILES = {
-    "detection": "instances",
-    "segmentation": "instances",
-    "keypoint": "person_keypoints",
-    "captioning": "captions",
-}
+if TYPE_CHECKING:
+    from pix2seq.task import Task
+
 NAMING = {"id", "image_id", "category_id", "name"}  # keys whose values tell entries apart
 OPENERS = 16  # files that are opened at once to see whether they are images
 
@@ -143,23 +141,20 @@ class ImageDataset:
     def __len__(self) -> int:
         return len(self.images)
 
-    def indices_for(self, tasks: Sequence[str], with_difficult: bool = True) -> list[int]:
+    def indices_for(self, tasks: Iterable[Task], with_difficult: bool = True) -> list[int]:
         """The images that at least one of `tasks` can learn from; detection learns from empty images too.
 
-        An image of nothing but crowds, or of difficult objects that are not taught, is not empty: it is left out.
+        An image of nothing but crowds, or of difficult objects that are not trained on, is not empty: it is left out.
         """
-        return [i for i, entry in enumerate(self.images) if self._teaches(entry["id"], tasks, with_difficult)]
+        tasks = list(tasks)
+        return [i for i, entry in enumerate(self.images) if self._trains(entry["id"], tasks, with_difficult)]
 
-    def _teaches(self, image_id: int, tasks: Sequence[str], with_difficult: bool) -> bool:
+    def _trains(self, image_id: int, tasks: Sequence[Task], with_difficult: bool) -> bool:
         annotated = self.objects.get(image_id, [])
         objects = [entry for entry in annotated if with_difficult or not entry["difficult"]]
-        is_empty = not annotated and image_id not in self.crowds
-        return (
-            ("detection" in tasks and bool(self.objects) and bool(objects or is_empty))
-            or ("captioning" in tasks and image_id in self.captions)
-            or ("segmentation" in tasks and any(entry.get("segmentation") for entry in objects))
-            or ("keypoint" in tasks and any(entry.get("keypoints") for entry in objects))
-        )
+        is_background = bool(self.objects) and not annotated and image_id not in self.crowds
+        captions = self.captions.get(image_id, ())
+        return any(task.samples.trains_on(objects, captions, is_background) for task in tasks)
 
     def all_captions(self) -> list[str]:
         """Every caption of the split."""
@@ -234,16 +229,17 @@ class ImageDataset:
         paths = [self.path(index) for index in range(len(self))]
         self.cache = DecodedCache(paths, shapes, shrinks, int(limit_gb * 1e9))
 
-    def truth(self, task: str) -> dict:
-        """What an evaluator measures against, in COCO's format with the files' own category ids, crowds included.
+    def ground_truth(self, file: str, keypoints: bool = False) -> dict:
+        """What an evaluator measures against, of `file` (`instances`, …) in COCO's format with the files' own category
+        ids, crowds included; with `keypoints` every object has some.
 
         Sound annotations only, complete (`area`, `iscrowd`, `num_keypoints`) and numbered from 1; difficult objects
         are marked as crowds, which COCO's evaluation ignores.
         """
-        content = self.read.get(FILES[task], next(iter(self.read.values())))()
+        content = self.read.get(file, next(iter(self.read.values())))()
         reader = ObjectReader(self._reader.images, self._known, self._class_ids, len(self.skeleton), Problems())
         sound = filter(None, map(reader.read, (entry for entry in content["annotations"] if "bbox" in entry)))
-        complete = {"num_keypoints": 0, "keypoints": [0] * 3 * len(self.skeleton)} if task == "keypoint" else {}
+        complete = {"num_keypoints": 0, "keypoints": [0] * 3 * len(self.skeleton)} if keypoints else {}
         annotations = []
         for number, entry in enumerate(sound, 1):
             ignored = {"id": number, "iscrowd": int(entry["iscrowd"] or entry["difficult"])}
@@ -259,7 +255,7 @@ class CocoDataset(ImageDataset):
         self,
         root: Path,
         split: str,
-        tasks: Sequence[str],
+        tasks: Mapping[str, Task],
         class_names: Mapping[int, str] | None = None,
         classes: Sequence[str] = (),
         images: Path | None = None,
@@ -268,7 +264,7 @@ class CocoDataset(ImageDataset):
         if not images and not (root / split).is_dir():
             raise UserError(f"--data-root expects a folder with {split}/ and annotations/, found no {root / split}")
         self.root, self.split = root, split
-        names = dict.fromkeys(FILES[task] for task in tasks)
+        names = dict.fromkeys(task.samples.COCO_FILE for task in tasks.values())
         read = {name: partial(read_annotations, annotation_path(root, name, split)) for name in names}
         super().__init__(images or root / split, read, class_names, classes)
 

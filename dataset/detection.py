@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from pix2seq.config import CFG
 from pix2seq.dataset.coco import Example
-from pix2seq.dataset.geometry import Geometry, visible_share
+from pix2seq.dataset.geometry import Geometry
+from pix2seq.dataset.views import View, is_shown, object_boxes
 from pix2seq.tokenizers.detection import FAKE_CLASS, DetectionTokenizer, corrupt_classes
 from pix2seq.tokenizers.vocabulary import TokenSequence
 
+COCO_FILE = "instances"
+LIMIT = ("max_objects", "are cut at")
 DUPLICATE_DEVIATION = 0.05  # of a noise object's edges from those of the object that it doubles, fraction of its sides
 RANDOM_DEVIATION = 0.5  # of a random noise object's sides, fraction of the image's
-
-
-def object_boxes(example: Example, geometry: Geometry) -> np.ndarray:
-    """The objects' boxes (n, 4) y1 x1 y2 x2 in canvas fractions, not clipped.
-
-    On a turned canvas an object with polygons has their box, another what Geometry makes of its box. Keypoints are no
-    help: they leave out the top of the head, hands and feet.
-    """
-    boxes = geometry.box_fractions(example.boxes)
-    if geometry.is_turned:
-        for box, polygons in zip(boxes, example.polygons, strict=True):
-            if polygons:
-                points = geometry.to_fractions(np.concatenate(polygons))
-                box[:] = *points.min(axis=0), *points.max(axis=0)
-    return boxes
-
-
-def is_shown(boxes: np.ndarray, min_visible: float) -> np.ndarray:
-    """Which boxes (n, 4) in canvas fractions have at least this share, and some part, on the canvas."""
-    share = visible_share(boxes)
-    return (share > 0) & (share >= min_visible)
 
 
 def order_objects(boxes: np.ndarray, order: str, rng: np.random.Generator) -> np.ndarray:
@@ -81,6 +65,24 @@ def image_area(example: Example, geometry: Geometry) -> np.ndarray:
     """The part (4,) y1 x1 y2 x2 of the canvas that shows the image, in canvas fractions."""
     height, width = example.image.shape[:2]
     return np.clip(geometry.box_fractions(np.array([[0, 0, width, height]]))[0], 0, 1)
+
+
+def trains_on(objects: Sequence[dict], captions: Sequence[str], is_background: bool) -> bool:
+    """Images with objects, and those that are known to show none."""
+    return bool(objects) or is_background
+
+
+def sequences(view: View, tokenizer: DetectionTokenizer, cfg: CFG, rng: np.random.Generator) -> list[TokenSequence]:
+    """The objects of the canvas in `orders_per_image` orders."""
+    return [
+        detection_sequence(view.example, view.geometry, tokenizer, cfg, rng) for _ in range(cfg.data.orders_per_image)
+    ]
+
+
+def lengths(example: Example, tokenizer: DetectionTokenizer) -> list[tuple[int, bool]]:
+    """Five tokens an object and the end."""
+    count = len(example.classes)
+    return [(5 * count + 1, count > tokenizer.max_objects)]
 
 
 def detection_sequence(

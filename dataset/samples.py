@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,40 +13,21 @@ import torch
 from torch.utils.data import Dataset
 
 from pix2seq.config import CFG
-from pix2seq.dataset.captioning import caption_sequences
 from pix2seq.dataset.coco import Example, ImageDataset
-from pix2seq.dataset.detection import detection_sequence, is_shown, object_boxes
 from pix2seq.dataset.geometry import Geometry
-from pix2seq.dataset.keypoint import has_keypoints, keypoint_sequence, keypoints_on_canvas
-from pix2seq.dataset.segmentation import has_mask, segmentation_sequence, shown_polygons
-from pix2seq.dataset.transforms import Jitter, check_augmentation, jitter_box, jitter_colors, rand_augment
+from pix2seq.dataset.transforms import Jitter, check_augmentation, jitter_colors, rand_augment
+from pix2seq.dataset.views import CanvasObjects, View, is_shown, object_boxes
 from pix2seq.errors import UserError
-from pix2seq.tokenizers.build import check_lengths
-from pix2seq.tokenizers.captioning import drop_words
-from pix2seq.tokenizers.keypoint import mask_points
+from pix2seq.tokenizers.build import Tokenizers
 from pix2seq.tokenizers.vocabulary import TokenSequence
 
 if TYPE_CHECKING:
-    pass  # Python 3.11; annotations are not evaluated
-
-WHOLE_IMAGE_TASKS = {"detection", "captioning"}
-CROP_NEEDS = {"segmentation": "segmentation", "keypoint": "keypoints"}  # what makes the crop of an object useful
-
-
-@dataclass(frozen=True)
-class CanvasObjects:
-    """Objects on a canvas, y before x in canvas fractions: `boxes` (M, 4), `classes` (M,), `points` (M, P, 2),
-    `visible` (M, P)."""
-
-    boxes: np.ndarray
-    classes: np.ndarray
-    points: np.ndarray
-    visible: np.ndarray
+    from pix2seq.task import Task
 
 
 @dataclass
 class Sample:
-    """What one image teaches: `canvases` (H, W, 3) uint8 with the `objects` on each, and for each task
+    """What is learned from one image: `canvases` (H, W, 3) uint8 with the `objects` on each, and for each task
     (canvas number, sequence) pairs. `name` is that of the image's file."""
 
     canvases: list[np.ndarray] = field(default_factory=list)
@@ -54,40 +35,50 @@ class Sample:
     sequences: dict[str, list[tuple[int, TokenSequence]]] = field(default_factory=dict)
     name: str = ""
 
-    def teach(self, task: str, sequence: TokenSequence) -> None:
-        """Add a sequence about the last canvas."""
-        self.sequences.setdefault(task, []).append((len(self.canvases) - 1, sequence))
+    def add(self, task: str, sequences: Sequence[TokenSequence]) -> None:
+        """Add sequences about the last canvas."""
+        if sequences:
+            pairs = [(len(self.canvases) - 1, sequence) for sequence in sequences]
+            self.sequences.setdefault(task, []).extend(pairs)
 
 
-class SequenceDataset(Dataset):
-    """Samples of a ImageDataset for the tasks of `cfg`; the same (seed, epoch, index) gives the same sample.
+class SampleDataset(Dataset):
+    """Samples of an ImageDataset for `tasks`; the same (seed, epoch, index) gives the same sample.
 
-    `augment` changes images and hides what is read as earlier answers. Noise objects and the classes that go with
-    them are how such a model speaks: they are in every sample. With `stand_ins` the next image that can be read
-    stands in for one that cannot, which is told once; without, such an image is a UserError.
+    `augment` changes images and hides what is read as earlier tokens. Noise objects and the classes that go with
+    them are part of such a model's answers: they are in every sample. With `replace_unreadable` the next image that
+    can be read stands in for one that cannot, which is reported once; without, such an image is a UserError.
     """
 
     def __init__(
-        self, examples: ImageDataset, tokenizers: dict, cfg: CFG, augment: bool, stand_ins: bool = False
+        self,
+        examples: ImageDataset,
+        tasks: Mapping[str, Task],
+        tokenizers: Tokenizers,
+        cfg: CFG,
+        augment: bool,
+        replace_unreadable: bool = False,
     ) -> None:
-        self.examples, self.tokenizers, self.cfg, self.augment = examples, tokenizers, cfg, augment
-        self.stand_ins = stand_ins
-        self.told = torch.zeros(len(examples), dtype=torch.bool).share_memory_()  # by any of the loading processes
-        check_lengths(cfg, len(examples.skeleton))
+        self.examples, self.tasks, self.tokenizers, self.cfg = examples, tasks, tokenizers, cfg
+        self.augment, self.replace_unreadable = augment, replace_unreadable
+        self.reported = torch.zeros(len(examples), dtype=torch.bool).share_memory_()  # by any of the loading processes
+        tokenizers.check_lengths(cfg.model, {name: task.samples.LIMIT[0] for name, task in tasks.items()})
         check_augmentation(cfg)
-        whole = WHOLE_IMAGE_TASKS | ({"segmentation"} if cfg.model.segment_whole else set())
-        self.crop_tasks = [task for task in cfg.tasks if task not in whole]
-        self.indices = examples.indices_for(cfg.tasks, cfg.data.train_difficult)
+        self.image_tasks = [task for task in tasks.values() if not task.is_prompted]
+        self.cropped_tasks = [task for task in tasks.values() if task.is_cropped(cfg.model)]
+        self.uncropped_tasks = [t for t in tasks.values() if t.is_prompted and not t.is_cropped(cfg.model)]
+        self.indices = examples.indices_for(tasks.values(), cfg.data.train_difficult)
         if not self.indices:
             mistakes = "; ".join(examples.problems.lines())
             raise UserError(
-                f"{examples.folder} has no image with annotations for --task {cfg.task}"
+                f"{examples.folder} has no image with annotations for --task {','.join(tasks)}"
                 + (f", only some that cannot be used: {mistakes}" if mistakes else "")
             )
-        if "keypoint" in cfg.tasks and tokenizers["keypoint"].num_points != len(examples.skeleton):
+        num_points = tokenizers.labels.num_points
+        if any(task.needs_skeleton for task in tasks.values()) and num_points != len(examples.skeleton):
             raise UserError(
                 f"{examples.folder} has {len(examples.skeleton)} keypoints, the model or the training images have "
-                f"{tokenizers['keypoint'].num_points}; both must name the same points"
+                f"{num_points}; both must name the same points"
             )
         self.shrinks = [1] * len(examples)
         if augment:
@@ -101,11 +92,10 @@ class SequenceDataset(Dataset):
         if not entry["file_name"].lower().endswith((".jpg", ".jpeg")):
             return 1
         scales = [max(data.max_scale, data.crop_max_scale) / max(entry.get("width", 1), entry.get("height", 1))]
-        if self.crop_tasks:
+        if self.cropped_tasks:
             margin = 1 if model.crop_inside else 1 + 2 * model.crop_padding
-            useful = [CROP_NEEDS[task] for task in self.crop_tasks]
             for annotation in self.examples.objects.get(entry["id"], []):
-                if any(annotation.get(part) for part in useful):
+                if any(task.samples.trains_on([annotation], (), False) for task in self.cropped_tasks):
                     scales.append(data.crop_max_scale / (max(annotation["bbox"][2:]) * margin))
         finest = max(scales) * model.image_size
         return next((shrink for shrink in (8, 4, 2) if shrink * finest <= 1), 1)
@@ -126,83 +116,49 @@ class SequenceDataset(Dataset):
         return sample
 
     def _read(self, index: int) -> tuple[int, Example]:
-        """The image at `index` of `indices`, or its stand-in, and its number."""
+        """The image at `index` of `indices`, or its replacement, and its number."""
         for step in range(len(self)):
             number = self.indices[(index + step) % len(self)]
             try:
                 return number, self.examples.load(number, self.shrinks[number])
             except UserError as error:
-                if not self.stand_ins:
+                if not self.replace_unreadable:
                     raise
-                if not self.told[number]:
-                    self.told[number] = True
+                if not self.reported[number]:
+                    self.reported[number] = True
                     print(f"another image stands in: {error}", file=sys.stderr)
         raise UserError(f"{self.examples.folder} has no image that can be read")
 
     def _add_copy(self, sample: Sample, example: Example, size: int, rng: np.random.Generator) -> None:
         """Every task's canvases of the image and the sequences about them."""
-        if WHOLE_IMAGE_TASKS & set(self.cfg.tasks):
-            self._add_whole_image(sample, example, size, rng)
-        if "segmentation" in self.cfg.tasks and self.cfg.model.segment_whole and has_mask(example).any():
-            self._add_prompted_image(sample, example, size, rng)
+        if self.image_tasks:
+            view = self._whole_view(sample, example, size, Jitter.of_images(self.cfg.data), rng)
+            self._add_sequences(sample, self.image_tasks, view, rng)
+        for task in self.uncropped_tasks:
+            self._add_prompts(sample, task, example, size, rng)
         for instance in self._choose_instances(example, rng):
             self._add_crop(sample, example, instance, size, rng)
 
-    def _canvas(
-        self,
-        sample: Sample,
-        example: Example,
-        geometry: Geometry,
-        extent: Sequence[float],
-        jitter: Jitter,
-        rng: np.random.Generator,
-    ) -> tuple[Geometry, bool]:
-        """Add the image, placed by `geometry` with random changes; return its placement and if it is mirrored."""
-        data, image, flipped = self.cfg.data, example.image, False
-        if self.augment:
-            geometry, flipped = jitter.place(geometry, extent, rng)
-            image = rand_augment(image, data.rand_augment, data.rand_magnitude, rng)
-        canvas = geometry.warp(image, self.cfg.model.pad_value)
-        sample.canvases.append(jitter_colors(canvas, data.color_jitter, rng) if self.augment else canvas)
-        sample.objects.append(canvas_objects(example, geometry, flipped))
-        return geometry, flipped
+    def _add_sequences(self, sample: Sample, tasks: Sequence[Task], view: View, rng: np.random.Generator) -> None:
+        for task in tasks:
+            sample.add(task.name, task.samples.sequences(view, self.tokenizers[task.name], self.cfg, rng))
 
-    def _whole_canvas(
-        self, sample: Sample, example: Example, size: int, jitter: Jitter, rng: np.random.Generator
-    ) -> tuple[Geometry, bool]:
-        height, width = example.image.shape[:2]
-        geometry = Geometry.letterbox(width, height, size)
-        return self._canvas(sample, example, geometry, geometry.apply([width, height]), jitter, rng)
-
-    def _add_whole_image(self, sample: Sample, example: Example, size: int, rng: np.random.Generator) -> None:
-        cfg, data = self.cfg, self.cfg.data
-        geometry, flipped = self._whole_canvas(sample, example, size, Jitter.of_images(data), rng)
-        if "detection" in cfg.tasks:
-            for _ in range(data.orders_per_image):
-                sample.teach("detection", detection_sequence(example, geometry, self.tokenizers["detection"], cfg, rng))
-        if "captioning" in cfg.tasks:
-            tokenizer = self.tokenizers["captioning"]
-            for sequence in caption_sequences(example, flipped, tokenizer, data.captions_per_image, rng):
-                if self.augment and data.drop_words:
-                    sequence = drop_words(sequence, data.drop_words, rng)
-                sample.teach("captioning", sequence)
-
-    def _add_prompted_image(self, sample: Sample, example: Example, size: int, rng: np.random.Generator) -> None:
-        """A canvas of the whole image, for segmentation of several instances on it."""
-        data = self.cfg.data
+    def _add_prompts(self, sample: Sample, task: Task, example: Example, size: int, rng: np.random.Generator) -> None:
+        """A canvas of the whole image, and prompts for several instances on it."""
+        data, labeled = self.cfg.data, task.samples.labeled(example)
+        if not labeled.any():
+            return
         jitter = dataclasses.replace(Jitter.of_prompts(data), flip=data.flip)
-        geometry, _ = self._whole_canvas(sample, example, size, jitter, rng)
-        shown = is_shown(object_boxes(example, geometry), data.min_visible)
-        for instance in rng.permutation(np.flatnonzero(has_mask(example) & shown))[: data.prompts_per_image]:
-            self._teach_segmentation(sample, example, instance, geometry, rng)
+        view = self._whole_view(sample, example, size, jitter, rng)
+        shown = is_shown(object_boxes(example, view.geometry), data.min_visible)
+        for instance in rng.permutation(np.flatnonzero(labeled & shown))[: data.prompts_per_image]:
+            self._add_sequences(sample, [task], dataclasses.replace(view, instance=instance), rng)
 
     def _choose_instances(self, example: Example, rng: np.random.Generator) -> np.ndarray:
-        """Objects that some task on crops can be taught on; an object that serves more tasks comes sooner."""
+        """Objects that some task on crops can learn from; an object that serves more tasks comes sooner."""
         uses = np.zeros(len(example.classes))
-        if "segmentation" in self.crop_tasks:
-            uses += has_mask(example)
-        if "keypoint" in self.crop_tasks:
-            uses += has_keypoints(example)
+        for task in self.cropped_tasks:
+            uses += task.samples.labeled(example)
         usable = np.flatnonzero(uses)
         if len(usable) == 0:
             return usable
@@ -211,40 +167,35 @@ class SequenceDataset(Dataset):
         return rng.choice(usable, count, replace=False, p=chance / chance.sum())
 
     def _add_crop(self, sample: Sample, example: Example, instance: int, size: int, rng: np.random.Generator) -> None:
-        data = self.cfg.data
         geometry = Geometry.for_instance(example.boxes[instance], example.image, self.cfg.model, size)
         extent = geometry.apply(geometry.region[2:]) if geometry.region else (size, size)
-        geometry, flipped = self._canvas(sample, example, geometry, extent, Jitter.of_prompts(data), rng)
-        if "segmentation" in self.crop_tasks and example.polygons[instance]:
-            self._teach_segmentation(sample, example, instance, geometry, rng)
-        if "keypoint" in self.crop_tasks and has_keypoints(example)[instance]:
-            box = self._prompt_box(example, instance, geometry, rng)
-            sequence = keypoint_sequence(example, instance, box, geometry, flipped, self.tokenizers["keypoint"])
-            if self.augment and data.mask_points:
-                sequence = mask_points(sequence, rng.random(), rng)
-            sample.teach("keypoint", sequence)
+        view = self._view(sample, example, geometry, extent, Jitter.of_prompts(self.cfg.data), rng)
+        tasks = [task for task in self.cropped_tasks if task.samples.labeled(example)[instance]]
+        self._add_sequences(sample, tasks, dataclasses.replace(view, instance=instance), rng)
 
-    def _prompt_box(self, example: Example, instance: int, geometry: Geometry, rng: np.random.Generator) -> np.ndarray:
-        """The box (4,) in canvas fractions that points at an instance."""
-        box = object_boxes(example, geometry)[instance]
-        return np.clip(jitter_box(box, self.cfg.data.box_jitter, rng) if self.augment else box, 0, 1)
+    def _whole_view(
+        self, sample: Sample, example: Example, size: int, jitter: Jitter, rng: np.random.Generator
+    ) -> View:
+        height, width = example.image.shape[:2]
+        geometry = Geometry.letterbox(width, height, size)
+        return self._view(sample, example, geometry, geometry.apply([width, height]), jitter, rng)
 
-    def _teach_segmentation(
-        self, sample: Sample, example: Example, instance: int, geometry: Geometry, rng: np.random.Generator
-    ) -> None:
-        if not shown_polygons(example, instance, geometry):
-            return
-        box, tokenizer = self._prompt_box(example, instance, geometry, rng), self.tokenizers["segmentation"]
-        points, shuffle = self.cfg.model.max_points, self.cfg.data.shuffle_polygons
-        sequence = segmentation_sequence(example, instance, box, geometry, tokenizer, points, rng, shuffle)
-        sample.teach("segmentation", sequence)
-
-
-def canvas_objects(example: Example, geometry: Geometry, flipped: bool) -> CanvasObjects:
-    """The example's objects as they lie on its canvas."""
-    skeleton = example.skeleton
-    placed = [keypoints_on_canvas(keypoints, geometry, flipped, skeleton) for keypoints in example.keypoints]
-    points = np.array([points for points, _ in placed], dtype=np.float32).reshape(-1, len(skeleton), 2)
-    visible = np.array([visible for _, visible in placed], dtype=np.float32).reshape(-1, len(skeleton))
-    boxes = np.clip(object_boxes(example, geometry), 0, 1).astype(np.float32)
-    return CanvasObjects(boxes, example.classes, points, visible)
+    def _view(
+        self,
+        sample: Sample,
+        example: Example,
+        geometry: Geometry,
+        extent: Sequence[float],
+        jitter: Jitter,
+        rng: np.random.Generator,
+    ) -> View:
+        """Add the image, placed by `geometry` with random changes, as a canvas; return how it lies there."""
+        data, image, flipped = self.cfg.data, example.image, False
+        if self.augment:
+            geometry, flipped = jitter.place(geometry, extent, rng)
+            image = rand_augment(image, data.rand_augment, data.rand_magnitude, rng)
+        canvas = geometry.warp(image, self.cfg.model.pad_value)
+        sample.canvases.append(jitter_colors(canvas, data.color_jitter, rng) if self.augment else canvas)
+        view = View(example, geometry, flipped, self.augment)
+        sample.objects.append(view.objects())
+        return view

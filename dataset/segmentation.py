@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from pix2seq.config import CFG
 from pix2seq.dataset.coco import Example
 from pix2seq.dataset.geometry import Geometry, resample_polygons
+from pix2seq.dataset.views import View
 from pix2seq.tokenizers.segmentation import SegmentationTokenizer
 from pix2seq.tokenizers.vocabulary import TokenSequence
 
+COCO_FILE = "instances"
+LIMIT = ("max_points", "are simplified to")
 
-def has_mask(example: Example) -> np.ndarray:
+
+def trains_on(objects: Sequence[dict], captions: Sequence[str], is_background: bool) -> bool:
+    """Images with an object that has a mask."""
+    return any(entry.get("segmentation") for entry in objects)
+
+
+def labeled(example: Example) -> np.ndarray:
     """Which objects (n,) have polygons."""
     return np.array([bool(polygons) for polygons in example.polygons], dtype=bool)
+
+
+def sequences(view: View, tokenizer: SegmentationTokenizer, cfg: CFG, rng: np.random.Generator) -> list[TokenSequence]:
+    """One sequence about the instance, or none where the canvas shows nothing of its mask."""
+    if not shown_polygons(view.example, view.instance, view.geometry):
+        return []
+    box, shuffle = view.prompt_box(cfg.data, rng), cfg.data.shuffle_polygons
+    return [segmentation_sequence(view.example, view.instance, box, view.geometry, tokenizer, rng, shuffle)]
+
+
+def lengths(example: Example, tokenizer: SegmentationTokenizer) -> list[tuple[int, bool]]:
+    """For each mask the tokens of all its points."""
+    counts = [(sum(map(len, polygons)), len(polygons)) for polygons in example.polygons if polygons]
+    return [(tokenizer.length(points, parts), points > tokenizer.max_points) for points, parts in counts]
 
 
 def segmentation_sequence(
@@ -21,7 +47,6 @@ def segmentation_sequence(
     box: np.ndarray,
     geometry: Geometry,
     tokenizer: SegmentationTokenizer,
-    max_points: int,
     rng: np.random.Generator,
     shuffle: bool = True,
 ) -> TokenSequence:
@@ -30,7 +55,7 @@ def segmentation_sequence(
     Every polygon runs the same way round and with `shuffle` starts at a random point, so that samples of a mask differ.
     """
     polygons = shown_polygons(example, index, geometry)
-    polygons = [_clockwise(polygon) for polygon in resample_polygons(polygons, max_points)]
+    polygons = [_clockwise(polygon) for polygon in resample_polygons(polygons, tokenizer.max_points)]
     if shuffle:
         polygons = [np.roll(polygon, rng.integers(len(polygon)), axis=0) for polygon in polygons]
     return tokenizer.encode(box, example.classes[index], polygons)

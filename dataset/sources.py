@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pix2seq.config import CFG
-from pix2seq.dataset.coco import FILES, CocoDataset, ImageDataset, annotation_path, read_annotations
+from pix2seq.dataset.coco import CocoDataset, ImageDataset, annotation_path, read_annotations
 from pix2seq.dataset.voc import VocDataset, find_voc_folders
 from pix2seq.errors import UserError
 from pix2seq.scenes.root import scenes_root
+
+if TYPE_CHECKING:
+    from pix2seq.task import Task
 
 LOOKED_FOR = 100  # images of a JSON, some of which may be missing, that tell where its folder is
 
 
 def open_split(
-    cfg: CFG, split: str, tasks: Sequence[str], class_names: Mapping[int, str] | None = None
+    cfg: CFG, split: str, tasks: Mapping[str, Task], class_names: Mapping[int, str] | None = None
 ) -> ImageDataset:
     """One split (`--train-split` or `--val-split`) with annotations for `tasks`.
 
@@ -25,12 +29,12 @@ def open_split(
     `class_names` are those of a model or of the training images; without them the dataset numbers its own.
     """
     opened = _open(cfg, split, tasks, class_names)
-    if class_names is not None and set(tasks) != {"captioning"}:
+    if class_names is not None and any(task.about_objects for task in tasks.values()):
         opened.require_common_class()
     return opened
 
 
-def _open(cfg: CFG, split: str, tasks: Sequence[str], class_names: Mapping[int, str] | None) -> ImageDataset:
+def _open(cfg: CFG, split: str, tasks: Mapping[str, Task], class_names: Mapping[int, str] | None) -> ImageDataset:
     data = cfg.data
     classes = tuple(name.strip() for name in data.classes.split(",") if name.strip())
     root = Path(data.data_root)
@@ -41,7 +45,8 @@ def _open(cfg: CFG, split: str, tasks: Sequence[str], class_names: Mapping[int, 
     if not data.data_root:
         _refuse_images(folder, "the drawn scenes")
         return CocoDataset(_drawn(cfg), split, tasks, class_names, classes)
-    if any(annotation_path(root, FILES[task], split).is_file() for task in tasks):
+    files = dict.fromkeys(task.samples.COCO_FILE for task in tasks.values())
+    if any(annotation_path(root, file, split).is_file() for file in files):
         return CocoDataset(root, split, tasks, class_names, classes, folder)
     if find_voc_folders(root):
         _refuse_images(folder, "Pascal VOC's layout")
@@ -51,7 +56,7 @@ def _open(cfg: CFG, split: str, tasks: Sequence[str], class_names: Mapping[int, 
             return open_json(root / name, folder, root, class_names, classes)
     raise UserError(
         f"found no dataset for the split {split!r} at --data-root {root}: looked for COCO's "
-        f"annotations/{FILES[tasks[0]]}_{split}.json, for Pascal VOC's JPEGImages/ and Annotations/ there or one or "
+        f"annotations/{next(iter(files))}_{split}.json, for Pascal VOC's JPEGImages/ and Annotations/ there or one or "
         f"two folders below, and for {split}.json; name files with --train-json and --val-json, or splits with "
         "--train-split and --val-split"
     )

@@ -12,6 +12,7 @@ import xml.etree.ElementTree as ET  # expat: resolves no external entity and sto
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -20,6 +21,9 @@ from pycocotools import mask as coco_mask
 from pix2seq.dataset.coco import ImageDataset
 from pix2seq.dataset.images import DAMAGES
 from pix2seq.errors import UserError
+
+if TYPE_CHECKING:
+    from pix2seq.task import Task
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
@@ -39,15 +43,15 @@ class VocDataset(ImageDataset):
         self,
         root: Path,
         split: str,
-        tasks: Sequence[str],
+        tasks: Mapping[str, Task],
         class_names: Mapping[int, str] | None = None,
         classes: Sequence[str] = (),
     ) -> None:
-        strange = [task for task in tasks if task in ("keypoint", "captioning")]
+        strange = [name for name, task in tasks.items() if task.samples.COCO_FILE != "instances"]
         if strange:
             raise UserError(f"Pascal VOC's layout has no annotations for {strange[0]}; use a JSON in COCO's format")
         parts = [_find_set(root, part.strip()) for part in split.split(",")]
-        read = partial(read_voc, root, parts, "segmentation" in tasks, tuple(classes))
+        read = partial(read_voc, root, parts, any(task.is_prompted for task in tasks.values()), tuple(classes))
         super().__init__(root, {"instances": read}, class_names, classes)
 
 

@@ -10,11 +10,18 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pix2seq.evaluate.predictions import Answers, Scores
+from pix2seq.config import CFG, InferCFG
+from pix2seq.dataset.coco import Example, ImageDataset
+from pix2seq.dataset.geometry import Geometry
+from pix2seq.evaluate.predictions import ImagePredictions, Scores
+from pix2seq.evaluate.tiles import text_page
+from pix2seq.tokenizers.captioning import CaptioningTokenizer
+
+TASK = "captioning"
 
 # What COCO's caption evaluation takes out, in the spellings of the Penn Treebank.
 PUNCTUATION = frozenset(["''", "'", "``", "`", '"', "(", ")", "{", "}", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
@@ -29,14 +36,19 @@ def split_words(caption: str) -> str:
     return " ".join(word for word in TreebankWordTokenizer().tokenize(sentences) if word not in PUNCTUATION)
 
 
-def score_captioning(answers: Sequence[Answers]) -> Scores:
+def evidence(example: Example, predictions: ImagePredictions) -> Sequence[str]:
+    """The reference captions."""
+    return example.captions
+
+
+def score(predictions: Sequence[ImagePredictions], split: ImageDataset, settings: InferCFG) -> Scores:
     """Figures of the images that have references; each image's `quality` is its CIDEr-D, a tenth of it."""
-    referenced = [answer for answer in answers if answer.references]
-    results = [{"image_id": answer.image_id, "caption": answer.caption} for answer in answers]
+    referenced = [each for each in predictions if each.evidence[TASK]]
+    results = [{"image_id": each.image_id, "caption": each.whole[TASK]} for each in predictions]
     if not referenced:
         return Scores({}, results, {})
-    references = {answer.image_id: [split_words(text) for text in answer.references] for answer in referenced}
-    captions = {answer.image_id: [split_words(answer.caption)] for answer in referenced}
+    references = {each.image_id: [split_words(text) for text in each.evidence[TASK]] for each in referenced}
+    captions = {each.image_id: [split_words(each.whole[TASK])] for each in referenced}
     metrics, ciders = caption_metrics(references, captions)
     quality = {image_id: float(cider) / 10 for image_id, cider in zip(references, ciders, strict=True)}
     return Scores(metrics, results, quality)
@@ -60,3 +72,23 @@ def caption_metrics(
     cider, ciders = Cider().compute_score(references, captions)
     named = {f"BLEU-{order}": float(value) for order, value in zip(ORDERS, bleus, strict=True)}
     return named | {"ROUGE-L": float(rouge), "CIDEr-D": float(cider)}, ciders
+
+
+def draw_pair(
+    example: Example, predictions: ImagePredictions, class_names: Mapping[int, str], threshold: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The image, and a page with the predicted caption above the references."""
+    return example.image, text_page([f"» {predictions.whole[TASK]}", *predictions.evidence[TASK]])
+
+
+def ground_truth(
+    example: Example,
+    geometry: Geometry,
+    prompt: np.ndarray,
+    tokenizer: CaptioningTokenizer,
+    cfg: CFG,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The first reference caption."""
+    tokens = tokenizer.encode(example.captions[0]).response(tokenizer.prompt_length)
+    return tokens, np.ones(len(tokens))

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
-from faster_coco_eval import COCO, COCOeval_faster
 
 from pix2seq.dataset.annotations import ObjectReader, Problems
 from pix2seq.dataset.coco import CocoDataset, ImageDataset, annotation_path, read_annotations
-from pix2seq.evaluate.predictions import Boxes, Scores, results_of
-from pix2seq.infer.results import Result
+from pix2seq.evaluate.predictions import Boxes, Scores
 
 Kind = Literal["bbox", "segm", "keypoints"]
-TASKS = {"bbox": "detection", "segm": "segmentation", "keypoints": "keypoint"}
 SHAPES = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}  # what an answer of each kind says
 # Where the evaluator's `stats` have them; s, m, l are objects below 32², below 96² and above, in pixels of area.
 BOX_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -28,29 +25,31 @@ HIT = 0.5  # share of a detection inside an ignored region that makes it neither
 
 
 class CocoScore:
-    """COCO `results` measured against `truth`, both in COCO's format, on the images `image_ids`.
+    """COCO `results` measured against `ground_truth`, both in COCO's format, on the images `image_ids`.
 
     `sigmas` are OKS's fall-offs of the keypoints, COCO's own for its 17 points if empty.
     """
 
     def __init__(
         self,
-        truth: dict,
+        ground_truth: dict,
         results: list[dict],
         kind: Kind,
         image_ids: list[int | str],
         sigmas: tuple[float, ...] = (),
     ) -> None:
-        self.kind, self.image_ids = kind, {n: image["id"] for n, image in enumerate(truth["images"], 1)}
+        from faster_coco_eval import COCO, COCOeval_faster  # slow to import
+
+        self.kind, self.image_ids = kind, {n: image["id"] for n, image in enumerate(ground_truth["images"], 1)}
         numbers = {image_id: n for n, image_id in self.image_ids.items()}  # the evaluator takes no other ids
-        images = [image | {"id": numbers[image["id"]]} for image in truth["images"]]
-        objects, said = (
+        images = [image | {"id": numbers[image["id"]]} for image in ground_truth["images"]]
+        objects, predicted = (
             [entry | {"image_id": numbers[entry["image_id"]]} for entry in entries if entry["image_id"] in numbers]
-            for entries in (truth["annotations"], of_kind(results, kind))
+            for entries in (ground_truth["annotations"], of_kind(results, kind))
         )
-        self.truth = COCO(truth | {"images": images, "annotations": objects})
-        self.results = self.truth.loadRes(said)
-        self.evaluation = COCOeval_faster(self.truth, self.results, kind, kpt_oks_sigmas=sigmas or None)
+        self.ground_truth = COCO(ground_truth | {"images": images, "annotations": objects})
+        self.results = self.ground_truth.loadRes(predicted)
+        self.evaluation = COCOeval_faster(self.ground_truth, self.results, kind, kpt_oks_sigmas=sigmas or None)
         self.evaluation.params.imgIds = [numbers[image_id] for image_id in image_ids]
         self.evaluation.run()
 
@@ -69,7 +68,7 @@ class CocoScore:
         table = {}
         for column, category in enumerate(self.evaluation.params.catIds):
             if (precision[:, :, column] >= 0).all():
-                table[self.truth.cats[category]["name"]] = {
+                table[self.ground_truth.cats[category]["name"]] = {
                     "objects": sum(not entry["ignore"] for entry in self._objects_of(category)),
                     "AP": float(precision[:, :, column].mean()),
                     "AP50": float(precision[0, :, column].mean()),
@@ -79,7 +78,7 @@ class CocoScore:
 
     def _objects_of(self, category: int) -> list[dict]:
         images = set(self.evaluation.params.imgIds)
-        return [a for a in self.truth.anns.values() if a["category_id"] == category and a["image_id"] in images]
+        return [a for a in self.ground_truth.anns.values() if a["category_id"] == category and a["image_id"] in images]
 
     def quality(self, threshold: float = 0.0) -> dict[int | str, float]:
         """How well each image was answered, 0 to 1, counting results with a score of at least `threshold`.
@@ -89,7 +88,7 @@ class CocoScore:
         """
         explained, expected = defaultdict(float), defaultdict(int)
         for (number, category), ious in self.evaluation.ious.items():
-            objects = [a for a in self.truth.imgToAnns[number] if a["category_id"] == category]
+            objects = [a for a in self.ground_truth.imgToAnns[number] if a["category_id"] == category]
             said = [r for r in self.results.imgToAnns[number] if r["category_id"] == category]
             count = min(sum(r["score"] >= threshold for r in said), self.evaluation.params.maxDets[-1])
             counted = np.array([not a["ignore"] for a in objects], dtype=bool)
@@ -108,22 +107,19 @@ def of_kind(results: list[dict], kind: Kind) -> list[dict]:
 
 
 def score_prompted(
-    split: ImageDataset, kind: Kind, image_ids: list[int | str], said: Mapping[Boxes, Sequence[tuple[int, Result]]]
+    split: ImageDataset, kind: Kind, image_ids: list[int | str], results: Mapping[Boxes, list[dict]]
 ) -> Scores:
-    """Figures of answers about true boxes, which give `quality` too, and about detected ones if `said` has them.
-
-    `results` are those about detected boxes if there are any.
-    """
+    """Figures of COCO `results` about the ground truth's boxes, which give `quality` too, and about detected ones if
+    there are any; those last named are what is kept."""
     metrics, per_class, scores = {}, {}, {}
-    truth = open_truth(split, kind)
-    for boxes, pairs in said.items():
-        results = of_kind(results_of(pairs, split.category_ids), kind)
-        scores[boxes] = CocoScore(truth, results, kind, image_ids, split.skeleton.sigmas)
+    ground_truth = open_ground_truth(split, kind)
+    for boxes, entries in results.items():
+        scores[boxes] = CocoScore(ground_truth, entries, kind, image_ids, split.skeleton.sigmas)
         metrics |= {f"{name}, {boxes}": value for name, value in scores[boxes].metrics().items()}
         for name, figures in scores[boxes].per_class().items():
             row = per_class.setdefault(name, {"objects": figures.pop("objects")})
             row |= {f"{title}, {boxes}": value for title, value in figures.items()}
-    return Scores(metrics, results, scores["true boxes"].quality(), per_class)
+    return Scores(metrics, entries, scores["true boxes"].quality(), per_class)
 
 
 def _pair(overlap: np.ndarray) -> list[float | None]:
@@ -139,18 +135,19 @@ def _pair(overlap: np.ndarray) -> list[float | None]:
     return pairs
 
 
-def open_truth(split: ImageDataset, kind: Kind) -> dict:
+def open_ground_truth(split: ImageDataset, kind: Kind) -> dict:
     """What `split` tells of boxes, masks or keypoints in COCO's format, with crowds and others that do not count.
 
     An object whose mask is not known does not count for masks, nor does what is answered inside its box. A person
     without a labelled keypoint does not count for keypoints: COCO lists them all, and where a keypoint file does not,
     the file of instances is asked.
     """
-    content = split.truth(TASKS[kind])
+    posed = kind == "keypoints"
+    content = split.ground_truth("person_keypoints" if posed else "instances", posed)
     if kind == "segm":
         objects = content["annotations"]
         content["annotations"] = [entry if entry["segmentation"] else _unknown(entry) for entry in objects]
-    if kind == "keypoints":
+    if posed:
         content["annotations"] = content["annotations"] + _people_without_points(split, content)
     return content
 

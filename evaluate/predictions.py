@@ -1,42 +1,41 @@
-"""What a model said about the images of a split, on its way from asking to scoring."""
+"""What a model predicts about the images of a split, on its way to being scored."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from pix2seq.infer.results import Result, coco_results
+from pix2seq.dataset.coco import Example
+from pix2seq.infer.results import Instances, Result
 
 Boxes = Literal["true boxes", "detected boxes"]
 
 
 @dataclass
-class Answers:
-    """About image `image_id`, number `index` of the split; what was not asked is None.
+class ImagePredictions:
+    """About image `image_id`, number `index` of the split, by task name.
 
-    `detected` holds the instances that the model found, with their masks and poses; `segmented` the masks of the true
-    boxes of objects that have one, with their IoUs `mask_ious` (n,); `posed` the poses of the true boxes of people that
-    have labelled keypoints; `references` are the true captions.
+    `detected` holds the instances that the model found, with what instance tasks predict about them; None if it finds
+    none. `prompted` holds what each instance task predicts about the ground truth's instances that are labeled for it,
+    `whole` what image tasks predict. `evidence` is what scoring needs of the ground truth.
     """
 
     index: int
     image_id: int | str
     detected: Result | None = None
-    segmented: Result | None = None
-    mask_ious: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    posed: Result | None = None
-    caption: str | None = None
-    references: Sequence[str] = ()
+    prompted: dict[str, Result] = field(default_factory=dict)
+    whole: dict[str, Any] = field(default_factory=dict)
+    evidence: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class Scores:
     """Figures of one task: `metrics` by name, `per_class` by class name, and each 0 to 1 `quality` by image id.
 
-    `results` are the answers in COCO's results format, as its evaluation server takes them.
+    `results` are the predictions in COCO's results format, as its evaluation server takes them.
     """
 
     metrics: dict[str, float]
@@ -45,11 +44,19 @@ class Scores:
     per_class: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
-def results_of(pairs: Sequence[tuple[int | str, Result]], category_ids: Mapping[int, int]) -> list[dict]:
-    """COCO results of (image id, answers) pairs, with the dataset's own category ids, without classes it lacks."""
-    entries = (entry for image_id, result in pairs for entry in coco_results(image_id, result))
+def results_of(
+    about_images: Iterable[tuple[int | str, Instances, Sequence[dict[str, Any]]]], category_ids: Mapping[int, int]
+) -> list[dict]:
+    """COCO results of (image id, instances, and what is said of each instance), with the dataset's own category ids,
+    without classes that it lacks."""
     return [
-        entry | {"category_id": category_ids[entry["category_id"]]}
-        for entry in entries
-        if entry["category_id"] in category_ids
+        {"image_id": image_id, "category_id": category_ids[class_id], "score": round(float(score), 6)} | fields
+        for image_id, instances, all_fields in about_images
+        for class_id, score, fields in zip(instances.classes.tolist(), instances.scores, all_fields, strict=True)
+        if class_id in category_ids
     ]
+
+
+def true_instances(example: Example) -> Instances:
+    """The annotated objects, certain."""
+    return Instances(example.boxes, example.classes, np.ones(len(example.classes)))

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: metrics.json, COCO results, sheets of images, TensorBoard events, tables."""
+"""What an evaluation leaves behind: metrics.json, COCO results, grids of images, TensorBoard events, tables."""
 
 from __future__ import annotations
 
@@ -6,26 +6,24 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from pix2seq.config import CFG
 from pix2seq.dataset.annotations import Problems
 from pix2seq.dataset.coco import ImageDataset
 from pix2seq.evaluate.evaluation import Evaluation
+from pix2seq.infer.predictor import Predictor
 from pix2seq.runtime.files import writing
 from pix2seq.runtime.tensorboard import open_events
 
 TOKEN_SCALARS = ("perplexity", "valid without grammar")
 
 
-def write_report(
-    target: Path, evaluation: Evaluation, split: ImageDataset, class_names: Mapping[int, str], cfg: CFG, name: str
-) -> None:
+def write_report(target: Path, evaluation: Evaluation, split: ImageDataset, predictor: Predictor, name: str) -> None:
     """Write all files of the evaluation of weights `name` into the folder `target`."""
-    from pix2seq.evaluate.prediction_grid import draw_sheet
-    from pix2seq.infer.draw import save_png
+    from pix2seq.evaluate.prediction_grid import draw_predictions
+    from pix2seq.infer.overlay import save_png
 
     content = {
         "weights": name,
-        "images": len(evaluation.answers),
+        "images": len(evaluation.predictions),
         "metrics": evaluation.metrics,
         "per_class": {task: scores.per_class for task, scores in evaluation.scores.items() if scores.per_class},
         "tokens": evaluation.tokens,
@@ -33,9 +31,10 @@ def write_report(
     (target / "metrics.json").write_text(json.dumps(content, indent=2))
     for task, scores in evaluation.scores.items():
         (target / f"{task}_results.json").write_text(json.dumps(scores.results))
-        sheet = draw_sheet(task, evaluation, split, class_names, cfg.infer.score_threshold)
-        if sheet is not None:
-            save_png(target / f"{task}_sheet.png", sheet)
+        threshold = predictor.settings.score_threshold
+        grid = draw_predictions(predictor.tasks[task], evaluation, split, predictor.class_names, threshold)
+        if grid is not None:
+            save_png(target / f"{task}_grid.png", grid)
 
 
 def log_scalars(folder: Path, evaluation: Evaluation, step: int) -> None:
@@ -44,10 +43,10 @@ def log_scalars(folder: Path, evaluation: Evaluation, step: int) -> None:
         for task, figures in evaluation.metrics.items():
             for name, value in figures.items():
                 events.add_scalar(f"eval/{task}/{name}", value, step)
-        for task, told in evaluation.tokens.items():
+        for task, counted in evaluation.tokens.items():
             for name in TOKEN_SCALARS:
-                events.add_scalar(f"eval/{task}/{name}", told[name], step)
-            for role, value in told["accuracy"].items():
+                events.add_scalar(f"eval/{task}/{name}", counted[name], step)
+            for role, value in counted["accuracy"].items():
                 events.add_scalar(f"eval/{task}/accuracy {role}", value, step)
 
 
@@ -64,9 +63,9 @@ def tables(evaluation: Evaluation, problems: Problems) -> str:
 
 def _figures(evaluation: Evaluation) -> str:
     rows = [(task, *figure) for task, figures in evaluation.metrics.items() for figure in figures.items()]
-    for task, told in evaluation.tokens.items():
-        rows += [(task, f"token accuracy, {role}", value) for role, value in told["accuracy"].items()]
-        rows += [(task, name, told[name]) for name in TOKEN_SCALARS]
+    for task, counted in evaluation.tokens.items():
+        rows += [(task, f"token accuracy, {role}", value) for role, value in counted["accuracy"].items()]
+        rows += [(task, name, counted[name]) for name in TOKEN_SCALARS]
     width = max((len(name) for _, name, _ in rows), default=0)
     return "\n".join(f"{task:<12}  {name:<{width}}  {value:.3f}" for task, name, value in rows)
 

@@ -10,6 +10,7 @@ from pix2seq.config import CFG
 from pix2seq.errors import UserError
 from pix2seq.runtime.paths import project_path
 from pix2seq.runtime.threads import let_threads_sleep
+from pix2seq.tasks import choose_tasks
 
 POLL_S = 5.0  # seconds between two looks at a watched folder
 WATCHED = "last.safetensors"
@@ -34,26 +35,27 @@ def run(cfg: CFG) -> None:
 def evaluate_weights(cfg: CFG, run_folder: Path | None = None) -> None:
     """Score `--weights`; files go into `--output-dir`, or below the folder of a training run, by the weights' step."""
     from pix2seq.dataset.sources import open_split
-    from pix2seq.evaluate.evaluation import evaluate
+    from pix2seq.evaluate.evaluation import Sizes, evaluate
     from pix2seq.evaluate.report import log_scalars, tables, write_report
-    from pix2seq.infer.predictor import load_predictor
+    from pix2seq.infer.load import load_predictor
     from pix2seq.runtime import distributed
     from pix2seq.runtime.files import output_folder, writing
 
+    tasks = choose_tasks(cfg.tasks)
     predictor = load_predictor(cfg)
-    predictor.require(cfg.tasks)
+    predictor.require(tasks)
     target = run_folder / "evaluation" / f"step_{predictor.step:07}" if run_folder else Path(cfg.infer.output_dir)
     with distributed.first_alone():  # draws the scenes, if they are needed
-        split = open_split(cfg, cfg.data.val_split, cfg.tasks, predictor.class_names)
+        split = open_split(cfg, cfg.data.val_split, tasks, predictor.class_names)
     with output_folder(target) as staging:  # hours of asking are lost if it is found unfit only then
-        evaluation = evaluate(predictor, split, cfg.tasks)
+        evaluation = evaluate(predictor, split, list(tasks), Sizes.of(cfg))
         if distributed.rank() == 0:
             print(tables(evaluation, split.problems))
             with writing(target):
-                write_report(staging, evaluation, split, predictor.class_names, cfg, Path(cfg.infer.weights).name)
+                write_report(staging, evaluation, split, predictor, Path(cfg.infer.weights).name)
     if distributed.rank() == 0:
         log_scalars((run_folder or target) / "tensorboard", evaluation, predictor.step)
-        print(f"{len(evaluation.answers)} images; wrote {target / 'metrics.json'}")
+        print(f"{len(evaluation.predictions)} images; wrote {target / 'metrics.json'}")
 
 
 def watch(cfg: CFG) -> None:

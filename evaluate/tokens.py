@@ -4,35 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pix2seq import config
-from pix2seq.infer.predictor import Answer, Predictor
-from pix2seq.models.generate import GrammarTables
-from pix2seq.tokenizers.vocabulary import (
-    CLASS_SHIFT,
-    COORD_SHIFT,
-    END,
-    FAKE,
-    INVISIBLE,
-    SEPARATOR,
-    TEXT_SHIFT,
-    Grammar,
-    is_coord,
-)
+from pix2seq.dataset.geometry import Geometry
+from pix2seq.infer.generator import Encoded, ModelGenerator
+from pix2seq.infer.responses import Response
+from pix2seq.models.sampling import Sampling
+from pix2seq.token_ids import CLASS_SHIFT, COORD_SHIFT, END, FAKE, INVISIBLE, SEPARATOR, TEXT_SHIFT, is_coord
+from pix2seq.tokenizers.vocabulary import Grammar, Tokenizer
 
 ROLES = ("y", "x", "class", "text", "end", "separator", "invisible", "fake")
-TASK_ROLES = {
-    "detection": ("y", "x", "class", "end", "fake"),
-    "segmentation": ("y", "x", "separator", "end"),
-    "keypoint": ("y", "x", "invisible"),
-    "captioning": ("text", "end"),
-}
 
 
 def token_roles(targets: Tensor, text_end: int = END) -> Tensor:
@@ -111,10 +97,10 @@ class TokenCounts:
         return math.exp(min(self.surprise / max(int(self.asked.sum()), 1), 100.0))
 
 
-def token_columns(tasks: Sequence[str]) -> list[str]:
+def token_columns(tokenizers: Mapping[str, Tokenizer]) -> list[str]:
     """The names that `token_numbers` may give."""
-    accuracies = [f"accuracy/{task}/{role}" for task in tasks for role in TASK_ROLES[task]]
-    return accuracies + [f"perplexity/{task}" for task in tasks]
+    accuracies = [f"accuracy/{task}/{role}" for task, tokenizer in tokenizers.items() for role in tokenizer.roles]
+    return accuracies + [f"perplexity/{task}" for task in tokenizers]
 
 
 def token_numbers(counts: Mapping[str, TokenCounts]) -> dict[str, float]:
@@ -129,38 +115,27 @@ def _sum(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.pad(one, (0, length - len(one))) + np.pad(other, (0, length - len(other)))
 
 
-class FreePredictor(Predictor):
-    """`predictor`, greedy and without grammars; `valid` counts, by task, which of the `asked` obey them anyway."""
+class UnconstrainedGenerator:
+    """The responses of `generator`'s model, greedy and without grammars; `valid` counts, by task, which of the `asked`
+    obey them anyway. They are greedy whatever sampling is asked for: one response stands for all samples."""
 
-    def __init__(self, predictor: Predictor) -> None:
-        vars(self).update(vars(predictor))
-        self.cfg = config.replace(predictor.cfg, num_samples=1)
-        self.bound = {task: predictor.tokenizers[task].grammar() for task in predictor.trained_tasks}
-        self.grammars = {task: self._any_token(tables) for task, tables in predictor.grammars.items()}
-        self.valid, self.asked = dict.fromkeys(self.bound, 0), dict.fromkeys(self.bound, 0)
+    def __init__(self, generator: ModelGenerator) -> None:
+        self.grammars = {task: tokenizer.grammar() for task, tokenizer in generator.tokenizers.items()}
+        free = {task: Grammar.unconstrained(generator.model.cfg.vocab_size) for task in self.grammars}
+        options = generator.device, generator.chunk_size, generator.seed
+        self.generator = ModelGenerator(generator.model, generator.tokenizers, *options, free)
+        self.valid, self.asked = dict.fromkeys(self.grammars, 0), dict.fromkeys(self.grammars, 0)
 
-    def _any_token(self, tables: GrammarTables) -> GrammarTables:
-        """Any token until the end token."""
-        grammar = Grammar(1, self.cfg.model.vocab_size)
-        grammar.allow(0, slice(None), 0)
-        grammar.allow(0, END, grammar.end)
-        allowed, next_state = (torch.from_numpy(t).to(self.device) for t in (grammar.allowed, grammar.next_state))
-        return replace(tables, allowed=allowed, next_state=next_state, end=grammar.end)
+    def encode(self, images: Sequence[np.ndarray], geometries: Sequence[Geometry]) -> Encoded:
+        """See SequenceGenerator."""
+        return self.generator.encode(images, geometries)
 
-    def _answers(self, task: str, *question, **how) -> list[Answer]:
-        answers = super()._answers(task, *question, **how)
-        self.valid[task] += sum(obeys(answer.tokens, self.bound[task]) for answer in answers)
-        self.asked[task] += len(answers)
-        return answers
-
-
-def obeys(tokens: Sequence[int], grammar: Grammar) -> bool:
-    """Whether every one of `tokens` is what `grammar` allows there, as far as its end; an answer may be cut before."""
-    state = 0
-    for token in tokens:
-        if state == grammar.end:
-            break
-        if not grammar.allowed[state, token]:
-            return False
-        state = grammar.next_state[state, token]
-    return True
+    def generate(
+        self, task: str, encoded: Encoded, prompts: Sequence[np.ndarray], sampling: Sampling, num_samples: int
+    ) -> list[Response]:
+        """See SequenceGenerator."""
+        greedy = sampling if sampling.greedy else Sampling()
+        responses = self.generator.generate(task, encoded, prompts, greedy, 1)
+        self.valid[task] += sum(self.grammars[task].accepts(response.tokens) for response in responses)
+        self.asked[task] += len(responses)
+        return [response for response in responses for _ in range(num_samples)]

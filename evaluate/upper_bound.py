@@ -1,6 +1,6 @@
-"""Score the truth itself, said in tokens and read back: the ceiling of every model with these settings.
+"""Score the ground truth itself, put into tokens and read back: the upper bound of every model with these settings.
 
-python evaluate/ceiling.py --data-root /data/coco --image-size 640 --max-points 128 --max-objects 100 --max-tokens 512
+python evaluate/upper_bound.py --data-root /data/coco --image-size 640 --max-points 128 --max-tokens 512
 """
 
 from __future__ import annotations
@@ -10,13 +10,18 @@ from pix2seq.config import CFG
 
 
 def main(cfg: CFG) -> None:
-    from pix2seq.dataset.sources import open_split
-    from pix2seq.evaluate.evaluation import evaluate
-    from pix2seq.evaluate.ground_truth import Oracle
-    from pix2seq.evaluate.report import tables
+    from dataclasses import replace
 
-    split = open_split(cfg, cfg.data.val_split, cfg.tasks)
-    evaluation = evaluate(Oracle(split, cfg), split, cfg.tasks, tokens=False)
+    from pix2seq.dataset.sources import open_split
+    from pix2seq.evaluate.evaluation import Sizes, evaluate
+    from pix2seq.evaluate.ground_truth import ground_truth_predictor
+    from pix2seq.evaluate.report import tables
+    from pix2seq.tasks import choose_tasks
+
+    tasks = choose_tasks(cfg.tasks)
+    split = open_split(cfg, cfg.data.val_split, tasks)
+    sizes = replace(Sizes.of(cfg), token_images=0)  # there is no model whose tokens could be counted
+    evaluation = evaluate(ground_truth_predictor(split, tasks, cfg), split, list(tasks), sizes)
     print(tables(evaluation, split.problems))
 
 

@@ -1,4 +1,4 @@
-"""Polygons in image pixels to masks, by COCO's own rasteriser: run lengths that `pycocotools` and JSON both take."""
+"""Sampled polygons vote on a mask."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from pycocotools import mask as coco_mask
+
+from pix2seq.dataset.masks import encode_mask, rasterize
 
 
 @dataclass(frozen=True)
@@ -15,25 +16,6 @@ class Mask:
 
     rle: dict
     score: float
-
-
-def encode_mask(mask: np.ndarray) -> dict:
-    """Run lengths of a mask (H, W) bool or 0/1."""
-    rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": list(mask.shape), "counts": rle["counts"].decode("ascii")}
-
-
-def decode_mask(rle: dict) -> np.ndarray:
-    """The mask (H, W) bool of run lengths."""
-    return coco_mask.decode(rle).astype(bool)
-
-
-def rasterize(polygons: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
-    """The union (height, width) uint8 of polygons [(K, 2)] of x y; what lies outside is cut off."""
-    if not polygons:
-        return np.zeros((height, width), np.uint8, order="F")
-    parts = coco_mask.frPyObjects([polygon.ravel().tolist() for polygon in polygons], height, width)
-    return coco_mask.decode(coco_mask.merge(parts))
 
 
 def vote(samples: Sequence[Sequence[np.ndarray]], height: int, width: int, threshold: float) -> Mask:

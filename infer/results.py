@@ -1,13 +1,17 @@
-"""What the model answers about an image, in the image's own pixels, and the same in COCO's results format."""
+"""What is predicted about an image, in the image's own pixels, and the same in COCO's results format."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pix2seq.infer.masks import Mask
+from pix2seq.dataset.geometry import Geometry
+
+if TYPE_CHECKING:
+    from pix2seq.task import Task
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,23 @@ class Prompt:
 
 
 @dataclass(frozen=True)
+class Canvas:
+    """Where a response belongs: an image of `width` × `height` pixels, the `geometry` that took it to the model's
+    canvas, and the `prompt` if the response is about one instance."""
+
+    width: int
+    height: int
+    geometry: Geometry
+    prompt: Prompt | None = None
+
+    def clip_boxes(self, boxes: np.ndarray) -> np.ndarray:
+        """Boxes (n, 4) x1 y1 x2 y2 cut to the image."""
+        return np.clip(boxes, 0, [self.width, self.height, self.width, self.height])
+
+
+@dataclass(frozen=True)
 class Pose:
-    """`keypoints` (P, 3) x y v in pixels; v is 2 where visible, else 0 and the point is the box's centre."""
+    """`keypoints` (P, 3) x y v in pixels; v is 2 where visible, else 0 and the point is the box's center."""
 
     keypoints: np.ndarray
     score: float
@@ -49,12 +68,14 @@ class Pose:
 
 @dataclass(frozen=True)
 class Result:
-    """All that was asked about one image; `masks` and `poses` (None for what has no pose) go with `instances`."""
+    """All that was predicted about one image: the `instances`, and by task name its predictions.
+
+    Those of an instance task are a list that goes with `instances`, None for an instance that the task is not about;
+    an image task has one prediction.
+    """
 
     instances: Instances
-    masks: Sequence[Mask] | None = None
-    poses: Sequence[Pose | None] | None = None
-    caption: str | None = None
+    predictions: Mapping[str, Any] = field(default_factory=dict)
 
 
 def prompts_for(instances: Instances, image_number: int = 0) -> list[Prompt]:
@@ -63,27 +84,33 @@ def prompts_for(instances: Instances, image_number: int = 0) -> list[Prompt]:
     return [Prompt(image_number, box, int(class_id)) for box, class_id in pairs]
 
 
-def coco_results(image_id: int | str, result: Result, category_ids: Mapping[int, int] | None = None) -> list[dict]:
-    """COCO results: one dict for each instance with all that is known of it, and one for the caption.
+def coco_results(
+    image_id: int | str, result: Result, tasks: Mapping[str, Task], category_ids: Mapping[int, int] | None = None
+) -> list[dict]:
+    """COCO results: one dict for each instance with all that is predicted about it, and one for each prediction about
+    the whole image.
 
     `category_ids` are a dataset's own ids by class id; a class that is not there keeps its id.
     """
     category_ids = category_ids or {}
-    entries = []
-    for index, (box, class_id, score) in enumerate(zip(*vars(result.instances).values(), strict=True)):
+    instances, entries = result.instances, []
+    for index, (box, class_id, score) in enumerate(
+        zip(instances.boxes, instances.classes, instances.scores, strict=True)
+    ):
         category_id = category_ids.get(int(class_id), int(class_id))
-        entry = {"image_id": image_id, "category_id": category_id, "bbox": _xywh(box)}
+        entry = {"image_id": image_id, "category_id": category_id, "bbox": xywh(box)}
         entry["score"] = round(float(score), 6)
-        if result.masks is not None:
-            entry["segmentation"] = result.masks[index].rle
-        if result.poses is not None and (pose := result.poses[index]) is not None:
-            entry["keypoints"] = pose.keypoints.round(2).ravel().tolist()
+        for name, predictions in result.predictions.items():
+            if tasks[name].is_prompted and predictions[index] is not None:
+                entry |= tasks[name].inference.coco_fields(predictions[index])
         entries.append(entry)
-    if result.caption is not None:
-        entries.append({"image_id": image_id, "caption": result.caption})
+    for name, prediction in result.predictions.items():
+        if not tasks[name].about_objects:
+            entries.append({"image_id": image_id} | tasks[name].inference.coco_fields(prediction))
     return entries
 
 
-def _xywh(box: np.ndarray) -> list[float]:
+def xywh(box: np.ndarray) -> list[float]:
+    """A box (4,) x1 y1 x2 y2 as COCO writes it: x, y, width, height, to a hundredth of a pixel."""
     x1, y1, x2, y2 = box.tolist()
     return [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)]

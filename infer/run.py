@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,35 +17,55 @@ from pix2seq.config import CFG
 from pix2seq.errors import UserError
 from pix2seq.runtime.files import output_folder, writing
 from pix2seq.runtime.threads import let_threads_sleep
+from pix2seq.tasks import TASKS, choose_tasks
 
 if TYPE_CHECKING:
     from pix2seq.infer.predictor import Predictor
     from pix2seq.infer.results import Instances, Result
+    from pix2seq.task import Task
 
+LISTED = 8  # files that are named at the end
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-INSTANCE_TASKS = {"segmentation", "keypoint"}
 
 
 def run(cfg: CFG) -> None:
     """Do `cfg.tasks` on the images of `--image`; all files are written at the end, or none."""
     let_threads_sleep()
-    images, box, tasks = find_images(cfg.infer.image), parse_box(cfg), cfg.tasks
-    target = Path(cfg.infer.output_dir)
+    images, target = find_images(cfg.infer.image), Path(cfg.infer.output_dir)
+    tasks = choose_tasks(cfg.tasks)
+    box = parse_box(cfg, tasks)
+    written: list[Path] = []
     with output_folder(target) as staging:
         from pix2seq.dataset.images import read_image
-        from pix2seq.infer.predictor import load_predictor
+        from pix2seq.infer.load import load_predictor
 
         predictor = load_predictor(cfg)
-        predictor.require(tasks if box or set(tasks) == {"captioning"} else dict.fromkeys(("detection", *tasks)))
+        predictor.require(needed(tasks, box))
         names = unique_names(images)
         for path, name in zip(images, names, strict=True):
             image = read_image(path)
             instances = prompted_instance(predictor, cfg, box, image) if box else None
-            result = predictor.describe(image, tasks, instances)
+            result = predictor.describe(image, list(tasks), instances)
             folder = staging / name if len(images) > 1 else staging
             with writing(target):
-                write_result(folder, path, image, result, tasks, predictor)
-            print(f"{path}\n{summary(result, predictor.class_names)}")
+                files = write_result(folder, path, image, result, predictor)
+            written += (target / file.relative_to(staging) for file in files)
+            print(f"{path}\n{summary(result, predictor)}")
+    print(f"wrote {listed(written)}")
+
+
+def needed(tasks: Mapping[str, Task], box: Sequence[float]) -> list[str]:
+    """The tasks that the model must know: without a box, instances have to be found first."""
+    find = not box and any(task.about_objects for task in tasks.values())
+    finders = [task.name for task in TASKS.values() if task.finds_instances and find]
+    return list(dict.fromkeys([*finders, *tasks]))
+
+
+def listed(files: Sequence[Path]) -> str:
+    """The files by folder, the first few of many."""
+    names = [str(path) for path in files[:LISTED]]
+    more = len(files) - len(names)
+    return ", ".join(names) + (f" and {more} more" if more else "")
 
 
 def find_images(names: Sequence[str]) -> list[Path]:
@@ -67,7 +86,7 @@ def find_images(names: Sequence[str]) -> list[Path]:
     return images
 
 
-def parse_box(cfg: CFG) -> tuple[float, ...]:
+def parse_box(cfg: CFG, tasks: Mapping[str, Task]) -> tuple[float, ...]:
     """--box as x, y, w, h in pixels; empty if not given."""
     text = cfg.infer.box
     if not text:
@@ -80,14 +99,13 @@ def parse_box(cfg: CFG) -> tuple[float, ...]:
         raise UserError(f"--box expects four numbers x,y,w,h in pixels, got {text!r}")
     if min(box[2:]) <= 0:
         raise UserError(f"--box expects a width and a height above zero, got {text!r}")
-    if not INSTANCE_TASKS & set(cfg.tasks):
+    if not any(task.is_prompted for task in tasks.values()):
         raise UserError("--box points at an instance to segment or to find keypoints in; leave it out for this task")
     return box
 
 
 def prompted_instance(predictor: Predictor, cfg: CFG, box: tuple[float, ...], image: np.ndarray) -> Instances:
     """The one instance that --box and --box-class point at, as if it had been detected for certain."""
-    from pix2seq.infer.predictor import clip_boxes
     from pix2seq.infer.results import Instances
 
     ids = [class_id for class_id, name in predictor.class_names.items() if name == cfg.infer.box_class]
@@ -95,10 +113,11 @@ def prompted_instance(predictor: Predictor, cfg: CFG, box: tuple[float, ...], im
         known = ", ".join(predictor.class_names.values())
         raise UserError(f"--box-class expects one of {known}; got {cfg.infer.box_class!r}")
     posed = [predictor.class_names[class_id] for class_id in predictor.skeleton.class_ids]
-    if cfg.tasks == ("keypoint",) and cfg.infer.box_class not in posed:
+    if all(TASKS[name].needs_skeleton for name in cfg.tasks) and cfg.infer.box_class not in posed:
         raise UserError(f"only a {' or '.join(posed)} has keypoints; --box-class is {cfg.infer.box_class!r}")
     x, y, width, height = box
-    clipped = clip_boxes(np.array([[x, y, x + width, y + height]]), image)
+    limits = image.shape[1], image.shape[0], image.shape[1], image.shape[0]
+    clipped = np.clip([[x, y, x + width, y + height]], 0, limits)
     if (clipped[0, 2:] <= clipped[0, :2]).any():
         raise UserError(f"--box {cfg.infer.box} lies outside the image of {image.shape[1]} × {image.shape[0]} pixels")
     return Instances(clipped, np.array(ids[:1]), np.ones(1))
@@ -116,40 +135,44 @@ def unique_names(images: Sequence[Path]) -> list[str]:
     return names
 
 
-def write_result(
-    folder: Path, path: Path, image: np.ndarray, result: Result, tasks: Sequence[str], predictor: Predictor
-) -> None:
-    """Write `result.json` and the PNG of each of `tasks` into `folder`."""
-    from pix2seq.infer.draw import draw_detections, draw_keypoints, draw_masks, save_png
+def write_result(folder: Path, path: Path, image: np.ndarray, result: Result, predictor: Predictor) -> list[Path]:
+    """Write `result.json` and the PNG of each task into `folder`; return the files."""
+    from pix2seq.infer.overlay import save_png
     from pix2seq.infer.results import coco_results
 
-    painters = {
-        "detection": ("object_detection.png", draw_detections),
-        "segmentation": ("instance_segmentation.png", draw_masks),
-        "keypoint": ("keypoint_detection.png", partial(draw_keypoints, skeleton=predictor.skeleton)),
-    }
     folder.mkdir(exist_ok=True)
     image_id = int(path.stem) if path.stem.isdecimal() else path.stem  # COCO's files are named after their ids
-    (folder / "result.json").write_text(json.dumps(coco_results(image_id, result, predictor.category_ids), indent=1))
-    for task in tasks:
-        if task in painters:
-            name, draw = painters[task]
-            save_png(folder / name, draw(image, result, predictor.class_names))
+    entries = coco_results(image_id, result, predictor.tasks, predictor.category_ids)
+    files = [folder / "result.json"]
+    files[0].write_text(json.dumps(entries, indent=1), encoding="utf-8")
+    for name, predictions in result.predictions.items():
+        inference = predictor.tasks[name].inference
+        if inference.IMAGE_FILE:
+            files.append(folder / inference.IMAGE_FILE)
+            save_png(files[-1], inference.draw(image, result.instances, predictions, predictor.drawing))
+    return files
 
 
-def summary(result: Result, class_names: dict[int, str]) -> str:
-    """A table of the instances, and the caption."""
-    lines = []
-    instances = result.instances
+def summary(result: Result, predictor: Predictor) -> str:
+    """A table of the instances, and what is predicted about the whole image."""
+    instances, names = result.instances, predictor.class_names
+    lines = [
+        f"  {predictor.tasks[name].inference.describe(prediction)}"
+        for name, prediction in result.predictions.items()
+        if not predictor.tasks[name].about_objects
+    ]
     if len(instances):
-        names = [class_names.get(class_id, str(class_id)) for class_id in instances.classes.tolist()]
-        width = max(len("class"), *map(len, names))
-        lines.append(f"  {'class':<{width}}  score" + "".join(f"{title:>8}" for title in "xywh"))
-        for name, score, (x1, y1, x2, y2) in zip(names, instances.scores, instances.boxes, strict=True):
-            numbers = "".join(f"{value:8.1f}" for value in (x1, y1, x2 - x1, y2 - y1))
-            lines.append(f"  {name:<{width}}  {score:5.2f}{numbers}")
-    elif result.caption is None:
-        lines.append("  nothing found; a lower --score-threshold shows what is less sure")
-    if result.caption is not None:
-        lines.append(f"  caption: {result.caption}")
+        return "\n".join([*_table(instances, names), *lines])
+    if len(lines) < len(result.predictions):
+        lines.insert(0, "  nothing found; a lower --score-threshold shows what is less sure")
     return "\n".join(lines)
+
+
+def _table(instances: Instances, class_names: Mapping[int, str]) -> list[str]:
+    names = [class_names.get(class_id, str(class_id)) for class_id in instances.classes.tolist()]
+    width = max(len("class"), *map(len, names))
+    lines = [f"  {'class':<{width}}  score" + "".join(f"{title:>8}" for title in "xywh")]
+    for name, score, (x1, y1, x2, y2) in zip(names, instances.scores, instances.boxes, strict=True):
+        numbers = "".join(f"{value:8.1f}" for value in (x1, y1, x2 - x1, y2 - y1))
+        lines.append(f"  {name:<{width}}  {score:5.2f}{numbers}")
+    return lines

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from pix2seq.config import ModelCFG
 from pix2seq.models.layers import Attention, LayerCFG, full_circle, init_weights, rotary_1d, sincos_1d
+from pix2seq.token_ids import COORDS
 
-COORDS = slice(1000, 2000)
 Pairs = list[tuple[Tensor, Tensor]]  # each layer's keys and values of the memory, (B, heads, N, d)
 
 
@@ -42,11 +42,12 @@ class Rows:
         placed[self.image_index, self.place] = queries
         return placed.transpose(1, 2).flatten(2, 3)
 
-    def collect(self, seen: Tensor) -> Tensor:
+    def collect(self, heads: Tensor) -> Tensor:
         """What `spread` did, undone."""
         if self.aligned:
-            return seen
-        return seen.unflatten(2, (self.most, seen.shape[2] // self.most)).transpose(1, 2)[self.image_index, self.place]
+            return heads
+        apart = heads.unflatten(2, (self.most, heads.shape[2] // self.most)).transpose(1, 2)
+        return apart[self.image_index, self.place]
 
     def keep(self, rows: Tensor) -> tuple[Rows, Tensor]:
         """Only the sequences `rows`, and the images (B',) that they are about."""
@@ -102,13 +103,13 @@ class DecoderLayer(nn.Module):
         self.mlp = cfg.mlp()
         self.drop_path = DropPath(cfg.drop_path)
 
-    def read_memory(self, x: Tensor, pair: tuple[Tensor, Tensor], rows: Rows) -> Tensor:
-        """`x` (S, T, D) after it has looked at the memory's keys and values, (B, heads, N, d)."""
+    def cross_attend(self, x: Tensor, pair: tuple[Tensor, Tensor], rows: Rows) -> Tensor:
+        """`x` (S, T, D) after cross-attention to the memory's keys and values, (B, heads, N, d)."""
         attention = self.cross_attention
-        seen = attention.look(rows.spread(attention.queries(self.norm_cross(x))), *pair)
-        return x + self.drop_path(attention.join(rows.collect(seen)))
+        heads = attention.attend(rows.spread(attention.queries(self.norm_cross(x))), *pair)
+        return x + self.drop_path(attention.merge_heads(rows.collect(heads)))
 
-    def think(self, x: Tensor) -> Tensor:
+    def feed_forward(self, x: Tensor) -> Tensor:
         """`x` (S, T, D) after the MLP."""
         return x + self.drop_path(self.mlp(self.norm_mlp(x)))
 
@@ -143,7 +144,7 @@ class Decoder(nn.Module):
         bins = torch.arange(COORDS.stop - COORDS.start) / (COORDS.stop - COORDS.start) * 2 * math.pi
         self.embedding.weight[COORDS] = 0.03 * sincos_1d(bins * 50, self.embedding.embedding_dim)
 
-    def read(self, memory: Tensor) -> Pairs:
+    def project_memory(self, memory: Tensor) -> Pairs:
         """Each layer's keys and values, (B, heads, N, d), of `memory` (B, N, D)."""
         return [layer.cross_attention.keys_values(memory) for layer in self.layers]
 
@@ -157,13 +158,13 @@ class Decoder(nn.Module):
         return x, rotary_1d(places, x.shape[-1] // self.heads)
 
     def forward(self, tokens: Tensor, memory_pairs: Pairs, image_index: Tensor) -> Tensor:
-        """`tokens` (S, L), what `read` gave for B images, `image_index` (S,) → logits (S, L, V)."""
+        """`tokens` (S, L), what `project_memory` gave for B images, `image_index` (S,) → logits (S, L, V)."""
         x, angles = self._embed(tokens, 0)
         rows = Rows(image_index, len(memory_pairs[0][0]))
         for layer, pair in zip(self.layers, memory_pairs, strict=True):
             y, attention = layer.norm_self(x), layer.self_attention
-            seen = attention(attention.queries(y, angles), *attention.keys_values(y, angles), causal=True)
-            x = layer.think(layer.read_memory(x + layer.drop_path(seen), pair, rows))
+            attended = attention(attention.queries(y, angles), *attention.keys_values(y, angles), causal=True)
+            x = layer.feed_forward(layer.cross_attend(x + layer.drop_path(attended), pair, rows))
         return self.logits(x)
 
     def logits(self, x: Tensor) -> Tensor:
@@ -177,7 +178,7 @@ class Decoder(nn.Module):
         return Cache(
             self_keys=[memory.new_empty(shape) for _ in self.layers],
             self_values=[memory.new_empty(shape) for _ in self.layers],
-            memory=self.read(memory),
+            memory=self.project_memory(memory),
             rows=Rows(image_index, len(memory)),
         )
 
@@ -185,13 +186,13 @@ class Decoder(nn.Module):
         """Read the next `tokens` (S, T) and return the logits (S, V) after the last; the cache grows by T."""
         count = tokens.shape[1]
         x, angles = self._embed(tokens, cache.length)
-        mask = None  # a single token may look at everything before it
+        mask = None  # a single token may attend to everything before it
         if count > 1:
             mask = torch.ones(count, cache.length + count, dtype=torch.bool, device=x.device).tril(cache.length)
         for index, (layer, pair) in enumerate(zip(self.layers, cache.memory, strict=True)):
             y, attention = layer.norm_self(x), layer.self_attention
             keys, values = cache.append(index, *attention.keys_values(y, angles))
             x = x + attention(attention.queries(y, angles), keys, values, mask=mask)
-            x = layer.think(layer.read_memory(x, pair, cache.rows))
+            x = layer.feed_forward(layer.cross_attend(x, pair, cache.rows))
         cache.length += count
         return self.logits(x[:, -1])

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pix2seq.models.decoder import COORDS
 from pix2seq.models.pix2seq import Pix2Seq
+from pix2seq.models.sampling import GREEDY, Sampling
+from pix2seq.token_ids import COORDS, END, is_coord
 
-END = 0
 CHECK_EVERY = 4  # steps between two looks at whether all sequences ended: each look makes a GPU wait
 
 
@@ -25,26 +25,6 @@ class GrammarTables:
     next_state: Tensor
     end: int
     greedy_states: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen; `top_k=1` or `temperature=0` is greedy.
-
-    Two things are for greedy choices alone. The end is said only where its probability, among what is permitted, is at
-    least `end_threshold`: with the alternative spread over many coordinates, it is the likeliest token long before it
-    is likely. A coordinate is the mean of the `coord_window` bins on each side of the likeliest one.
-    """
-
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    end_threshold: float = 0.0
-    coord_window: int = 0
-
-    @property
-    def greedy(self) -> bool:
-        return self.top_k == 1 or self.temperature == 0
 
 
 @dataclass(frozen=True)
@@ -75,16 +55,16 @@ def truncate_logits(logits: Tensor, top_k: int, top_p: float) -> Tensor:
     return logits
 
 
-def choose(logits: Tensor, sampling: Sampling, draws: Tensor, sayable: Tensor) -> Tensor:
+def choose(logits: Tensor, sampling: Sampling, draws: Tensor, predictable: Tensor) -> Tensor:
     """The next tokens (S,) for logits (S, V); `draws` (S,), uniform in [0, 1), say which are sampled.
 
-    All logits but those of `sayable` (K,) are −inf: to sort a whole vocabulary of text would take a decoder's time.
+    All logits but those of `predictable` (K,) are −inf: to sort a whole vocabulary of text would take a decoder's time.
     """
     if sampling.greedy:
         return choose_likeliest(logits, sampling)
-    logits = truncate_logits(logits[:, sayable] / sampling.temperature, sampling.top_k, sampling.top_p)
+    logits = truncate_logits(logits[:, predictable] / sampling.temperature, sampling.top_k, sampling.top_p)
     cumulative = logits.softmax(-1).double().cumsum(-1)
-    return sayable[torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)[:, 0]]
+    return predictable[torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)[:, 0]]
 
 
 def choose_likeliest(logits: Tensor, sampling: Sampling) -> Tensor:
@@ -97,15 +77,11 @@ def choose_likeliest(logits: Tensor, sampling: Sampling) -> Tensor:
     if not sampling.coord_window:
         return chosen
     near = chosen[:, None] + torch.arange(-sampling.coord_window, sampling.coord_window + 1, device=logits.device)
-    inside = _is_coord(near)
+    inside = is_coord(near)
     near = near.clamp(COORDS.start, COORDS.stop - 1)
     shares = logits.gather(1, near).masked_fill(~inside, -torch.inf).softmax(-1)
     mean = (shares * near).sum(-1).round()
-    return torch.where(_is_coord(chosen), mean.nan_to_num().long(), chosen)
-
-
-def _is_coord(tokens: Tensor) -> Tensor:
-    return (tokens >= COORDS.start) & (tokens < COORDS.stop)
+    return torch.where(is_coord(chosen), mean.nan_to_num().long(), chosen)
 
 
 @torch.inference_mode()
@@ -116,7 +92,7 @@ def generate(
     image_index: Tensor,
     grammar: GrammarTables,
     max_tokens: int,
-    sampling: Sampling = Sampling(),
+    sampling: Sampling = GREEDY,
     num_samples: int = 1,
     draws: Tensor | None = None,
 ) -> Generation:
@@ -135,12 +111,12 @@ def generate(
     tokens = torch.zeros(len(rows), max_tokens, dtype=torch.long, device=memory.device)
     probs = torch.zeros(len(rows), max_tokens, device=memory.device)
     draws = torch.rand(tokens.shape, device=memory.device) if draws is None else draws
-    sayable = grammar.allowed.any(0).nonzero()[:, 0]
+    predictable = grammar.allowed.any(0).nonzero()[:, 0]
     following = prompts
     for position in range(max_tokens):
         logits = model.step(following, cache).float()
         permitted = logits.masked_fill(~grammar.allowed[state], -torch.inf)
-        chosen = choose(permitted, sampling, draws[rows, position], sayable)[:, None]
+        chosen = choose(permitted, sampling, draws[rows, position], predictable)[:, None]
         if not sampling.greedy:
             for greedy_state in grammar.greedy_states:
                 chosen = chosen.where(state[:, None] != greedy_state, permitted.argmax(-1, keepdim=True))

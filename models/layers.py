@@ -89,21 +89,21 @@ class Attention(nn.Module):
     def forward(
         self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None, causal: bool = False
     ) -> Tensor:
-        """(B, L, D) of `queries` (B, heads, L, D / heads); `mask` (L, N) bool is True where a query may look."""
-        return self.join(self.look(queries, keys, values, mask, causal))
+        """(B, L, D) of `queries` (B, heads, L, D / heads); `mask` (L, N) bool is True where a query may attend."""
+        return self.merge_heads(self.attend(queries, keys, values, mask, causal))
 
-    def look(
+    def attend(
         self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None, causal: bool = False
     ) -> Tensor:
-        """What each head sees, (B, heads, L, D / heads)."""
+        """The output of each head, (B, heads, L, D / heads)."""
         dropout = self.dropout if self.training else 0.0
         return F.scaled_dot_product_attention(
             queries, keys, values, attn_mask=mask, dropout_p=dropout, is_causal=causal
         )
 
-    def join(self, seen: Tensor) -> Tensor:
+    def merge_heads(self, heads: Tensor) -> Tensor:
         """(B, heads, L, D / heads) → (B, L, D)"""
-        return self.out(seen.transpose(1, 2).flatten(2))
+        return self.out(heads.transpose(1, 2).flatten(2))
 
 
 class MLP(nn.Module):
@@ -148,8 +148,8 @@ class EncoderLayer(nn.Module):
     def forward(self, x: Tensor, angles: Tensor | None = None) -> Tensor:
         """`angles` (N, D / heads / 2) are the rotary positions of the tokens, if they have any."""
         y = self.norm_attention(x)
-        seen = self.attention(self.attention.queries(y, angles), *self.attention.keys_values(y, angles))
-        x = x + self.drop_path(seen)
+        attended = self.attention(self.attention.queries(y, angles), *self.attention.keys_values(y, angles))
+        x = x + self.drop_path(attended)
         return x + self.drop_path(self.mlp(self.norm_mlp(x)))
 
 

@@ -69,11 +69,11 @@ class Pix2Seq(nn.Module):
 
     def forward_groups(self, images: Tensor, groups: Iterable[tuple[Tensor, Tensor]]) -> list[Tensor]:
         """`forward` for several groups of sequences, each `(tokens, image_index)`, on one encoding of the images."""
-        return self.answer_groups(self.encode(images), groups)
+        return self.decode_groups(self.encode(images), groups)
 
-    def answer_groups(self, memory: Tensor, groups: Iterable[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    def decode_groups(self, memory: Tensor, groups: Iterable[tuple[Tensor, Tensor]]) -> list[Tensor]:
         """`forward_groups` for images that are already encoded as `memory` (B, N, D)."""
-        memory_pairs = self.decoder.read(memory)
+        memory_pairs = self.decoder.project_memory(memory)
         return [self.decoder(tokens, memory_pairs, image_index) for tokens, image_index in groups]
 
     def start(self, memory: Tensor, image_index: Tensor, max_length: int) -> Cache:

@@ -1,44 +1,42 @@
-"""The tokenizers of all tasks."""
+"""The tokenizers of several tasks, which speak of the same labels."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from pix2seq.config import CFG
+from pix2seq.config import CFG, ModelCFG
 from pix2seq.errors import UserError
-from pix2seq.tokenizers.captioning import CaptioningTokenizer, TextVocabulary
-from pix2seq.tokenizers.detection import DetectionTokenizer
-from pix2seq.tokenizers.keypoint import KeypointTokenizer
-from pix2seq.tokenizers.segmentation import SegmentationTokenizer
+from pix2seq.tokenizers.vocabulary import LabelSpace, Tokenizer, max_length
 
-COCO_POINTS = 17
+if TYPE_CHECKING:
+    from pix2seq.task import Task
 
 
-def build_tokenizers(cfg: CFG, class_ids: Sequence[int], text: TextVocabulary, num_points: int = COCO_POINTS) -> dict:
-    """The tokenizer of every task by its name; `num_points` are the keypoints of an instance."""
-    vocab_size = cfg.model.vocab_size
-    return {
-        "detection": DetectionTokenizer(
-            vocab_size, class_ids, cfg.train.end_weight, cfg.train.noise_weight, cfg.model.full_detection
-        ),
-        "segmentation": SegmentationTokenizer(vocab_size, separators=cfg.model.separators),
-        "keypoint": KeypointTokenizer(vocab_size, num_points, cfg.train.invisible_weight),
-        "captioning": CaptioningTokenizer(vocab_size, text, cfg.model.max_words, cfg.train.caption_end_weight),
-    }
+@dataclass(frozen=True)
+class Tokenizers:
+    """The tokenizer of each task by name, for models of `vocab_size` token ids that stand for `labels`."""
 
+    by_task: Mapping[str, Tokenizer]
+    labels: LabelSpace
+    vocab_size: int
 
-def check_lengths(cfg: CFG, num_points: int = COCO_POINTS) -> None:
-    """Raise UserError unless the longest sequence that may be taught fits into the decoder."""
-    objects, points, words = cfg.model.max_objects, cfg.model.max_points, cfg.model.max_words
-    longest = {
-        "detection": (5 * objects + 1, f"--max-objects {objects}"),
-        "segmentation": (2 * points + cfg.model.separators * (points // 3) + 5, f"--max-points {points}"),
-        "keypoint": (2 * num_points + 5, f"an instance of {num_points} keypoints"),
-        "captioning": (words + 1, f"--max-words {words}"),
-    }
-    for task, (length, flag) in longest.items():
-        if task in cfg.tasks and length > cfg.model.max_tokens:
-            raise UserError(
-                f"{flag} makes {task} sequences of up to {length} tokens, but --max-tokens is {cfg.model.max_tokens}; "
-                f"lower the one or raise the other"
-            )
+    @classmethod
+    def build(cls, tasks: Mapping[str, Task], cfg: CFG, labels: LabelSpace) -> Tokenizers:
+        """Those of `tasks`."""
+        by_task = {name: task.tokenizer(cfg, labels) for name, task in tasks.items()}
+        return cls(by_task, labels, cfg.model.vocab_size)
+
+    def __getitem__(self, task: str) -> Tokenizer:
+        return self.by_task[task]
+
+    def check_lengths(self, model: ModelCFG, limits: Mapping[str, str]) -> None:
+        """Raise UserError unless the longest sequences fit into the decoder; `limits` names each task's setting."""
+        for task, tokenizer in self.by_task.items():
+            if (length := max_length(tokenizer)) > model.max_tokens:
+                flag = limits[task].replace("_", "-")
+                raise UserError(
+                    f"{task} has sequences of up to {length} tokens (--{flag} {getattr(model, limits[task])}), but "
+                    f"--max-tokens is {model.max_tokens}; lower the one or raise the other"
+                )

@@ -1,7 +1,7 @@
 """Captions as tokens: `13` → text ids + 3000, then the end.
 
 What the text ids stand for is a text vocabulary's business: words, or the pieces of a SentencePiece model. Each knows
-its length, how to `encode` and `decode` a text, which of its ids are `sayable`, and the token that is the `end`.
+its length, how to `encode` and `decode` a text, which of its ids are `predictable`, and the token that is the `end`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pix2seq.errors import UserError
-from pix2seq.tokenizers.vocabulary import END, FAKE, PROMPTS, TEXT_SHIFT, Grammar, TokenSequence, until_end
+from pix2seq.token_ids import END, FAKE, TEXT_SHIFT
+from pix2seq.tokenizers.vocabulary import Grammar, LabelSpace, TokenSequence, until_end
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
+    from pix2seq.config import CFG
+
+PROMPT = 13
 UNKNOWN = "<unk>"
 
 
@@ -66,7 +70,7 @@ class WordVocabulary:
         return " ".join(self.words[index] if index < len(self.words) else UNKNOWN for index in ids)
 
     @property
-    def sayable(self) -> np.ndarray:
+    def predictable(self) -> np.ndarray:
         """Text ids that an answer may hold: all but `<unk>`."""
         return np.arange(1, len(self))
 
@@ -126,7 +130,7 @@ class SentencePieceVocabulary:
         return self._pieces.decode([int(index) for index in ids if index < len(self)])
 
     @property
-    def sayable(self) -> np.ndarray:
+    def predictable(self) -> np.ndarray:
         """Text ids that an answer may hold: all that spell something."""
         pieces = self._pieces
         mute = (pieces.is_unknown, pieces.is_control, pieces.is_unused)
@@ -156,23 +160,35 @@ class CaptioningTokenizer:
 
     vocab_size: int
     text: TextVocabulary
-    max_words: int = 64  # words or pieces; longer captions are cut
-    end_weight: float = 1.0
+    max_words: int  # words or pieces; longer captions are cut
+    end_weight: float
+    prompt_length = 1
+    roles = ("text", "end")
+
+    @classmethod
+    def build(cls, cfg: CFG, labels: LabelSpace) -> CaptioningTokenizer:
+        """The tokenizer of a model with these settings."""
+        return cls(cfg.model.vocab_size, labels.text, cfg.model.max_words, cfg.train.caption_end_weight)
+
+    @property
+    def max_response(self) -> int:
+        """The words and the end."""
+        return self.max_words + 1
 
     def prompt(self) -> np.ndarray:
         """(1,)"""
-        return np.array([PROMPTS["captioning"]])
+        return np.array([PROMPT])
 
     def encode(self, caption: str) -> TokenSequence:
         """Teach a caption."""
         words = np.array(self.text.encode(caption)[: self.max_words], dtype=np.int64)
         response = np.append(words + TEXT_SHIFT, self.text.end)
-        return TokenSequence.teach(self.prompt(), response, np.append(np.ones(len(words)), self.end_weight))
+        return TokenSequence.from_response(self.prompt(), response, np.append(np.ones(len(words)), self.end_weight))
 
     def grammar(self) -> Grammar:
         """At least one known word, then words until the end."""
         grammar = Grammar(2, self.vocab_size)
-        words = self.text.sayable + TEXT_SHIFT
+        words = self.text.predictable + TEXT_SHIFT
         grammar.allow(0, words, 1)
         grammar.allow(1, words, 1)
         grammar.allow(1, self.text.end, grammar.end)

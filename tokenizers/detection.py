@@ -8,25 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pix2seq.token_ids import CLASS_SHIFT, COORD_SHIFT, COORDS, END, FAKE, is_coord
 from pix2seq.tokenizers.vocabulary import (
-    CLASS_SHIFT,
-    COORD_SHIFT,
-    COORDS,
-    END,
-    FAKE,
-    PROMPTS,
     Grammar,
+    LabelSpace,
     TokenSequence,
     dequantize,
     end_or_pad,
-    is_coord,
     quantize,
     until_end,
 )
 
+if TYPE_CHECKING:
+    from pix2seq.config import CFG
+
+PROMPT = 10
 FAKE_CLASS = FAKE - CLASS_SHIFT  # the class of noise objects: its token is FAKE
 CLASS_TOKENS = slice(5, None, 5)  # where classes stand in the input of a detection sequence
 CORRUPTIONS = ("none", "rand_cls", "real_n_fake_cls", "rand_n_fake_cls", "real_n_rand_n_fake_cls")
@@ -43,17 +43,32 @@ class Detections:
 
 @dataclass(frozen=True)
 class DetectionTokenizer:
-    """Boxes with classes to tokens and back; `full` is for models that were taught with noise objects."""
+    """Boxes with classes to tokens and back; `full` is for models that are trained with noise objects."""
 
     vocab_size: int
     class_ids: Sequence[int]
-    end_weight: float = 0.1
-    noise_weight: float = 1.0
+    max_objects: int
+    end_weight: float
+    noise_weight: float
     full: bool = False
+    prompt_length = 1
+    roles = ("y", "x", "class", "end", "fake")
+
+    @classmethod
+    def build(cls, cfg: CFG, labels: LabelSpace) -> DetectionTokenizer:
+        """The tokenizer of a model with these settings."""
+        model, train = cfg.model, cfg.train
+        weights = train.end_weight, train.noise_weight
+        return cls(model.vocab_size, labels.class_ids, model.max_objects, *weights, model.full_detection)
+
+    @property
+    def max_response(self) -> int:
+        """Five tokens an object, and the end where there is one."""
+        return 5 * self.max_objects + (not self.full)
 
     def prompt(self) -> np.ndarray:
         """(1,)"""
-        return np.array([PROMPTS["detection"]])
+        return np.array([PROMPT])
 
     def encode(
         self, boxes: np.ndarray, classes: np.ndarray, noise: np.ndarray | None = None, pad_to: int | None = None
@@ -72,7 +87,7 @@ class DetectionTokenizer:
         weight[objects[:, 4] == FAKE] = [0, 0, 0, 0, self.noise_weight]
         response = end_or_pad(objects.reshape(-1), None if pad_to is None else 5 * pad_to)
         ends = np.full(len(response) - objects.size, self.end_weight)
-        return TokenSequence.teach(self.prompt(), response, np.concatenate([weight.reshape(-1), ends]))
+        return TokenSequence.from_response(self.prompt(), response, np.concatenate([weight.reshape(-1), ends]))
 
     def grammar(self) -> Grammar:
         """Four coordinates, then the likeliest class that exists; the end only between objects, if not `full`."""

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pix2seq.token_ids import COORDS, END, INVISIBLE, is_coord
 from pix2seq.tokenizers.vocabulary import (
-    COORDS,
-    END,
-    INVISIBLE,
     Grammar,
+    LabelSpace,
     TokenSequence,
     dequantize,
     instance_prompt,
-    is_coord,
     quantize,
 )
 
-PROMPT_LENGTH = 6
+if TYPE_CHECKING:
+    from pix2seq.config import CFG
+
+PROMPT = 12
 
 
 @dataclass(frozen=True)
@@ -35,18 +37,30 @@ class KeypointTokenizer:
     """An instance's keypoints to tokens and back."""
 
     vocab_size: int
-    num_points: int = 17
-    invisible_weight: float = 0.1
+    num_points: int
+    invisible_weight: float
+    prompt_length = 6
+    roles = ("y", "x", "invisible")
+
+    @classmethod
+    def build(cls, cfg: CFG, labels: LabelSpace) -> KeypointTokenizer:
+        """The tokenizer of a model with these settings."""
+        return cls(cfg.model.vocab_size, labels.num_points, cfg.train.invisible_weight)
+
+    @property
+    def max_response(self) -> int:
+        """Two tokens a point; the end is not predicted."""
+        return 2 * self.num_points
 
     def prompt(self, box: np.ndarray, class_id: int) -> np.ndarray:
         """(6,) for a `box` (4,) y1 x1 y2 x2 in canvas fractions."""
-        return instance_prompt("keypoint", box, class_id)
+        return instance_prompt(PROMPT, box, class_id)
 
     def encode(self, box: np.ndarray, class_id: int, points: np.ndarray, visible: np.ndarray) -> TokenSequence:
         """`points` (K, 2) y x in canvas fractions, `visible` (K,) bool: labelled and inside the canvas."""
         response = np.where(np.asarray(visible)[:, None], quantize(points), INVISIBLE).reshape(-1)
         weight = np.where(response == INVISIBLE, self.invisible_weight, 1.0)
-        return TokenSequence.teach(self.prompt(box, class_id), response, weight)
+        return TokenSequence.from_response(self.prompt(box, class_id), response, weight)
 
     def grammar(self) -> Grammar:
         """`num_points` pairs: two coordinates, or invisible twice; then the end."""
@@ -65,7 +79,7 @@ class KeypointTokenizer:
 
         A point is visible if both its tokens are coordinates; missing points are invisible.
         """
-        length = 2 * self.num_points
+        length = self.max_response
         pairs = np.full(length, INVISIBLE)
         pairs[: len(tokens)] = np.asarray(tokens)[:length]
         pairs = pairs.reshape(self.num_points, 2)
@@ -78,5 +92,5 @@ class KeypointTokenizer:
 def mask_points(sequence: TokenSequence, ratio: float, rng: np.random.Generator) -> TokenSequence:
     """A keypoint sequence whose input (not its target) says "invisible" for a share `ratio` of the answer's tokens."""
     masked = rng.random(len(sequence.input)) < ratio
-    masked[:PROMPT_LENGTH] = False
+    masked[: KeypointTokenizer.prompt_length] = False
     return replace(sequence, input=np.where(masked, INVISIBLE, sequence.input))

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pix2seq.token_ids import COORDS, END, SEPARATOR, is_coord
 from pix2seq.tokenizers.vocabulary import (
-    COORDS,
-    END,
-    SEPARATOR,
     Grammar,
+    LabelSpace,
     TokenSequence,
     dequantize,
     end_or_pad,
     instance_prompt,
-    is_coord,
     quantize,
     until_end,
 )
 
+if TYPE_CHECKING:
+    from pix2seq.config import CFG
+
+PROMPT = 11
 MIN_POINTS = 3
 
 
@@ -29,12 +32,29 @@ class SegmentationTokenizer:
     """An instance's polygons to tokens and back."""
 
     vocab_size: int
+    max_points: int
+    separators: int = 1  # between polygons; the official models have two, so that tokens stay pairs
     end_weight: float = 1.0
-    separators: int = 1  # between polygons; the official models say two, so that tokens stay pairs
+    prompt_length = 6
+    roles = ("y", "x", "separator", "end")
+
+    @classmethod
+    def build(cls, cfg: CFG, labels: LabelSpace) -> SegmentationTokenizer:
+        """The tokenizer of a model with these settings."""
+        return cls(cfg.model.vocab_size, cfg.model.max_points, cfg.model.separators)
+
+    @property
+    def max_response(self) -> int:
+        """All points, in as many polygons as they can make, separators between these, and the end."""
+        return self.length(self.max_points, self.max_points // MIN_POINTS)
+
+    def length(self, num_points: int, num_polygons: int) -> int:
+        """Tokens of a response that has so many points in so many polygons."""
+        return 2 * num_points + self.separators * (num_polygons - 1) + 1
 
     def prompt(self, box: np.ndarray, class_id: int) -> np.ndarray:
         """(6,) for a `box` (4,) y1 x1 y2 x2 in canvas fractions."""
-        return instance_prompt("segmentation", box, class_id)
+        return instance_prompt(PROMPT, box, class_id)
 
     def encode(
         self, box: np.ndarray, class_id: int, polygons: Sequence[np.ndarray], pad_to: int | None = None
@@ -45,7 +65,7 @@ class SegmentationTokenizer:
             parts += [quantize(polygon).reshape(-1), [SEPARATOR] * self.separators]
         response = end_or_pad(np.concatenate(parts[:-1]), pad_to)
         weight = np.where(response == END, self.end_weight, 1.0)
-        return TokenSequence.teach(self.prompt(box, class_id), response, weight)
+        return TokenSequence.from_response(self.prompt(box, class_id), response, weight)
 
     def grammar(self) -> Grammar:
         """Pairs of coordinates; separators or the end only after three points of a polygon."""

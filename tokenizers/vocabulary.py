@@ -1,36 +1,17 @@
-"""The token ids that all tasks share: the published layout of the official multi-task models.
-
-| ids         | meaning                                                         |
-| 0           | padding, and the end of a sequence                              |
-| 10 … 13     | task prompts                                                    |
-| 30          | fake class (noise objects) or fake text (dropped caption words) |
-| 40, 41      | polygon separator, invisible keypoint                           |
-| 100 … 999   | class id + 100                                                  |
-| 1000 … 1999 | coordinate bin + 1000, y before x                               |
-| 3000 …      | text id + 3000                                                  |
-"""
+"""What all tokenizers are made of: coordinates as tokens, token sequences to train on, and grammars."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from pix2seq.token_ids import CLASS_SHIFT, COORD_BINS, COORD_SHIFT, END
+
 if TYPE_CHECKING:
-    from torch import Tensor
-
-END = 0
-PROMPTS = {"detection": 10, "segmentation": 11, "keypoint": 12, "captioning": 13}
-FAKE = 30
-SEPARATOR = 40
-INVISIBLE = 41
-CLASS_SHIFT = 100
-COORD_SHIFT = 1000
-COORD_BINS = 1000
-TEXT_SHIFT = 3000
-
-COORDS = slice(COORD_SHIFT, COORD_SHIFT + COORD_BINS)
+    from pix2seq.tokenizers.captioning import TextVocabulary
 
 
 def quantize(fractions: np.ndarray, bins: int = COORD_BINS) -> np.ndarray:
@@ -41,11 +22,6 @@ def quantize(fractions: np.ndarray, bins: int = COORD_BINS) -> np.ndarray:
 def dequantize(tokens: np.ndarray, bins: int = COORD_BINS) -> np.ndarray:
     """Canvas fractions (…) float32 of coordinate tokens (…)."""
     return ((np.asarray(tokens) - COORD_SHIFT) / (bins - 1)).astype(np.float32)
-
-
-def is_coord(tokens: np.ndarray | Tensor) -> np.ndarray | Tensor:
-    """Which tokens (…) are coordinates, in NumPy or torch as they come."""
-    return (tokens >= COORD_SHIFT) & (tokens < COORD_SHIFT + COORD_BINS)
 
 
 def until_end(tokens: np.ndarray, end: int = END) -> np.ndarray:
@@ -60,19 +36,53 @@ def end_or_pad(response: np.ndarray, length: int | None) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class LabelSpace:
+    """What the token ids of a dataset or a model stand for, apart from coordinates: the `class_ids` in use, the number
+    of keypoints of an instance, and the vocabulary of captions."""
+
+    class_ids: Sequence[int]
+    num_points: int
+    text: TextVocabulary
+
+
+class Tokenizer(Protocol):
+    """What every task's tokenizer has. All of them also `encode` a target to a TokenSequence and `decode` a response,
+    each with what its own task needs."""
+
+    prompt_length: int
+    roles: tuple[str, ...]  # what the tokens of a response can stand for, of evaluate.tokens.ROLES
+
+    @property
+    def max_response(self) -> int:
+        """Tokens of the longest response, the end included."""
+
+    def grammar(self) -> Grammar:
+        """Which token may follow which in a response."""
+
+
+def max_length(tokenizer: Tokenizer) -> int:
+    """Tokens that the decoder reads of the longest sequence: prompt and response, without the last target."""
+    return tokenizer.prompt_length + tokenizer.max_response - 1
+
+
+@dataclass(frozen=True)
 class TokenSequence:
-    """What the decoder reads (`input`), must answer (`target`) and how much each answer counts (`weight`), all (L,)."""
+    """What the decoder reads (`input`), is to predict (`target`) and how much each target counts (`weight`): (L,)."""
 
     input: np.ndarray
     target: np.ndarray
     weight: np.ndarray
 
     @classmethod
-    def teach(cls, prompt: np.ndarray, response: np.ndarray, response_weight: np.ndarray) -> TokenSequence:
-        """Teach `response` (R,) to a `prompt` (P,): every response token is a target, no prompt token is."""
+    def from_response(cls, prompt: np.ndarray, response: np.ndarray, response_weight: np.ndarray) -> TokenSequence:
+        """`response` (R,) to `prompt` (P,): every response token is a target, the prompt tokens weigh nothing."""
         tokens = np.concatenate([prompt, response]).astype(np.int64)
         weight = np.concatenate([np.zeros(len(prompt)), response_weight]).astype(np.float32)
         return cls(tokens[:-1], tokens[1:], weight[1:])
+
+    def response(self, prompt_length: int) -> np.ndarray:
+        """The response (R,) to a prompt of `prompt_length` tokens."""
+        return self.target[prompt_length - 1 :]
 
 
 @dataclass
@@ -80,7 +90,7 @@ class Grammar:
     """Which token may come next, as a finite automaton; every sequence starts in state 0.
 
     `allowed` (states, vocab_size) bool, `next_state` (states, vocab_size) int64. A sequence that has ended stays in
-    the state `end`, where only the end token is allowed. In `greedy_states` the likeliest token is said, never a
+    the state `end`, where only the end token is allowed. In `greedy_states` the likeliest token is chosen, never a
     sampled one.
     """
 
@@ -95,6 +105,14 @@ class Grammar:
         self.next_state = np.zeros((self.num_states + 1, self.vocab_size), dtype=np.int64)
         self.allow(self.end, END, self.end)
 
+    @classmethod
+    def unconstrained(cls, vocab_size: int) -> Grammar:
+        """Any token until the end token."""
+        grammar = cls(1, vocab_size)
+        grammar.allow(0, slice(None), 0)
+        grammar.allow(0, END, grammar.end)
+        return grammar
+
     @property
     def end(self) -> int:
         """The state of a finished sequence."""
@@ -105,7 +123,23 @@ class Grammar:
         self.allowed[state, tokens] = True
         self.next_state[state, tokens] = to
 
+    def accepts(self, tokens: Sequence[int]) -> bool:
+        """Whether every one of `tokens` is allowed where it stands, as far as the end; a response may be cut before."""
+        state = 0
+        for token in tokens:
+            if state == self.end:
+                break
+            if not self.allowed[state, token]:
+                return False
+            state = self.next_state[state, token]
+        return True
 
-def instance_prompt(task: str, box: np.ndarray, class_id: int) -> np.ndarray:
+
+def instance_prompt(task_token: int, box: np.ndarray, class_id: int) -> np.ndarray:
     """Prompt (6,) that points at one instance: task, y1 x1 y2 x2 in canvas fractions, class."""
-    return np.concatenate([[PROMPTS[task]], quantize(box), [class_id + CLASS_SHIFT]]).astype(np.int64)
+    return np.concatenate([[task_token], quantize(box), [class_id + CLASS_SHIFT]]).astype(np.int64)
+
+
+def prompted_box(prompt: np.ndarray) -> tuple[np.ndarray, int]:
+    """The box (4,) y1 x1 y2 x2 in canvas fractions and the class id of an `instance_prompt` (6,)."""
+    return dequantize(prompt[1:5]), int(prompt[5]) - CLASS_SHIFT

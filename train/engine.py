@@ -18,9 +18,9 @@ from tqdm import tqdm
 from pix2seq.config import CFG, TrainCFG, parse_tasks, replace, to_json
 from pix2seq.dataset.batches import Batch, build_loader
 from pix2seq.dataset.caption_vocabulary import training_tokenizers
-from pix2seq.dataset.check import report
+from pix2seq.dataset.inspection import report
 from pix2seq.dataset.sampler import EpochSampler
-from pix2seq.dataset.samples import SequenceDataset
+from pix2seq.dataset.samples import SampleDataset
 from pix2seq.dataset.sources import open_split
 from pix2seq.errors import UserError
 from pix2seq.evaluate.run import evaluate_weights
@@ -30,6 +30,7 @@ from pix2seq.models.weights import Weights, load_weights, save_weights
 from pix2seq.runtime import distributed
 from pix2seq.runtime.device import pick_device
 from pix2seq.runtime.paths import project_path, writable_folder
+from pix2seq.tasks import choose_tasks
 from pix2seq.train.auxiliary_head import DenseSupervision
 from pix2seq.train.checkpoint import load_checkpoint, save_checkpoint
 from pix2seq.train.curves import Metrics, draw_curves
@@ -73,7 +74,7 @@ def batch_losses(
     memory = model.encode(batch.images)
     groups = [(part.tokens, part.image_index) for part in batch.tasks.values()]
     losses = {}
-    for (task, part), answer in zip(batch.tasks.items(), model.answer_groups(memory, groups), strict=True):
+    for (task, part), answer in zip(batch.tasks.items(), model.decode_groups(memory, groups), strict=True):
         losses[task] = token_loss(answer, part.targets, part.weights, train.coord_sigma, train.label_smoothing)
         if counts is not None:
             counts[task].add(answer, part.targets, part.weights)
@@ -98,7 +99,7 @@ class Trainer:
     def __init__(self, cfg: CFG) -> None:
         self.cfg = cfg
         self.folder = project_path(cfg.train.run_dir)
-        cfg.tasks, cfg.loss_weights  # noqa: B018 - an unknown task must fail before anything is written
+        self.tasks = choose_tasks(cfg.tasks)
         self.device = distributed.start(pick_device(cfg.device))
         writable_folder(self.folder, "--run-dir")
         torch.manual_seed(cfg.seed)
@@ -128,7 +129,7 @@ class Trainer:
             (self.folder / "cfg.json").write_text(to_json(cfg))
             columns = [f"loss/{name}" for name in self.loss_weights] + [f"val/{task}" for task in cfg.tasks]
             columns += ["lr", "grad_norm", "images_per_s", "data_wait"]
-            columns += [f"{kind}{name}" for kind in ("", "val_") for name in token_columns(cfg.tasks)]
+            columns += [f"{kind}{name}" for kind in ("", "val_") for name in token_columns(self.tokenizers.by_task)]
             self.metrics = Metrics(self.folder, columns, self.step)
 
     def _start_from(self, path: Path) -> None:
@@ -139,12 +140,12 @@ class Trainer:
     def _open_data(self) -> None:
         cfg = self.cfg
         with distributed.first_alone():  # draws the scenes, if they are needed
-            training = open_split(cfg, cfg.data.train_split, cfg.tasks)
-        validation = open_split(cfg, cfg.data.val_split, cfg.tasks, training.class_names)
+            training = open_split(cfg, cfg.data.train_split, self.tasks)
+        validation = open_split(cfg, cfg.data.val_split, self.tasks, training.class_names)
         self.class_names, self.skeleton = training.class_names, training.skeleton
         self.category_ids = training.category_ids
-        tokenizers = training_tokenizers(training, cfg)
-        self.text, vocab_size = tokenizers["captioning"].text, tokenizers["captioning"].vocab_size
+        self.tokenizers = training_tokenizers(training, self.tasks, cfg)
+        self.text, vocab_size = self.tokenizers.labels.text, self.tokenizers.vocab_size
         if vocab_size > cfg.model.vocab_size and distributed.rank() == 0:
             print(f"{vocab_size} token ids, more than --vocab-size, for {len(self.text)} words or word pieces")
         self.cfg = cfg = replace(cfg, vocab_size=vocab_size)
@@ -152,12 +153,12 @@ class Trainer:
             for name, split in (("training", training), ("validation", validation)):
                 split.leave_out_unreadable()
                 if distributed.rank() == 0:
-                    print(f"{name}\n{report(split, tokenizers, cfg)}")
+                    print(f"{name}\n{report(split, self.tasks, self.tokenizers, cfg)}")
         ranks = distributed.rank(), distributed.world_size()
-        train_set = SequenceDataset(training, tokenizers, cfg, augment=True, stand_ins=True)
+        train_set = SampleDataset(training, self.tasks, self.tokenizers, cfg, augment=True, replace_unreadable=True)
         self.sampler = EpochSampler(len(train_set), cfg.train.batch_size, cfg.seed, *ranks)
         self.loader = build_loader(train_set, self.sampler, cfg.data.workers)
-        val_set = SequenceDataset(validation, tokenizers, cfg, augment=False, stand_ins=True)
+        val_set = SampleDataset(validation, self.tasks, self.tokenizers, cfg, augment=False, replace_unreadable=True)
         val_sampler = EpochSampler(len(val_set), cfg.train.batch_size, cfg.seed)
         val_sampler.set_epoch(0, cfg.model.image_size, max(cfg.train.eval_images // cfg.train.batch_size, 1))
         self.val_loader = build_loader(val_set, val_sampler, 0)

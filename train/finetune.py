@@ -15,8 +15,8 @@ from torch import Tensor
 
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.models.weights import Weights
+from pix2seq.token_ids import CLASS_SHIFT, COORD_BINS, COORD_SHIFT, TEXT_SHIFT
 from pix2seq.tokenizers.captioning import TextVocabulary, WordVocabulary, read_text
-from pix2seq.tokenizers.vocabulary import CLASS_SHIFT, COORD_BINS, COORD_SHIFT, TEXT_SHIFT
 
 NAMES_SHOWN = 8
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pix2seq.tokenizers.vocabulary import is_coord
+from pix2seq.token_ids import is_coord
 
 
 def token_loss(

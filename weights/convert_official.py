@@ -81,8 +81,8 @@ def read_class_names(classes: str) -> dict[int, str]:
 
 def _with_text(cfg: CFG, text_model: Path | None) -> tuple[CFG, dict[str, Any]]:
     """The settings and the description of the caption vocabulary; where there is none, captioning is no task."""
+    from pix2seq.token_ids import TEXT_SHIFT
     from pix2seq.tokenizers.captioning import UNKNOWN, SentencePieceVocabulary, WordVocabulary
-    from pix2seq.tokenizers.vocabulary import TEXT_SHIFT
 
     if text_model is None:
         tasks = ",".join(task for task in cfg.tasks if task != "captioning")

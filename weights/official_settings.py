@@ -10,7 +10,7 @@ from typing import Any
 
 from pix2seq.config import CFG, PRESETS, TASKS, replace
 from pix2seq.errors import UserError
-from pix2seq.tokenizers.vocabulary import TEXT_SHIFT
+from pix2seq.token_ids import TEXT_SHIFT
 
 OFFICIAL = ("resnet50", "resnet50-c4", "vit-b", "vit-l")
 

@@ -13,8 +13,8 @@ from pix2seq.dataset.detection import detection_sequence
 from pix2seq.dataset.geometry import Geometry
 from pix2seq.errors import UserError
 from pix2seq.scenes.draw import KINDS
+from pix2seq.token_ids import END
 from pix2seq.tokenizers.detection import DetectionTokenizer
-from pix2seq.tokenizers.vocabulary import END
 
 
 def write_split(root: Path, split: str = "val2017", **files: dict) -> Path:

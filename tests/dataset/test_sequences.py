@@ -20,11 +20,12 @@ from pix2seq.dataset.samples import SequenceDataset
 from pix2seq.dataset.segmentation import clip_polygon, segmentation_sequence, shown_polygons
 from pix2seq.dataset.sources import open_split
 from pix2seq.errors import UserError
+from pix2seq.token_ids import CLASS_SHIFT, END, FAKE, INVISIBLE
 from pix2seq.tokenizers.build import build_tokenizers
 from pix2seq.tokenizers.captioning import WordVocabulary
 from pix2seq.tokenizers.detection import DetectionTokenizer
 from pix2seq.tokenizers.segmentation import SegmentationTokenizer
-from pix2seq.tokenizers.vocabulary import CLASS_SHIFT, END, FAKE, INVISIBLE, PROMPTS, dequantize
+from pix2seq.tokenizers.vocabulary import PROMPTS, dequantize
 
 SIZE = 64
 UNIT = np.array([0.0, 0, 1, 1])

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from pix2seq.evaluate.tokens import ROLES, TokenCounts, obeys, token_columns, token_numbers, token_roles
+from pix2seq.token_ids import END, FAKE, INVISIBLE, SEPARATOR
 from pix2seq.tokenizers.detection import DetectionTokenizer
 from pix2seq.tokenizers.keypoint import KeypointTokenizer
 from pix2seq.tokenizers.segmentation import SegmentationTokenizer
-from pix2seq.tokenizers.vocabulary import END, FAKE, INVISIBLE, SEPARATOR
 
 V = 3200
 BOX = np.array([0.1, 0.2, 0.5, 0.6])

@@ -16,7 +16,8 @@ from pix2seq.infer.predictor import Predictor
 from pix2seq.infer.results import Instances, Prompt, coco_results
 from pix2seq.models.generate import generate
 from pix2seq.models.weights import load_weights
-from pix2seq.tokenizers.vocabulary import CLASS_SHIFT, INVISIBLE, TEXT_SHIFT, quantize
+from pix2seq.token_ids import CLASS_SHIFT, INVISIBLE, TEXT_SHIFT
+from pix2seq.tokenizers.vocabulary import quantize
 
 WIDE = np.zeros((100, 200, 3), np.uint8)  # letterboxed, 200 px span the canvas
 BOX = np.array([50.0, 20.0, 90.0, 60.0])  # cropped with a quarter on each side: pixels 40 … 100 and 10 … 70
@@ -272,7 +273,7 @@ def test_suppressed_invisible_keypoints_are_placed_by_their_likeliest_tokens(mak
     asked = predictor._instance_prompts("keypoint", crop, [prompt])[0]
     tokens = torch.tensor([[*asked, *[INVISIBLE] * 33]])
     with torch.inference_mode():
-        logits = predictor.model.answer_groups(crop.memory[0][None], [(tokens, torch.tensor([0]))])[0][0, 5:]
+        logits = predictor.model.decode_groups(crop.memory[0][None], [(tokens, torch.tensor([0]))])[0][0, 5:]
     likeliest = logits[:, 1000:2000].argmax(-1).reshape(17, 2).numpy() / 999
     expected = np.clip(crop.geometries[0].from_fractions(likeliest), 0, 80)
     np.testing.assert_allclose(pose.keypoints[:, :2], expected, atol=1e-3)

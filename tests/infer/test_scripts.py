@@ -14,7 +14,8 @@ from pix2seq import config
 from pix2seq.infer.run import unique_names
 from pix2seq.runtime.files import output_folder
 from pix2seq.runtime.paths import ROOT
-from pix2seq.tokenizers.vocabulary import CLASS_SHIFT, INVISIBLE, TEXT_SHIFT, quantize
+from pix2seq.token_ids import CLASS_SHIFT, INVISIBLE, TEXT_SHIFT
+from pix2seq.tokenizers.vocabulary import quantize
 
 SCRIPTS = sorted((ROOT / "infer").glob("infer_single_image_*.py"))
 PNGS = {"object_detection.png", "instance_segmentation.png", "keypoint_detection.png"}

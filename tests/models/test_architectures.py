@@ -134,7 +134,7 @@ def test_a_llama_decoder_knows_the_order_of_tokens(tiny_model_cfg: CFG, images, 
     model = Pix2Seq(patches(replace(tiny_model_cfg, transformer="llama"))).eval()
     swapped = tokens[:, [1, 0, *range(2, 10)]]
     memory = model.encode(images)
-    before, after = (model.answer_groups(memory, [(t, IMAGE_INDEX)])[0][:, -1] for t in (tokens, swapped))
+    before, after = (model.decode_groups(memory, [(t, IMAGE_INDEX)])[0][:, -1] for t in (tokens, swapped))
     assert (before - after).abs().max() > 1e-4
 
 
@@ -204,8 +204,8 @@ def test_sequences_of_one_image_share_its_memory(image_index: list[int]):
     index, memory, x = torch.tensor(image_index), torch.randn(3, 7, 16), torch.randn(len(image_index), 4, 16)
     rows = Rows(index, 3)
     queries, (keys, values) = attention.queries(x), attention.keys_values(memory)
-    found = rows.collect(attention.look(rows.spread(queries), keys, values))
-    expected = attention.look(queries, keys[index], values[index])
+    found = rows.collect(attention.attend(rows.spread(queries), keys, values))
+    expected = attention.attend(queries, keys[index], values[index])
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
     kept, images = rows.keep(torch.tensor([len(index) - 1]))
     assert images.tolist() == [image_index[-1]] and kept.image_index.tolist() == [0]

@@ -12,11 +12,12 @@ from pix2seq.models import generate as generate_module
 from pix2seq.models.decoder import Cache
 from pix2seq.models.generate import GrammarTables, Sampling, choose, choose_likeliest, generate, truncate_logits
 from pix2seq.models.pix2seq import Pix2Seq
+from pix2seq.token_ids import COORDS, END
 from pix2seq.tokenizers.captioning import CaptioningTokenizer, WordVocabulary
 from pix2seq.tokenizers.detection import DetectionTokenizer
 from pix2seq.tokenizers.keypoint import KeypointTokenizer
 from pix2seq.tokenizers.segmentation import SegmentationTokenizer
-from pix2seq.tokenizers.vocabulary import COORDS, END, Grammar
+from pix2seq.tokenizers.vocabulary import Grammar
 
 VOCAB_SIZE = 3200
 keep = Cache.keep

@@ -11,20 +11,11 @@ from pix2seq.infer.masks import decode_mask, rasterize, vote
 from pix2seq.infer.predictor import likeliest_coords, pose_in_image
 from pix2seq.infer.results import Instances, Result, coco_results
 from pix2seq.models.generate import truncate_logits
+from pix2seq.token_ids import CLASS_SHIFT, COORD_SHIFT, END, FAKE, INVISIBLE, is_coord
 from pix2seq.tokenizers.detection import CLASS_TOKENS, CORRUPTIONS, DetectionTokenizer, corrupt_classes
 from pix2seq.tokenizers.keypoint import KeypointTokenizer, mask_points
 from pix2seq.tokenizers.segmentation import SegmentationTokenizer
-from pix2seq.tokenizers.vocabulary import (
-    CLASS_SHIFT,
-    COORD_SHIFT,
-    END,
-    FAKE,
-    INVISIBLE,
-    TokenSequence,
-    dequantize,
-    is_coord,
-    quantize,
-)
+from pix2seq.tokenizers.vocabulary import TokenSequence, dequantize, quantize
 
 VOCAB_SIZE = 3000
 ALL_CLASSES = range(1, COORD_SHIFT - CLASS_SHIFT)

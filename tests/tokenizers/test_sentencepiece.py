@@ -15,8 +15,9 @@ from pix2seq import config
 from pix2seq.config import CFG
 from pix2seq.dataset.caption_vocabulary import caption_vocabulary
 from pix2seq.errors import UserError
+from pix2seq.token_ids import END, FAKE, TEXT_SHIFT
 from pix2seq.tokenizers.captioning import CaptioningTokenizer, SentencePieceVocabulary, drop_words, read_text
-from pix2seq.tokenizers.vocabulary import END, FAKE, PROMPTS, TEXT_SHIFT
+from pix2seq.tokenizers.vocabulary import PROMPTS
 
 VOCAB_SIZE = 3400
 CAPTION = "a man walks near the red dog"
@@ -105,8 +106,8 @@ def test_the_models_end_ends_the_answer(tokenizer: CaptioningTokenizer):
 def test_bytes_and_added_pieces_may_be_said():
     text = SentencePieceVocabulary(trained(vocab_size=300, byte_fallback=True, user_defined_symbols=["<x>"]))
     pieces = SentencePieceProcessor(model_proto=text.model)
-    assert {pieces.piece_to_id("<0x41>"), pieces.piece_to_id("<x>")} <= set(text.sayable)
-    assert not {pieces.unk_id(), pieces.bos_id(), pieces.eos_id()} & set(text.sayable)
+    assert {pieces.piece_to_id("<0x41>"), pieces.piece_to_id("<x>")} <= set(text.predictable)
+    assert not {pieces.unk_id(), pieces.bos_id(), pieces.eos_id()} & set(text.predictable)
 
 
 # Files

@@ -7,21 +7,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pix2seq.config import TASKS
+from pix2seq.token_ids import COORD_BINS, COORD_SHIFT, END, FAKE, INVISIBLE, SEPARATOR, TEXT_SHIFT
 from pix2seq.tokenizers.captioning import CaptioningTokenizer, WordVocabulary
 from pix2seq.tokenizers.detection import FAKE_CLASS, DetectionTokenizer
 from pix2seq.tokenizers.keypoint import KeypointTokenizer
 from pix2seq.tokenizers.segmentation import MIN_POINTS, SegmentationTokenizer
-from pix2seq.tokenizers.vocabulary import (
-    COORD_BINS,
-    COORD_SHIFT,
-    END,
-    FAKE,
-    INVISIBLE,
-    PROMPTS,
-    SEPARATOR,
-    TEXT_SHIFT,
-    Grammar,
-)
+from pix2seq.tokenizers.vocabulary import PROMPTS, Grammar
 
 VOCAB_SIZE = 3200
 HALF_BIN = 0.5 / (COORD_BINS - 1) + 1e-6

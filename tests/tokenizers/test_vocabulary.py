@@ -6,17 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pix2seq.tokenizers.vocabulary import (
-    COORD_BINS,
-    COORD_SHIFT,
-    Grammar,
-    TokenSequence,
-    dequantize,
-    instance_prompt,
-    is_coord,
-    quantize,
-    until_end,
-)
+from pix2seq.token_ids import COORD_BINS, COORD_SHIFT, is_coord
+from pix2seq.tokenizers.vocabulary import Grammar, TokenSequence, dequantize, instance_prompt, quantize, until_end
 
 HALF_BIN = 0.5 / (COORD_BINS - 1)
 

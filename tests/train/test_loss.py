@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pix2seq.tokenizers.vocabulary import COORD_SHIFT
+from pix2seq.token_ids import COORD_SHIFT
 from pix2seq.train.engine import update_average
 from pix2seq.train.loss import token_loss
 

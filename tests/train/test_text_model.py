@@ -10,8 +10,8 @@ from pix2seq import config
 from pix2seq.config import CFG
 from pix2seq.infer.predictor import Predictor
 from pix2seq.models.weights import load_weights
+from pix2seq.token_ids import TEXT_SHIFT
 from pix2seq.tokenizers.captioning import SentencePieceVocabulary
-from pix2seq.tokenizers.vocabulary import TEXT_SHIFT
 from pix2seq.train.engine import Trainer, train
 
 

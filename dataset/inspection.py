@@ -1,0 +1,127 @@
+"""What is in a dataset: counts, mistakes, lengths of sequences, and images that cannot be read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pix2seq.config import CFG
+from pix2seq.dataset.annotations import Problems
+from pix2seq.dataset.coco import ImageDataset
+from pix2seq.dataset.images import UNREADABLE, read_image
+from pix2seq.errors import UserError
+from pix2seq.tokenizers.build import Tokenizers
+
+if TYPE_CHECKING:
+    from pix2seq.task import Task
+
+LOOKED_AT = 2000  # images whose sequences are measured before training
+BAR = 40  # characters of the longest bar of a histogram
+
+
+@dataclass
+class Lengths:
+    """Tokens (n,) of a task's sequences as the annotations have them, and how many are `cut` at a `flag`'s limit."""
+
+    tokens: list[int]
+    cut: int
+    flag: str
+    what: str
+
+    def lines(self, task: str) -> list[str]:
+        """A summary and a histogram."""
+        if not self.tokens:
+            return [f"{task}: nothing to learn"]
+        tokens = np.array(self.tokens)
+        span = f"{tokens.min()} to {tokens.max()} tokens, mean {tokens.mean():.0f}"
+        cut = f"{self.cut} ({100 * self.cut / len(tokens):.1f} %) {self.what}" if self.cut else "none exceeds"
+        return [f"{task}: {len(tokens)} sequences of {span}; {cut} {self.flag}", *histogram(tokens)]
+
+
+def histogram(values: np.ndarray, bins: int = 8) -> list[str]:
+    """Bars of how many values (n,) fall into equal ranges of whole numbers."""
+    low, high = int(values.min()), int(values.max())
+    step = max(-(-(high - low + 1) // bins), 1)
+    counts = np.bincount((values - low) // step)
+    width = len(str(high + step))
+    return [
+        f"  {low + k * step:>{width}} to {low + (k + 1) * step - 1:<{width}} "
+        f"{'█' * round(BAR * count / counts.max())} {count}"
+        for k, count in enumerate(counts.tolist())
+    ]
+
+
+def counts(examples: ImageDataset, tasks: Mapping[str, Task]) -> list[str]:
+    """What there is to learn from."""
+    objects = [entry for entries in examples.objects.values() for entry in entries]
+    lines = [f"{examples.folder}: {len(examples)} images, {len(examples.class_names)} classes"]
+    if any(task.about_objects for task in tasks.values()):
+        empty = sum(image["id"] not in examples.objects for image in examples.images)
+        used = len({entry["category_id"] for entry in objects})
+        lines.append(f"  {len(objects)} objects of {used} classes; {empty} images without objects")
+        extras = {
+            "with a mask": sum(bool(entry.get("segmentation")) for entry in objects),
+            "with keypoints": sum("keypoints" in entry for entry in objects),
+            "difficult": sum(entry["difficult"] for entry in objects),
+            "crowds, which are not trained on": sum(examples.crowds.values()),
+        }
+        lines += [f"  {number} {what}" for what, number in extras.items() if number]
+    if examples.captions:
+        lines.append(f"  {len(examples.all_captions())} captions of {len(examples.captions)} images")
+    return lines
+
+
+def measure(
+    examples: ImageDataset, tasks: Mapping[str, Task], tokenizers: Tokenizers, cfg: CFG, most: int = LOOKED_AT
+) -> dict[str, Lengths]:
+    """The lengths of each task's sequences about `most` images, evenly chosen."""
+    chosen = np.unique(np.linspace(0, len(examples) - 1, min(most, len(examples))).astype(int))
+    targets = [examples.target(index) for index in chosen]
+    if not cfg.data.train_difficult:
+        targets = [target.without(target.difficult) for target in targets]
+    found = {}
+    for name, task in tasks.items():
+        lengths = [length for target in targets for length in task.samples.lengths(target, tokenizers[name])]
+        setting, what = task.samples.LIMIT
+        flag = f"--{setting.replace('_', '-')} {getattr(cfg.model, setting)}"
+        found[name] = Lengths([tokens for tokens, _ in lengths], sum(cut for _, cut in lengths), flag, what)
+    return found
+
+
+def report(
+    examples: ImageDataset, tasks: Mapping[str, Task], tokenizers: Tokenizers, cfg: CFG, most: int = LOOKED_AT
+) -> str:
+    """Counts, mistakes and lengths, without a look into the images."""
+    lines = counts(examples, tasks)
+    lines += [f"  left out or mended: {line}" for line in examples.problems.lines()]
+    for task, lengths in measure(examples, tasks, tokenizers, cfg, most).items():
+        lines += lengths.lines(task)
+    return "\n".join(lines)
+
+
+def read_all(examples: ImageDataset, workers: int) -> Problems:
+    """Read every image; what cannot be read, or has another size than its annotations say, is a problem."""
+    from tqdm import tqdm
+
+    problems = Problems()
+
+    def look(index: int) -> tuple[str, str] | None:
+        entry = examples.images[index]
+        try:
+            height, width = read_image(examples.path(index)).shape[:2]
+        except UserError as error:
+            return UNREADABLE, str(error)
+        said = entry.get("width", width), entry.get("height", height)
+        if said != (width, height):
+            return "image of another size than its annotations say", f"{entry['file_name']}: {width} × {height}"
+        return None
+
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        for found in tqdm(pool.map(look, range(len(examples))), "reading", len(examples), unit=" images"):
+            if found:
+                problems.add(*found)
+    return problems

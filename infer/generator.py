@@ -1,0 +1,152 @@
+"""From images and prompts to token responses: the seam between what asks and what answers.
+
+A Predictor asks a SequenceGenerator. The one that is a trained model is here; `evaluate` has one that knows the ground
+truth, and one that leaves out the grammars.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pix2seq.dataset.geometry import Geometry
+from pix2seq.infer.responses import Response
+from pix2seq.models.generate import GrammarTables, generate
+from pix2seq.models.pix2seq import Pix2Seq
+from pix2seq.models.sampling import Sampling
+from pix2seq.token_ids import COORD_SHIFT, COORDS, INVISIBLE
+from pix2seq.tokenizers.vocabulary import Grammar, Tokenizer
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Encoded canvases: `memory` (B, N, D) and the B `geometries` that took images to them; `image_index` (S,) says
+    for each of S queries which canvas it is about."""
+
+    memory: Tensor
+    geometries: Sequence[Geometry]
+    image_index: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.image_index)
+
+    def geometry(self, query: int) -> Geometry:
+        """That of the canvas of a query."""
+        return self.geometries[self.image_index[query]]
+
+    def take(self, queries: Sequence[int]) -> Encoded:
+        """Some of the queries, or some of them several times; the memory is not copied."""
+        return replace(self, image_index=self.image_index[np.asarray(queries, dtype=int)])
+
+    def chunk(self, part: slice) -> tuple[Tensor, Tensor]:
+        """The memory (B', N, D) of the canvases in a part of the queries, and their index (S',) in it."""
+        canvases, index = np.unique(self.image_index[part], return_inverse=True)
+        return self.memory[torch.from_numpy(canvases)], torch.from_numpy(index.reshape(-1)).to(self.memory.device)
+
+
+class SequenceGenerator(Protocol):
+    """What a Predictor asks."""
+
+    def encode(self, images: Sequence[np.ndarray], geometries: Sequence[Geometry]) -> Encoded:
+        """Each of `images` (H, W, 3) on the canvas of its geometry."""
+
+    def generate(
+        self, task: str, encoded: Encoded, prompts: Sequence[np.ndarray], sampling: Sampling, num_samples: int
+    ) -> list[Response]:
+        """`num_samples` responses to each of `prompts` (P,), prompt k about query k of `encoded`, prompt-major."""
+
+
+class ModelGenerator:
+    """The responses of a trained model, held to the grammars of its tokenizers.
+
+    Canvases and prompts are computed `chunk_size` at a time; `seed` is that of sampling.
+    """
+
+    def __init__(
+        self,
+        model: Pix2Seq,
+        tokenizers: Mapping[str, Tokenizer],
+        device: torch.device,
+        chunk_size: int = 32,
+        seed: int = 0,
+        grammars: Mapping[str, Grammar] | None = None,
+    ) -> None:
+        self.model = model.eval().to(device, memory_format=torch.channels_last)
+        self.tokenizers, self.device, self.chunk_size, self.seed = tokenizers, device, chunk_size, seed
+        grammars = grammars or {task: tokenizer.grammar() for task, tokenizer in tokenizers.items()}
+        self.grammars = {task: self._tables(grammar) for task, grammar in grammars.items()}
+
+    def _tables(self, grammar: Grammar) -> GrammarTables:
+        tables = (torch.from_numpy(table).to(self.device) for table in (grammar.allowed, grammar.next_state))
+        return GrammarTables(*tables, grammar.end, grammar.greedy_states)
+
+    def chunks(self, count: int) -> Iterator[slice]:
+        """Parts of `count` canvases or prompts."""
+        return (slice(start, start + self.chunk_size) for start in range(0, count, self.chunk_size))
+
+    @torch.inference_mode()
+    def encode(self, images: Sequence[np.ndarray], geometries: Sequence[Geometry]) -> Encoded:
+        """See SequenceGenerator."""
+        cfg = self.model.cfg
+        memory = [torch.zeros(0, 0, cfg.decoder_width, device=self.device)]
+        for part in self.chunks(len(geometries)):
+            pairs = zip(images[part], geometries[part], strict=True)
+            canvases = np.stack([geometry.warp(image, cfg.pad_value) for image, geometry in pairs])
+            batch = torch.from_numpy(canvases).to(self.device).permute(0, 3, 1, 2).float() / 255  # (B, 3, H, W)
+            memory.append(self.model.encode(batch))
+        return Encoded(torch.cat(memory[1:] or memory), geometries, np.arange(len(geometries)))
+
+    def generate(
+        self, task: str, encoded: Encoded, prompts: Sequence[np.ndarray], sampling: Sampling, num_samples: int
+    ) -> list[Response]:
+        """See SequenceGenerator."""
+        responses: list[Response] = []
+        tokenizer, cfg = self.tokenizers[task], self.model.cfg
+        max_tokens = min(tokenizer.max_response, cfg.max_tokens - tokenizer.prompt_length + 1)
+        for part in self.chunks(len(prompts)):
+            memory, image_index = encoded.chunk(part)
+            tokens = torch.from_numpy(np.stack(prompts[part])).to(self.device)
+            geometries = [encoded.geometries[canvas] for canvas in encoded.image_index[part]]
+            draws = [
+                self._draws(geometry, prompt, (num_samples, max_tokens))
+                for geometry, prompt in zip(geometries, prompts[part], strict=True)
+            ]
+            draws = torch.from_numpy(np.concatenate(draws)).to(self.device)
+            found = generate(
+                self.model, memory, tokens, image_index, self.grammars[task], max_tokens, sampling, num_samples, draws
+            )
+            placed = self._likeliest_coords(memory, tokens, image_index, found.tokens) if sampling.coords_too else None
+            parts = (found.tokens, found.probs, *(placed or ()))
+            responses += map(Response, *(tensor.cpu().numpy() for tensor in parts))
+        return responses
+
+    def _draws(self, geometry: Geometry, prompt: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        """Random numbers that depend on the seed and on what is prompted, not on what is asked along with it."""
+        asked = zlib.crc32(geometry.matrix.tobytes() + prompt.tobytes())
+        return np.random.default_rng([self.seed, asked]).random(shape, dtype=np.float32)
+
+    @torch.inference_mode()
+    def _likeliest_coords(
+        self, memory: Tensor, prompts: Tensor, image_index: Tensor, response: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The likeliest coordinate at each place of the `response` (S, T), whatever was chosen there, and its
+        probability.
+
+        As in the official evaluation, which however draws them from a nucleus of 0.1, and lets more than that through.
+        """
+        tokens = torch.cat([prompts, response[:, :-1]], dim=1)
+        logits = self.model.decode_groups(memory, [(tokens, image_index)])[0][:, -response.shape[1] :]
+        return likeliest_coords(logits)
+
+
+def likeliest_coords(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The likeliest coordinate tokens of `logits` (…, V) and their probabilities in the softmax without INVISIBLE."""
+    probs = logits.float().index_fill(-1, torch.tensor(INVISIBLE, device=logits.device), -torch.inf).softmax(-1)
+    best = probs[..., COORDS].max(-1)
+    return best.indices + COORD_SHIFT, best.values

@@ -1,0 +1,31 @@
+"""How tokens are chosen from logits; without torch, so that it can be named before a model is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen; `top_k=1` or `temperature=0` is greedy.
+
+    Two things are for greedy choices alone. The end is chosen only where its probability, among what is permitted, is
+    at least `end_threshold`: with the alternative spread over many coordinates, it is the likeliest token long before
+    it is likely. A coordinate is the mean of the `coord_window` bins on each side of the likeliest one.
+
+    With `coords_too` the likeliest coordinate at each place is wanted beside what was chosen there.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    end_threshold: float = 0.0
+    coord_window: int = 0
+    coords_too: bool = False
+
+    @property
+    def greedy(self) -> bool:
+        return self.top_k == 1 or self.temperature == 0
+
+
+GREEDY = Sampling()
