@@ -1,1 +1,27 @@
-"""Pix2Seq Toolkit: detection, segmentation, keypoints and captions as token sequences of one encoder-decoder."""
+"""Pix2Seq Toolkit: detection, segmentation, keypoints and captions as token sequences of one encoder-decoder.
+
+import pix2seq
+model = pix2seq.load("scenes")
+result = model("image.jpg", tasks=["detection", "captioning"])
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pix2seq.api import Model
+
+__all__ = ["load"]
+
+
+def load(weights: str = "scenes", device: str = "auto", **settings: Any) -> Model:
+    """The model of a weights file: a path, or the name of shipped weights.
+
+    `device` is cpu, cuda, cuda:1, mps, or auto: the fastest that is there. `settings` are fields of
+    `pix2seq.config.InferCFG` such as `score_threshold=0.5`, and `seed`. Raises `pix2seq.errors.UserError`, with one
+    sentence, if the file is none of this toolkit's or a setting does not exist.
+    """
+    from pix2seq.api import Model  # imports torch: not before it is needed
+
+    return Model.load(weights, device, **settings)

@@ -129,3 +129,14 @@ class Task:
     def tokenizer(self, cfg: CFG, labels: LabelSpace) -> Tokenizer:
         """The task's tokenizer for a model of these settings."""
         return self.tokenizer_class.build(cfg, labels)
+
+    def __reduce__(self) -> tuple:
+        """By name: a loading process that is spawned imports the modules, which cannot be pickled."""
+        return task_named, (self.name,)
+
+
+def task_named(name: str) -> Task:
+    """A task by its name."""
+    from pix2seq.tasks import TASKS
+
+    return TASKS[name]

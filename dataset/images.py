@@ -53,13 +53,18 @@ def read_reduced(path: str | Path, shrink: int) -> tuple[np.ndarray, int]:
             with Image.open(path) as file:
                 width, height = file.size
                 reduced = min(width, height) >= 2 * shrink > 2 and file.draft(None, (width // shrink, height // shrink))
-                return np.asarray(_to_rgb(ImageOps.exif_transpose(file))), shrink if reduced else 1
+                return upright_rgb(file), shrink if reduced else 1
     except FileNotFoundError:
         raise UserError(f"there is no image {path}; check the path") from None
     except UnidentifiedImageError:
         raise UserError(f"{path} is not an image that can be read; expected JPEG, PNG or the like") from None
     except DAMAGES as error:
         raise UserError(f"{path} cannot be read whole ({error}); the file is damaged: get it again") from None
+
+
+def upright_rgb(image: Image.Image) -> np.ndarray:
+    """Pixels (H, W, 3) uint8 RGB of Pillow's image, turned as its EXIF data say; raise one of DAMAGES if it is bad."""
+    return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

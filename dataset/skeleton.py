@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pix2seq import coco_person
 from pix2seq.errors import UserError
 
 
@@ -72,17 +73,9 @@ def _mirrored(name: str) -> str:
     return name
 
 
-COCO_NAMES = (
-    "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
-    "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle",
-    "right_ankle",
-)  # fmt: skip
-COCO_BONES = (
-    (15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8), (7, 9), (8, 10),
-    (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6),
-)  # fmt: skip
+COCO_BONES = tuple((one - 1, other - 1) for one, other in coco_person.SKELETON)
 MEAN_SIGMA = 0.067  # of COCO's 17, for points of which none is known
-COCO_PERSON = Skeleton(COCO_NAMES, flip_by_name(COCO_NAMES), COCO_BONES, class_ids=(1,))
+COCO_PERSON = Skeleton(coco_person.KEYPOINTS, flip_by_name(coco_person.KEYPOINTS), COCO_BONES, class_ids=(1,))
 
 
 def default_skeleton(class_names: dict[int, str]) -> Skeleton:
@@ -146,6 +139,6 @@ def _indices(names: Sequence[str], pair: Sequence[int | str], first: int) -> tup
 def _sigmas(names: Sequence[str], sigmas: Sequence[float]) -> tuple[float, ...]:
     if sigmas and (len(sigmas) != len(names) or min(sigmas) <= 0):
         raise UserError(f"sigmas must be {len(names)} numbers above zero, one for each keypoint; got {sigmas}")
-    if not sigmas and tuple(names) != COCO_NAMES:
+    if not sigmas and tuple(names) != coco_person.KEYPOINTS:
         return (MEAN_SIGMA,) * len(names)
     return tuple(map(float, sigmas))

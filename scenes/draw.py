@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from pix2seq.coco_person import KEYPOINTS, SKELETON
 from pix2seq.command_line import command_line
 from pix2seq.config import CFG
 from pix2seq.errors import UserError
@@ -28,7 +29,6 @@ from pix2seq.scenes.colors import Rng
 from pix2seq.scenes.composing import compose, draw_size
 from pix2seq.scenes.kinds import KINDS
 from pix2seq.scenes.painting import paint
-from pix2seq.scenes.poses import KEYPOINTS, SKELETON
 from pix2seq.scenes.root import scenes_root
 
 VERSION = 1

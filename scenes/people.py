@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from pix2seq.coco_person import KEYPOINTS
 from pix2seq.scenes.colors import BRIGHT, DARK, HAIR, PALE, SKIN, Color, Rng, choose, pick, shade, with_article
-from pix2seq.scenes.poses import HEAD_RADIUS, KEYPOINTS, SIDES, draw_pose, draw_turn, pose_joints
+from pix2seq.scenes.poses import HEAD_RADIUS, SIDES, draw_pose, draw_turn, pose_joints
 from pix2seq.scenes.shapes import Sprite, capsule, ellipse, hull
 
 CAMERA_DROP = 0.18  # seen from a little above: what is nearer appears lower
