@@ -139,7 +139,7 @@ class ObjectReader:
             if min(runs) < 0 or sum(runs) != height * width:
                 raise ValueError("the run lengths do not fill the mask")
             area = area_of(shape)
-        except Exception:  # pycocotools tells what it cannot read in many ways
+        except Exception:  # pycocotools reports what it cannot read in many ways
             return self._refuse("run lengths that cannot be read", where)
         if (image.get("height", height), image.get("width", width)) != (height, width):
             return self._refuse("run lengths of another size than the image", where)
@@ -210,7 +210,7 @@ def outline(mask: np.ndarray) -> list[np.ndarray]:
     """Polygons [(K, 2)] of x y around the parts of `mask` (H, W) 0/1, which fill the same pixels; holes are filled.
 
     OpenCV's contours run through pixel centres, half a pixel too far inside. On a mask of twice the size, where pixel
-    i has become 2 i and 2 i + 1, they tell a pixel's left edge from its right one.
+    i has become 2 i and 2 i + 1, they distinguish a pixel's left edge from its right one.
     """
     x, y, width, height = cv2.boundingRect(mask)
     window = mask[y : y + height, x : x + width]

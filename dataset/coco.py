@@ -22,7 +22,7 @@ from pix2seq.errors import UserError
 if TYPE_CHECKING:
     from pix2seq.task import Task
 
-NAMING = {"id", "image_id", "category_id", "name"}  # keys whose values tell entries apart
+NAMING = {"id", "image_id", "category_id", "name"}  # keys whose values identify entries
 OPENERS = 16  # files that are opened at once to see whether they are images
 
 
@@ -69,10 +69,10 @@ class Example:
 
 
 class ImageDataset:
-    """The images below `folder` with what `read` tells of them: functions that give contents in COCO's format.
+    """The images below `folder` with their annotations: `read` has functions that give contents in COCO's format.
 
     `class_names` by class id are those of all objects; `category_ids` are the annotation files' own ids by class id,
-    and `categories` all that the files say of these, merged.
+    and `categories` their entries, merged.
     `problems` counts the annotations that are left out. Given `class_names` (those of a weights file, or of the
     training images) categories are matched with them by name; else a category's id is its class id if it has a
     token, and if one has none all are numbered from 1. `classes` are the names to use, all if empty.
@@ -214,7 +214,7 @@ class ImageDataset:
         self.images = [entry for entry, reason in zip(self.images, found, strict=True) if not reason]
 
     def read_unknown_sizes(self) -> None:
-        """Ask the beginnings of the files for the size of images whose annotations do not say it."""
+        """Read the sizes that annotations lack from the beginnings of the files."""
         for index, entry in enumerate(self.images):
             if not {"width", "height"} <= entry.keys():
                 with contextlib.suppress(*DAMAGES):  # then it cannot be read whole, either

@@ -63,7 +63,8 @@ def read_reduced(path: str | Path, shrink: int) -> tuple[np.ndarray, int]:
 
 
 def upright_rgb(image: Image.Image) -> np.ndarray:
-    """Pixels (H, W, 3) uint8 RGB of Pillow's image, turned as its EXIF data say; raise one of DAMAGES if it is bad."""
+    """Pixels (H, W, 3) uint8 RGB of Pillow's image, turned as its EXIF data demand; raise one of DAMAGES
+    if it is bad."""
     return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
 
 

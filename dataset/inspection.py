@@ -95,9 +95,9 @@ def measure(
 def report(
     examples: ImageDataset, tasks: Mapping[str, Task], tokenizers: Tokenizers, cfg: CFG, most: int = LOOKED_AT
 ) -> str:
-    """Counts, mistakes and lengths, without a look into the images."""
+    """Counts, mistakes and lengths, without opening the images."""
     lines = counts(examples, tasks)
-    lines += [f"  left out or mended: {line}" for line in examples.problems.lines()]
+    lines += [f"  left out or repaired: {line}" for line in examples.problems.lines()]
     for task, lengths in measure(examples, tasks, tokenizers, cfg, most).items():
         lines += lengths.lines(task)
     return "\n".join(lines)
@@ -109,19 +109,19 @@ def read_all(examples: ImageDataset, workers: int) -> Problems:
 
     problems = Problems()
 
-    def look(index: int) -> tuple[str, str] | None:
+    def check(index: int) -> tuple[str, str] | None:
         entry = examples.images[index]
         try:
             height, width = read_image(examples.path(index)).shape[:2]
         except UserError as error:
             return UNREADABLE, str(error)
-        said = entry.get("width", width), entry.get("height", height)
-        if said != (width, height):
+        annotated = entry.get("width", width), entry.get("height", height)
+        if annotated != (width, height):
             return "image of another size than its annotations say", f"{entry['file_name']}: {width} × {height}"
         return None
 
     with ThreadPoolExecutor(max(workers, 1)) as pool:
-        for found in tqdm(pool.map(look, range(len(examples))), "reading", len(examples), unit=" images"):
+        for found in tqdm(pool.map(check, range(len(examples))), "reading", len(examples), unit=" images"):
             if found:
                 problems.add(*found)
     return problems

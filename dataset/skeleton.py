@@ -42,7 +42,7 @@ class Skeleton:
 
     @classmethod
     def of_weights(cls, values: dict[str, Any], class_names: dict[int, str]) -> Skeleton:
-        """What a weights file says of keypoints; older files say nothing and know COCO's people."""
+        """The keypoints of a weights file; older files have no description, their models know COCO's people."""
         return cls.from_dict(values) if values else default_skeleton(class_names)
 
     @classmethod
@@ -88,7 +88,7 @@ def read_skeleton(categories: Iterable[dict], class_ids: dict[int, int], class_n
     """The skeleton of COCO `categories` (by file id in `class_ids`), which must agree; `default_skeleton` if none has.
 
     `keypoints` names the points; `skeleton` holds bones counted from 1; `flip_pairs` (pairs of names, or of indices
-    counted from 0) and `sigmas` are optional: without pairs, left and right are told by the names; without sigmas,
+    counted from 0) and `sigmas` are optional: without pairs, left and right are found by the names; without sigmas,
     points other than COCO's get the mean of those.
     """
     posed = [category for category in categories if category.get("keypoints") and category["id"] in class_ids]
@@ -99,7 +99,7 @@ def read_skeleton(categories: Iterable[dict], class_ids: dict[int, int], class_n
     for category in posed[1:]:
         if tuple(map(str, category["keypoints"])) != names:
             raise UserError(
-                f"the categories {first['name']} and {category['name']} name different keypoints; one model speaks of "
+                f"the categories {first['name']} and {category['name']} name different keypoints; one model has "
                 "one list of points: train them one at a time with --classes"
             )
     pairs = first.get("flip_pairs")

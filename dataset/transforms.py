@@ -63,7 +63,7 @@ class Jitter:
 
 
 def jitter_box(box: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndarray:
-    """A box (4,) whose edges moved by a normal deviation, in fractions of its sides: what a detector might say."""
+    """A box (4,) whose edges moved by a normal deviation, in fractions of its sides: what a detector might predict."""
     sides = np.tile(box[2:] - box[:2], 2)
     return box + rng.normal(0, deviation, 4).clip(-0.3, 0.3) * sides
 
@@ -89,7 +89,7 @@ def check_augmentation(cfg: CFG) -> None:
         if low > high:
             raise UserError(f"--{flag}min-scale expects at most --{flag}max-scale {high}, got {low}")
     if data.noise_objects and "detection" in cfg.tasks and not cfg.model.full_detection:
-        raise UserError("--noise-objects teaches a model that never ends its list of objects: set --full-detection too")
+        raise UserError("--noise-objects trains a model that never ends its list of objects: set --full-detection too")
 
 
 def _enhance(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> Callable[[Image.Image, float], Image.Image]:

@@ -13,7 +13,7 @@ from pix2seq.dataset.coco import CocoDataset, ImageDataset, annotation_path, rea
 from pix2seq.evaluate.predictions import Boxes, Scores
 
 Kind = Literal["bbox", "segm", "keypoints"]
-SHAPES = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}  # what an answer of each kind says
+SHAPES = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}  # what results of each kind hold
 # Where the evaluator's `stats` have them; s, m, l are objects below 32², below 96² and above, in pixels of area.
 BOX_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 METRICS = {
@@ -89,8 +89,8 @@ class CocoScore:
         explained, expected = defaultdict(float), defaultdict(int)
         for (number, category), ious in self.evaluation.ious.items():
             objects = [a for a in self.ground_truth.imgToAnns[number] if a["category_id"] == category]
-            said = [r for r in self.results.imgToAnns[number] if r["category_id"] == category]
-            count = min(sum(r["score"] >= threshold for r in said), self.evaluation.params.maxDets[-1])
+            results = [r for r in self.results.imgToAnns[number] if r["category_id"] == category]
+            count = min(sum(r["score"] >= threshold for r in results), self.evaluation.params.maxDets[-1])
             counted = np.array([not a["ignore"] for a in objects], dtype=bool)
             overlap = np.reshape(ious, (-1, len(objects)))[:count] if len(ious) else np.zeros((count, len(objects)))
             pairs = _pair(overlap[:, counted])
@@ -136,7 +136,7 @@ def _pair(overlap: np.ndarray) -> list[float | None]:
 
 
 def open_ground_truth(split: ImageDataset, kind: Kind) -> dict:
-    """What `split` tells of boxes, masks or keypoints in COCO's format, with crowds and others that do not count.
+    """The annotated boxes, masks or keypoints of `split` in COCO's format, with crowds and others that do not count.
 
     An object whose mask is not known does not count for masks, nor does what is answered inside its box. A person
     without a labelled keypoint does not count for keypoints: COCO lists them all, and where a keypoint file does not,

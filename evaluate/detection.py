@@ -20,7 +20,7 @@ from pix2seq.tokenizers.vocabulary import dequantize
 
 
 def evidence(example: Example, predictions: ImagePredictions) -> None:
-    """Nothing: the split's annotations say all."""
+    """Nothing: scoring reads the split's annotations."""
 
 
 def score(predictions: Sequence[ImagePredictions], split: ImageDataset, settings: InferCFG) -> Scores:

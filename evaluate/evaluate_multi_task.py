@@ -1,4 +1,4 @@
-"""Score weights on a validation split: boxes, masks, keypoints, captions, and how well single tokens are said.
+"""Score weights on a validation split: boxes, masks, keypoints, captions, and single tokens.
 
 python evaluate/evaluate_multi_task.py --weights weights/scenes.safetensors --scenes-train 0 --scenes-seed 7
 torchrun --nproc-per-node 4 evaluate/evaluate_multi_task.py --weights coco.safetensors --data-root /data/coco

@@ -27,7 +27,7 @@ TASK = "keypoint"
 
 
 def evidence(example: Example, predictions: ImagePredictions) -> None:
-    """Nothing: the split's annotations say all."""
+    """Nothing: scoring reads the split's annotations."""
 
 
 def score(predictions: Sequence[ImagePredictions], split: ImageDataset, settings: InferCFG) -> Scores:

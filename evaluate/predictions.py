@@ -47,7 +47,7 @@ class Scores:
 def results_of(
     about_images: Iterable[tuple[int | str, Instances, Sequence[dict[str, Any]]]], category_ids: Mapping[int, int]
 ) -> list[dict]:
-    """COCO results of (image id, instances, and what is said of each instance), with the dataset's own category ids,
+    """COCO results of (image id, instances, and fields of each instance), with the dataset's own category ids,
     without classes that it lacks."""
     return [
         {"image_id": image_id, "category_id": category_ids[class_id], "score": round(float(score), 6)} | fields

@@ -57,7 +57,7 @@ def tables(evaluation: Evaluation, problems: Problems) -> str:
         if scores.per_class:
             parts.append(_by_class(task, scores.per_class))
     if problems.counts:
-        parts.append("\n".join(f"left out or mended: {line}" for line in problems.lines()))
+        parts.append("\n".join(f"left out or repaired: {line}" for line in problems.lines()))
     return "\n\n".join(parts)
 
 

@@ -12,7 +12,7 @@ from pix2seq.runtime.paths import project_path
 from pix2seq.runtime.threads import let_threads_sleep
 from pix2seq.tasks import choose_tasks
 
-POLL_S = 5.0  # seconds between two looks at a watched folder
+POLL_S = 5.0  # seconds between two checks of a watched folder
 WATCHED = "last.safetensors"
 
 
@@ -63,7 +63,7 @@ def watch(cfg: CFG) -> None:
     from pix2seq.runtime import distributed
 
     if distributed.world_size() > 1:
-        raise UserError("--watch looks at a folder from one process; start it without torchrun")
+        raise UserError("--watch runs in one process; start it without torchrun")
     folder = project_path(cfg.infer.watch)
     if not folder.is_dir():
         raise UserError(f"--watch expects the folder of a training run, found no {folder}")

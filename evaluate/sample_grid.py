@@ -49,7 +49,7 @@ def _tile(
     drawing: Drawing,
     name: str,
 ) -> np.ndarray:
-    """The canvas with what its sequences say, names and captions below."""
+    """The canvas with what its sequences hold, names and captions below."""
     image = cv2.resize(canvas, (TILE_PX, TILE_PX), interpolation=cv2.INTER_CUBIC)
     lines = [f"{name}: {', '.join(sequences) or 'nothing to learn'}"]
     for task in (samples.tasks[name] for name in sequences):

@@ -1,4 +1,4 @@
-"""How well single tokens are said: accuracy by role and by position, perplexity, and obedience without a grammar."""
+"""How well single tokens are predicted: accuracy by role and position, perplexity, and validity without a grammar."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def token_roles(targets: Tensor, text_end: int = END) -> Tensor:
 
 @dataclass
 class TokenCounts:
-    """How many taught tokens were likeliest (`right`) among all (`asked`): by role (ROLES,) and by position (any,) in
+    """How many target tokens were likeliest (`right`) among all (`asked`): by role (ROLES,) and by position (any,) in
     the answer; `surprise` is the sum of −log of their probabilities. `text_end` is the token that ends a caption."""
 
     text_end: int = END
@@ -58,11 +58,11 @@ class TokenCounts:
     @torch.no_grad()
     def add(self, logits: Tensor, targets: Tensor, weights: Tensor) -> None:
         """Count the tokens with a weight: `logits` (S, L, V), `targets` and `weights` (S, L)."""
-        taught = weights > 0
-        start = taught.long().argmax(dim=1, keepdim=True)  # where the answer begins, after the prompt
-        position = (torch.arange(targets.shape[1], device=targets.device) - start)[taught].cpu()
-        roles = token_roles(targets, self.text_end)[taught].cpu()
-        chosen, wanted = logits[taught].float(), targets[taught]
+        counted = weights > 0
+        start = counted.long().argmax(dim=1, keepdim=True)  # where the response begins, after the prompt
+        position = (torch.arange(targets.shape[1], device=targets.device) - start)[counted].cpu()
+        roles = token_roles(targets, self.text_end)[counted].cpu()
+        chosen, wanted = logits[counted].float(), targets[counted]
         right = (chosen.argmax(-1) == wanted).cpu()
         self.surprise += F.cross_entropy(chosen, wanted, reduction="none").double().sum().item()
         self.right += torch.bincount(roles[right], minlength=len(ROLES)).numpy()
@@ -82,7 +82,7 @@ class TokenCounts:
 
     @property
     def accuracy(self) -> dict[str, float]:
-        """Share of the likeliest tokens that are the taught ones, 0 to 1, by role, for the roles that occurred."""
+        """Share of the likeliest tokens that are the targets, 0 to 1, by role, for the roles that occurred."""
         return {role: int(r) / int(n) for role, r, n in zip(ROLES, self.right, self.asked, strict=True) if n}
 
     @property
@@ -105,9 +105,9 @@ def token_columns(tokenizers: Mapping[str, Tokenizer]) -> list[str]:
 
 def token_numbers(counts: Mapping[str, TokenCounts]) -> dict[str, float]:
     """Accuracy by role and perplexity of each task that occurred, by name."""
-    told = {task: count for task, count in counts.items() if count.asked.any()}
-    numbers = {f"accuracy/{task}/{role}": value for task in told for role, value in told[task].accuracy.items()}
-    return numbers | {f"perplexity/{task}": count.perplexity for task, count in told.items()}
+    occurred = {task: count for task, count in counts.items() if count.asked.any()}
+    numbers = {f"accuracy/{task}/{role}": value for task in occurred for role, value in occurred[task].accuracy.items()}
+    return numbers | {f"perplexity/{task}": count.perplexity for task, count in occurred.items()}
 
 
 def _sum(one: np.ndarray, other: np.ndarray) -> np.ndarray:

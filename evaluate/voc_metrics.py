@@ -25,18 +25,20 @@ class ImageBoxes:
     scores: np.ndarray | None = None
 
 
-def average_precision(truth: Sequence[ImageBoxes], answers: Sequence[ImageBoxes], eleven_points: bool) -> float | None:
+def average_precision(
+    ground_truth: Sequence[ImageBoxes], predictions: Sequence[ImageBoxes], eleven_points: bool
+) -> float | None:
     """AP of one class at IoU 0.5 over images; None if no object counts.
 
-    An answer belongs to the object it overlaps most; it is right if the IoU is at least 0.5 and no surer answer was
-    right about the object. Answers about a difficult object are left out, as difficult objects are from the recall.
+    A prediction belongs to the object it overlaps most; it is right if the IoU is at least 0.5 and none of a higher
+    score was right about the object. Predictions about difficult objects count neither there nor for the recall.
     The area under the interpolated curve is VOC's since 2010; `eleven_points`, a mean over recalls 0, 0.1 … 1, before.
     """
-    count = sum(int((~image.difficult).sum()) for image in truth)
+    count = sum(int((~image.difficult).sum()) for image in ground_truth)
     if count == 0:
         return None
-    outcomes = [_outcomes(*pair) for pair in zip(truth, answers, strict=True)]
-    scores = np.concatenate([image.scores for image in answers])
+    outcomes = [_outcomes(*pair) for pair in zip(ground_truth, predictions, strict=True)]
+    scores = np.concatenate([image.scores for image in predictions])
     order = np.argsort(-scores, kind="stable")
     right = np.concatenate(outcomes)[order]
     right = right[~np.isnan(right)]
@@ -48,18 +50,19 @@ def average_precision(truth: Sequence[ImageBoxes], answers: Sequence[ImageBoxes]
     return float((np.diff(recall, prepend=0) * highest).sum())
 
 
-def _outcomes(truth: ImageBoxes, answers: ImageBoxes) -> np.ndarray:
-    """For each answer (n,) of an image 1 if it is right, 0 if it is wrong, NaN if it does not count."""
-    outcomes = np.zeros(len(answers.boxes))
-    if len(truth.boxes) == 0 or len(answers.boxes) == 0:
+def _outcomes(objects: ImageBoxes, predictions: ImageBoxes) -> np.ndarray:
+    """For each prediction (n,) of an image 1 if it is right, 0 if it is wrong, NaN if it does not count."""
+    outcomes = np.zeros(len(predictions.boxes))
+    if len(objects.boxes) == 0 or len(predictions.boxes) == 0:
         return outcomes
-    ious = coco_mask.iou(_xywh(answers.boxes), _xywh(truth.boxes), [0] * len(truth.boxes))  # (answers, objects)
-    taken = np.zeros(len(truth.boxes), dtype=bool)
-    for index in np.argsort(-answers.scores, kind="stable"):
+    boxes = _xywh(predictions.boxes), _xywh(objects.boxes)
+    ious = coco_mask.iou(*boxes, [0] * len(objects.boxes))  # (predictions, objects)
+    taken = np.zeros(len(objects.boxes), dtype=bool)
+    for index in np.argsort(-predictions.scores, kind="stable"):
         best = ious[index].argmax()
         if ious[index, best] < MIN_IOU:
             continue
-        if truth.difficult[best]:
+        if objects.difficult[best]:
             outcomes[index] = np.nan
         else:
             outcomes[index] = not taken[best]
@@ -76,16 +79,20 @@ def voc_precision(
 ) -> dict[str, float]:
     """Both kinds of AP of one category, from COCO annotations (difficult objects and crowds have `iscrowd`) and COCO
     results; empty if no object counts."""
-    truth, answers = [], []
-    true_entries, said_entries = _by_image(annotations, category), _by_image(results, category)
+    ground_truth, predictions = [], []
+    true_entries, result_entries = _by_image(annotations, category), _by_image(results, category)
     for image_id in image_ids:
-        true, said = true_entries.get(image_id, []), said_entries.get(image_id, [])
-        truth.append(ImageBoxes(_corners(true), difficult=np.array([bool(a["iscrowd"]) for a in true], dtype=bool)))
-        answers.append(ImageBoxes(_corners(said), scores=np.array([r["score"] for r in said], dtype=np.float64)))
-    area = average_precision(truth, answers, eleven_points=False)
+        true, predicted = true_entries.get(image_id, []), result_entries.get(image_id, [])
+        ground_truth.append(
+            ImageBoxes(_corners(true), difficult=np.array([bool(a["iscrowd"]) for a in true], dtype=bool))
+        )
+        predictions.append(
+            ImageBoxes(_corners(predicted), scores=np.array([r["score"] for r in predicted], dtype=np.float64))
+        )
+    area = average_precision(ground_truth, predictions, eleven_points=False)
     if area is None:
         return {}
-    return {"VOC AP50": area, "VOC AP50, 11 points": average_precision(truth, answers, eleven_points=True)}
+    return {"VOC AP50": area, "VOC AP50, 11 points": average_precision(ground_truth, predictions, eleven_points=True)}
 
 
 def _by_image(entries: Sequence[Mapping], category: int) -> dict[int, list[Mapping]]:

@@ -1,4 +1,4 @@
-"""What the pictures of all tasks share: labels, the order of painting, class names and skeleton.
+"""What the drawings of all tasks share: labels, the order of painting, class names and skeleton.
 
 Images are (H, W, 3) uint8 RGB.
 """

@@ -26,8 +26,8 @@ from pix2seq.tokenizers.vocabulary import Grammar, Tokenizer
 
 @dataclass(frozen=True)
 class Encoded:
-    """Encoded canvases: `memory` (B, N, D) and the B `geometries` that took images to them; `image_index` (S,) says
-    for each of S queries which canvas it is about."""
+    """Encoded canvases: `memory` (B, N, D) and the B `geometries` that took images to them; `image_index` (S,) is
+    the canvas that each of S queries is about."""
 
     memory: Tensor
     geometries: Sequence[Geometry]

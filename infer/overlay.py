@@ -28,7 +28,7 @@ WHITE, BLACK = (255, 255, 255), (20, 20, 20)
 
 
 def class_color(class_id: int) -> Color:
-    """A vivid color that a class always has; classes with neighbouring ids look different."""
+    """A vivid color that a class always has; classes with neighboring ids look different."""
     hue = (0.35 + class_id * GOLDEN_RATIO) % 1
     saturation, value = ((0.85, 0.85), (0.8, 1.0), (0.55, 1.0))[class_id % 3]
     return tuple(round(255 * channel) for channel in colorsys.hsv_to_rgb(hue, saturation, value))
@@ -86,7 +86,7 @@ def paint_labels(canvas: np.ndarray, boxes: np.ndarray, texts: Sequence[str], co
 
 
 def save_png(path: Path, image: np.ndarray) -> None:
-    """Write an image; an OSError says that the disk refused it."""
+    """Write an image; raises OSError if the disk refuses it."""
     _, data = cv2.imencode(".png", image[:, :, ::-1])
     path.write_bytes(data)
 

@@ -1,4 +1,4 @@
-"""Ask a trained model about images: boxes, masks, keypoints and captions in the images' own pixels.
+"""Predict with a trained model: boxes, masks, keypoints and captions in the images' own pixels.
 
 Every canvas is encoded once, and the prompts of a chunk are answered together. Predictions of several tasks about the
 same canvases share what `encode_images` or `encode_crops` returned.
@@ -31,7 +31,7 @@ from pix2seq.tokenizers.vocabulary import LabelSpace
 class Predictor:
     """Predictions of `tasks` by what `generator` makes of prompts. Images are (H, W, 3) uint8 RGB of any size.
 
-    `trained` are the settings that the model was trained with: they say which tokens it knows. `settings` are those of
+    `trained` are the settings that the model was trained with, which its tokens depend on. `settings` are those of
     inference. Tasks are named; those that need instances get them from the one that finds instances.
     """
 

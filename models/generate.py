@@ -11,14 +11,14 @@ from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.models.sampling import GREEDY, Sampling
 from pix2seq.token_ids import COORDS, END, is_coord
 
-CHECK_EVERY = 4  # steps between two looks at whether all sequences ended: each look makes a GPU wait
+CHECK_EVERY = 4  # steps between two checks whether all sequences have ended: each check makes a GPU wait
 
 
 @dataclass(frozen=True)
 class GrammarTables:
     """A grammar on the device: `allowed` (states, V) bool, `next_state` (states, V), and the state `end`.
 
-    In `greedy_states` the likeliest token is said even where the others are sampled.
+    In `greedy_states` the likeliest token is chosen even where the others are sampled.
     """
 
     allowed: Tensor
@@ -56,7 +56,7 @@ def truncate_logits(logits: Tensor, top_k: int, top_p: float) -> Tensor:
 
 
 def choose(logits: Tensor, sampling: Sampling, draws: Tensor, predictable: Tensor) -> Tensor:
-    """The next tokens (S,) for logits (S, V); `draws` (S,), uniform in [0, 1), say which are sampled.
+    """The next tokens (S,) for logits (S, V); `draws` (S,), uniform in [0, 1), decide which are sampled.
 
     All logits but those of `predictable` (K,) are −inf: to sort a whole vocabulary of text would take a decoder's time.
     """

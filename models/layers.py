@@ -1,6 +1,6 @@
 """Transformer layers shared by encoder and decoder: attention, MLP, blocks, position codes.
 
-One set of layers speaks two styles: `standard` (LayerNorm, GELU, biases; positions are added to the tokens) and
+The same layers come in two styles: `standard` (LayerNorm, GELU, biases; positions are added to the tokens) and
 `llama` (RMSNorm, SwiGLU, no biases; positions rotate queries and keys).
 """
 
@@ -160,7 +160,7 @@ def sincos_1d(positions: Tensor, width: int) -> Tensor:
 
 
 def sincos_2d(height: int, width: int, channels: int, device: torch.device | None = None) -> Tensor:
-    """Code (height · width, channels) of a grid, row by row: half the channels tell y, the other half x.
+    """Code (height · width, channels) of a grid, row by row: half the channels encode y, the other half x.
 
     A grid of one row or one column has the code of a line, as in the official code.
     """

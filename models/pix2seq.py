@@ -17,7 +17,7 @@ from pix2seq.models.layers import LayerCFG, init_official_attention, init_weight
 class Projection(nn.Module):
     """Encoded tokens to the decoder's memory: dense, norm, a second position code, one residual MLP.
 
-    The code is added in every style: cross-attention turns nothing, so the memory itself must say where things are.
+    The code is added in every style: cross-attention has no rotary positions, so the memory itself must hold them.
     """
 
     def __init__(self, cfg: ModelCFG, in_width: int, side: int) -> None:

@@ -1,4 +1,4 @@
-"""The tokenizers of several tasks, which speak of the same labels."""
+"""The tokenizers of several tasks, which share one label space."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ class WordVocabulary:
 class SentencePieceVocabulary:
     """Pieces by text id, of a SentencePiece model (Kudo & Richardson, 2018): `model` is its file's content.
 
-    Raises ValueError if it is none, or if it has no piece for the end, which official captions are taught.
+    Raises ValueError if it is none, or if it has no piece for the end, with which official captions end.
     """
 
     model: bytes
@@ -180,7 +180,7 @@ class CaptioningTokenizer:
         return np.array([PROMPT])
 
     def encode(self, caption: str) -> TokenSequence:
-        """Teach a caption."""
+        """A caption and its end as targets."""
         words = np.array(self.text.encode(caption)[: self.max_words], dtype=np.int64)
         response = np.append(words + TEXT_SHIFT, self.text.end)
         return TokenSequence.from_response(self.prompt(), response, np.append(np.ones(len(words)), self.end_weight))
@@ -203,7 +203,7 @@ class CaptioningTokenizer:
 def drop_words(sequence: TokenSequence, rate: float, rng: np.random.Generator) -> TokenSequence:
     """Hide each input token, the prompt too, with chance `rate`: the answer must then lean on the image.
 
-    The official models are taught with a rate of 0.5.
+    The official models are trained with a rate of 0.5.
     """
     hidden = rng.random(len(sequence.input)) < rate
     return dataclasses.replace(sequence, input=np.where(hidden, FAKE, sequence.input))

@@ -1,7 +1,7 @@
 """Detection as tokens: `10` → `y1 x1 y2 x2 class` for each object, then the end.
 
-A noise object is a box without an object whose class is `FAKE_CLASS`: it teaches a model that keeps on talking to say
-of its last boxes that they are none. Such a model is never asked to end; its objects are ranked by their scores.
+A noise object is a box without an object whose class is `FAKE_CLASS`: a model that is trained with them never ends
+its list of objects, but predicts the fake class for its last boxes; its objects are ranked by their scores.
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ class DetectionTokenizer:
     def encode(
         self, boxes: np.ndarray, classes: np.ndarray, noise: np.ndarray | None = None, pad_to: int | None = None
     ) -> TokenSequence:
-        """`boxes` (n, 4) y1 x1 y2 x2 in canvas fractions and `classes` (n,), in the order to be taught.
+        """`boxes` (n, 4) y1 x1 y2 x2 in canvas fractions and `classes` (n,), in the order of the targets.
 
-        Boxes of `noise` objects (m, 4) follow them; of these only the class is taught, with `noise_weight`. At last
+        Boxes of `noise` objects (m, 4) follow them; of these only the class is a target, with `noise_weight`. Last
         comes an end token if there is no noise, or with `pad_to` as many as stand for the objects that are missing from
         so many; each weighs `end_weight`.
         """
@@ -124,7 +124,7 @@ def corrupt_classes(sequence: TokenSequence, mode: str, rng: np.random.Generator
     fake = np.full(len(true), FAKE)
     random_or_fake = np.where(rng.random(len(true)) < 0.5, random, fake)
     real = rng.random(len(true)) < 0.5
-    said = {
+    shown = {
         "none": true,
         "rand_cls": random,
         "real_n_fake_cls": np.where(real, true, fake),
@@ -132,5 +132,5 @@ def corrupt_classes(sequence: TokenSequence, mode: str, rng: np.random.Generator
         "real_n_rand_n_fake_cls": np.where(real, true, random_or_fake),
     }[mode]
     tokens = sequence.input.copy()
-    tokens[CLASS_TOKENS] = np.where(true == END, END, said)
+    tokens[CLASS_TOKENS] = np.where(true == END, END, shown)
     return replace(sequence, input=tokens)

@@ -90,7 +90,7 @@ class KeypointTokenizer:
 
 
 def mask_points(sequence: TokenSequence, ratio: float, rng: np.random.Generator) -> TokenSequence:
-    """A keypoint sequence whose input (not its target) says "invisible" for a share `ratio` of the answer's tokens."""
+    """A keypoint sequence whose input (not its target) is "invisible" for a share `ratio` of the response's tokens."""
     masked = rng.random(len(sequence.input)) < ratio
     masked[: KeypointTokenizer.prompt_length] = False
     return replace(sequence, input=np.where(masked, INVISIBLE, sequence.input))
