@@ -19,7 +19,7 @@ from pix2seq.dataset.detection import detection_sequence, is_shown, object_boxes
 from pix2seq.dataset.geometry import Geometry
 from pix2seq.dataset.keypoint import has_keypoints, keypoint_sequence, keypoints_on_canvas
 from pix2seq.dataset.segmentation import has_mask, segmentation_sequence, shown_polygons
-from pix2seq.dataset.transforms import Jitter, check_augmentation, jitter_box, jitter_colors, rand_augment
+from pix2seq.dataset.transforms import Jitter, jitter_box, jitter_colors, rand_augment
 from pix2seq.errors import UserError
 from pix2seq.tokenizers.build import check_lengths
 from pix2seq.tokenizers.captioning import drop_words
@@ -74,7 +74,6 @@ class SequenceDataset(Dataset):
         self.stand_ins = stand_ins
         self.told = torch.zeros(len(examples), dtype=torch.bool).share_memory_()  # by any of the loading processes
         check_lengths(cfg, len(examples.skeleton))
-        check_augmentation(cfg)
         whole = WHOLE_IMAGE_TASKS | ({"segmentation"} if cfg.model.segment_whole else set())
         self.crop_tasks = [task for task in cfg.tasks if task not in whole]
         self.indices = examples.indices_for(cfg.tasks, cfg.data.train_difficult)

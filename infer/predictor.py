@@ -24,7 +24,7 @@ from pix2seq.infer.results import Instances, Pose, Prompt, Result, prompts_for
 from pix2seq.models.generate import GrammarTables, Sampling, generate
 from pix2seq.models.weights import Weights, load_weights
 from pix2seq.runtime.device import pick_device
-from pix2seq.runtime.paths import project_path
+from pix2seq.runtime.paths import weights_path
 from pix2seq.tokenizers.build import build_tokenizers
 from pix2seq.tokenizers.captioning import read_text
 from pix2seq.tokenizers.keypoint import Keypoints
@@ -316,7 +316,7 @@ class Predictor:
 
 def load_predictor(cfg: CFG) -> Predictor:
     """The predictor of `--weights` on `--device`."""
-    weights = load_weights(project_path(cfg.infer.weights))
+    weights = load_weights(weights_path(cfg.infer.weights))
     check_model_flags(cfg, weights.cfg.model)
     return Predictor(weights, cfg, pick_device(cfg.device))
 

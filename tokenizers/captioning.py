@@ -156,8 +156,8 @@ class CaptioningTokenizer:
 
     vocab_size: int
     text: TextVocabulary
-    max_words: int = 64  # words or pieces; longer captions are cut
-    end_weight: float = 1.0
+    max_words: int  # words or pieces; longer captions are cut
+    end_weight: float
 
     def prompt(self) -> np.ndarray:
         """(1,)"""

@@ -47,8 +47,8 @@ class DetectionTokenizer:
 
     vocab_size: int
     class_ids: Sequence[int]
-    end_weight: float = 0.1
-    noise_weight: float = 1.0
+    end_weight: float
+    noise_weight: float
     full: bool = False
 
     def prompt(self) -> np.ndarray:

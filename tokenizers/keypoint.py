@@ -35,8 +35,8 @@ class KeypointTokenizer:
     """An instance's keypoints to tokens and back."""
 
     vocab_size: int
-    num_points: int = 17
-    invisible_weight: float = 0.1
+    num_points: int
+    invisible_weight: float
 
     def prompt(self, box: np.ndarray, class_id: int) -> np.ndarray:
         """(6,) for a `box` (4,) y1 x1 y2 x2 in canvas fractions."""
