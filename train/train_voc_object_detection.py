@@ -1,7 +1,7 @@
 """Train object detection on Pascal VOC, or on one's own images in its layout.
 
 python train/train_voc_object_detection.py --data-root /data/VOCdevkit/VOC2012
-python train/train_voc_object_detection.py --data-root /data/VOCdevkit --val-split VOC2007/test \
+python train/train_voc_object_detection.py --data-root /data/VOCdevkit --val-split VOC2007/test \\
     --train-split VOC2007/trainval,VOC2012/trainval
 """
 
