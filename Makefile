@@ -8,9 +8,6 @@ READY_DEV := $(VENV)/.requirements-dev
 
 IMAGE ?= images/demo.jpg
 OUTPUT ?= results/demo
-# The run that made weights/scenes.safetensors.
-RECIPE := --run-dir runs/scenes --image-size 192 --batch-size 16 --epochs 18 --small-epochs 14 --steps-per-epoch 500 \
-	--warmup-steps 100 --captions-per-image 1 --ema-decay 0.998
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -45,8 +42,8 @@ upper-bound: $(READY) ## what the truth itself scores after tokens and back; DAT
 	@$(RUN) evaluate/upper_bound.py --data-root "$(DATA_ROOT)" --image-size 640 --max-points 128 --max-objects 100 \
 		--max-tokens 512 --crop-padding 0.5 $(ARGS)
 
-weights: $(READY) ## train the shipped weights again
-	@$(RUN) train/train_multi_task.py $(RECIPE) $(ARGS)
+weights: $(READY) ## train the shipped weights again (recipes/scenes.yaml)
+	@$(RUN) train/train_multi_task.py --config scenes $(ARGS)
 	@cp runs/scenes/last.safetensors weights/scenes.safetensors
 
 clean: ## remove what tools and demo left; .venv, data, runs and weights stay

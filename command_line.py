@@ -1,22 +1,127 @@
-"""The command line of every script: flags made from CFG, and errors shown as one line."""
+"""The command line of every script: flags made from CFG's fields, `--config` files, and errors shown as one line."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from pix2seq.config import CFG, PRESETS, ModelCFG, from_json, replace
+from pix2seq.config import (
+    CFG,
+    FIELDS,
+    GROUP_OF,
+    PRESETS,
+    RENAMED,
+    TEXTS,
+    ModelCFG,
+    check_training,
+    flag,
+    from_json,
+    notices,
+    replace,
+    value_of,
+    what_is_wrong,
+)
+from pix2seq.config_file import read_settings
 from pix2seq.errors import UserError
-from pix2seq.runtime.paths import project_path
+from pix2seq.runtime.paths import weights_path
+
+TITLES = {"": "run", "model": "model", "data": "data", "train": "training", "infer": "inference and evaluation"}
+NAMES_SHOWN = 5
+HELP_COLUMN = 31
 
 
-def command_line(main: Callable[[CFG], None], doc: str | None, **overrides: Any) -> None:
-    """Run a script whose flags are CFG's: parse them and call `main(cfg)`."""
-    run_script(lambda: main(parse_args(sys.argv[1:], doc, **overrides)))
+@dataclass(frozen=True)
+class Uses:
+    """The settings that a script uses, by name: `essential` ones, which --help lists, and `others`, of --help-all.
+
+    Those of tasks that the script does not do are no flags of it. A script that `detects` finds the instances for other
+    tasks by itself; of one that `trains`, the settings must fit together.
+    """
+
+    essential: tuple[str, ...]
+    others: tuple[str, ...] = ()
+    trains: bool = False
+    detects: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of them, the essential ones first."""
+        return tuple(dict.fromkeys(self.essential + self.others))
+
+    def without(self, *names: str) -> Uses:
+        """The same but for some settings."""
+        essential, others = (
+            tuple(name for name in part if name not in names) for part in (self.essential, self.others)
+        )
+        return dataclasses.replace(self, essential=essential, others=others)
+
+    def for_tasks(self, tasks: Iterable[str]) -> Uses:
+        """The same but for settings that only other tasks use."""
+        done = set(tasks)
+        if self.detects and done != {"captioning"}:
+            done.add("detection")
+        return self.without(*(name for name in self.names if not _serves(name, done)))
+
+
+def names_of(*groups: str) -> tuple[str, ...]:
+    """The settings of some groups (`model`, `data`, `train`, `infer`)."""
+    return tuple(name for name in FIELDS if GROUP_OF[name] in groups)
+
+
+# Which data, of whatever split.
+SOURCE = (
+    *("data_root", "train_split", "val_split", "train_json", "val_json", "train_images", "val_images", "classes"),
+    *("scenes_train", "scenes_val", "scenes_seed"),
+)
+# What of a model's settings has to do with images and sequences: all but the network.
+SEQUENCES = (
+    *("image_size", "pad_value", "crop_padding", "segment_whole", "crop_inside", "full_detection"),
+    *("max_tokens", "max_objects", "max_points", "max_words", "separators", "vocab_size"),
+)
+DECODING = (
+    *("score_threshold", "end_threshold", "num_samples", "temperature", "top_k", "top_p", "detection_top_p"),
+    *("mask_threshold", "suppress_invisible", "eval_batch_size"),
+)
+TRAINING = Uses(
+    essential=(
+        *("preset", "task", "seed", "device"),
+        *("data_root", "train_split", "val_split", "train_json", "val_json"),
+        *("run_dir", "resume", "start_from", "epochs", "steps_per_epoch", "batch_size", "lr", "eval_every"),
+        *("image_size", "backbone"),
+    ),
+    others=("task_weights", *names_of("model", "data", "train"), *DECODING, "points_score_weight", "max_images"),
+    trains=True,
+)
+INFERENCE = Uses(
+    essential=(
+        *("image", "weights", "output_dir", "box", "box_class", "score_threshold", "end_threshold", "num_samples"),
+        *("task", "seed", "device"),
+    ),
+    others=DECODING,
+    detects=True,
+)
+EVALUATION = Uses(
+    essential=(
+        *("weights", "output_dir", "watch", "max_images", "eval_batch_size", "score_threshold", "end_threshold"),
+        *("num_samples", "data_root", "val_split", "val_json", "val_images", "workers", "task", "seed", "device"),
+    ),
+    others=(*DECODING, "points_score_weight", "watch_minutes", *SOURCE, "eval_images"),
+    detects=True,
+)
+EVERYTHING = Uses(essential=tuple(FIELDS))
+
+
+def command_line(main: Callable[[CFG], None], doc: str | None, uses: Uses, only: str = "", **defaults: Any) -> None:
+    """Run a script: make its CFG from the flags and call `main(cfg)`; see `parse_args`."""
+    run_script(lambda: main(parse_args(sys.argv[1:], doc, uses, only, **defaults)))
 
 
 def run_script(main: Callable[[], None]) -> None:
@@ -30,21 +135,35 @@ def run_script(main: Callable[[], None]) -> None:
         sys.exit(130)
 
 
-def parse_args(args: list[str], doc: str | None = None, **overrides: Any) -> CFG:
-    """Make the CFG of a command line: `--preset`, model settings of `--start-from`, a script's `overrides`, flags."""
-    import tyro  # not needed by anyone who imports CFG as a library
+def parse_args(
+    args: list[str], doc: str | None = None, uses: Uses = EVERYTHING, only: str = "", **defaults: Any
+) -> CFG:
+    """Make the CFG of a command line; what comes later wins.
 
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", default=CFG.preset)
-    first.add_argument("--start-from", "--start_from", default="")
-    known = first.parse_known_args(args)[0]
-    name = known.preset
-    if name not in PRESETS:
-        raise UserError(f"--preset expects one of {', '.join(PRESETS)}, got {name!r}")
-    default = replace(PRESETS[name], **overrides)
-    if known.start_from:
-        default = dataclasses.replace(default, model=model_settings(project_path(known.start_from)))
-    return tyro.cli(CFG, default=default, args=args, description=doc, config=(tyro.conf.OmitArgPrefixes,))
+    `--preset`, the script's `defaults`, the model settings of `--start-from`, `--config`, flags. `only` is the task of
+    a script for a single one. Exits after `--help`; raises UserError for what is no flag of it or does not fit.
+    """
+    uses = uses.without("task", "task_weights") if only else uses
+    defaults |= {"task": only} if only else {}
+    accepted = uses.for_tasks(replace(CFG(), **defaults).tasks)
+    flags = _read_flags(args, doc, accepted, only, replace(CFG(), **defaults))
+    from pix2seq.tasks import choose_tasks  # --help does not need it
+
+    file = flags.pop("config", "")
+    given = _settings_of_file(file, uses, replace(CFG(), **defaults)) | flags if file else flags
+    preset = given.get("preset", CFG.preset)
+    if preset not in PRESETS:
+        raise UserError(f"--preset expects one of {', '.join(PRESETS)}, got {preset!r}")
+    cfg = replace(PRESETS[preset], **defaults)
+    if start_from := given.get("start_from"):
+        cfg = dataclasses.replace(cfg, model=model_settings(weights_path(start_from)))
+    cfg = replace(cfg, **given)
+    choose_tasks(cfg.tasks)
+    if uses.trains:
+        check_training(cfg)
+    for notice in notices(cfg):
+        _tell(notice)
+    return cfg
 
 
 def model_settings(path: Path) -> ModelCFG:
@@ -56,5 +175,141 @@ def model_settings(path: Path) -> ModelCFG:
     try:
         with safe_open(path, framework="numpy") as file:
             return from_json((file.metadata() or {})["cfg"]).model
-    except (SafetensorError, KeyError, ValueError, TypeError):
+    except (SafetensorError, KeyError, ValueError, TypeError, UserError):
         raise UserError(f"{path} is no weights file of this toolkit; name another with --start-from") from None
+
+
+def _serves(name: str, tasks: set[str]) -> bool:
+    """Whether one of `tasks` uses a setting."""
+    own = FIELDS[name].metadata["tasks"]
+    return not own or bool(tasks & set(own))
+
+
+def _tell(line: str) -> None:
+    """A line that is not an error; with torchrun, from the first process alone."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"note: {line}", file=sys.stderr)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise UserError(message.removeprefix("argument ").replace(": expected one argument", " expects a value"))
+
+
+def _read_flags(args: list[str], doc: str | None, uses: Uses, only: str, defaults: CFG) -> dict[str, Any]:
+    """The settings that flags give, and `config`; exits after --help and --help-all."""
+    args = [_current(arg) for arg in args]
+    everything = "--help-all" in args
+    parser = _make_parser(doc, uses, everything, defaults)
+    if everything:
+        parser.print_help()
+        sys.exit()
+    found, unknown = parser.parse_known_args(args)
+    if unknown:
+        word = next((word for word in unknown if word.startswith("-")), unknown[0])
+        raise UserError(_why_not(word, uses, only, defaults.tasks))
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in vars(found).items()}
+
+
+def _current(arg: str) -> str:
+    """A flag with dashes, and by its present name; what is no flag as it is."""
+    if not arg.startswith("--"):
+        return arg
+    word, equals, value = arg.partition("=")
+    old = word[2:].replace("-", "_")
+    new = RENAMED.get(old, old)
+    if new != old:
+        _tell(f"{word} is called {flag(new)} now; the next release does not know the old name")
+    return flag(new) + equals + value
+
+
+def _make_parser(doc: str | None, uses: Uses, everything: bool, defaults: CFG) -> argparse.ArgumentParser:
+    """Flags of the settings that a script uses, in groups; help on the essential ones, or on everything."""
+    parser = _Parser(
+        usage="%(prog)s [flags]",
+        description=doc,
+        epilog="" if everything else f"--help-all lists all {len(uses.names)} settings of this script.",
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
+            prog, max_help_position=HELP_COLUMN, width=shutil.get_terminal_size().columns - 1
+        ),
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    groups = {group: parser.add_argument_group(TITLES[group]) for group in _in_order(uses)}
+    general = groups.get("") or parser.add_argument_group(TITLES[""])
+    general.add_argument(
+        "--config", metavar="FILE", help="settings in YAML or JSON, or a recipe's name; flags win over it"
+    )
+    for name in uses.names:
+        _add_flag(groups[GROUP_OF[name]], name, defaults, everything or name in uses.essential)
+    general.add_argument("--help", "-h", action="help", help="this text")
+    general.add_argument("--help-all", action="store_true", help="every setting of this script")
+    return parser
+
+
+def _in_order(uses: Uses) -> dict[str, None]:
+    """The groups of settings, those of the first essential settings first."""
+    return dict.fromkeys(GROUP_OF[name] for name in uses.names)
+
+
+def _add_flag(group: argparse._ArgumentGroup, name: str, defaults: CFG, shown: bool) -> None:
+    kind, told = FIELDS[name].type, FIELDS[name].metadata
+    text = told["help"] + (f" ({', '.join(told['choices'])})" if told["choices"] else "")
+    default = value_of(defaults, name)
+    if default not in ("", ()):
+        text += f" [{default}]" if kind != "bool" else f" [{'on' if default else 'off'}]"
+    text = text.replace("%", "%%") if shown else argparse.SUPPRESS
+    if kind == "bool":
+        group.add_argument(flag(name), action=argparse.BooleanOptionalAction, help=text)
+    else:
+        metavar = {"int": "N", "float": "X", TEXTS: "PATH"}.get(kind, "TEXT")
+        several = {"nargs": "+"} if kind == TEXTS else {}
+        group.add_argument(flag(name), type=_reader(name), metavar=metavar, help=text, **several)
+
+
+def _reader(name: str) -> Callable[[str], Any]:
+    """A function that makes the value of a setting from the text of its flag, or raises UserError."""
+    kind = FIELDS[name].type
+
+    def read(text: str) -> Any:
+        try:
+            value = {"int": int, "float": float}.get(kind, str)(text)
+        except ValueError:
+            value = text
+        if expected := what_is_wrong(name, (value,) if kind == TEXTS else value):
+            raise UserError(f"{flag(name)} expects {expected}, got {text}")
+        return value
+
+    return read
+
+
+def _why_not(word: str, uses: Uses, only: str, tasks: tuple[str, ...]) -> str:
+    """A sentence about a word that is no flag of this script."""
+    if not word.startswith("-"):
+        return f"expected a flag such as --seed, got {word!r}; a value follows its flag, a switch has none"
+    name = word.partition("=")[0].lstrip("-").replace("-", "_")
+    name = name if name in FIELDS else name.removeprefix("no_")
+    if name not in FIELDS or name in uses.names:
+        near = get_close_matches(name, uses.names, 1)
+        return f"there is no flag {word}; " + (f"did you mean {flag(near[0])}?" if near else "--help-all lists them")
+    own, group = FIELDS[name].metadata["tasks"], GROUP_OF[name]
+    if only and name in ("task", "task_weights"):
+        reason = f"this script is for {only} alone"
+    elif own and not set(own) & set(tasks):
+        reason = f"it is for {' and '.join(own)}, this script for {', '.join(tasks)}"
+    elif group == "model" and "weights" in uses.names:
+        reason = "the weights file tells what its model is"
+    else:
+        reason = f"this script uses no such setting of {TITLES[group]}"
+    return f"{flag(name)} has no effect here: {reason}; leave the flag out"
+
+
+def _settings_of_file(file: str, uses: Uses, defaults: CFG) -> dict[str, Any]:
+    """The settings of a `--config` file that a script uses; a line tells which others would have changed something."""
+    settings = read_settings(file)
+    idle = [name for name, value in settings.items() if name not in uses.names and value != value_of(defaults, name)]
+    if idle:
+        more = f" and {len(idle) - NAMES_SHOWN} more" if len(idle) > NAMES_SHOWN else ""
+        _tell(f"{file}: this script does not use {', '.join(idle[:NAMES_SHOWN])}{more}")
+    return {name: value for name, value in settings.items() if name in uses.names}

@@ -1,7 +1,8 @@
-"""The one place where settings live: the dataclass `CFG` and its presets.
+"""The one place where settings live: the dataclass `CFG`, its groups and its presets.
 
-Every field below is a command-line flag of every script (`--image-size 640`), with the comment beside it as its help.
-`CFG` is passed on as an argument and never changed in place.
+Each setting has its default, its help, and its range or its choices in one place. The flags of the scripts
+(`--image-size 640`), the keys of `--config` files (`image_size: 640`) and the settings in a weights file are made from
+these lines. `CFG` is passed on as an argument and never changed in place.
 """
 
 from __future__ import annotations
@@ -9,188 +10,330 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from pix2seq.errors import UserError
 
-TASKS = ("detection", "segmentation", "keypoint", "captioning")
-# Classes that detection reads in training as its earlier answers: the true ones, random ones, the fake class or a mix.
-ClassCorruption = Literal["none", "rand_cls", "real_n_fake_cls", "rand_n_fake_cls", "real_n_rand_n_fake_cls"]
+# Tasks that a setting is for, where it is not for all.
+DETECTION, SEGMENTATION, CAPTIONING = ("detection",), ("segmentation",), ("captioning",)
+PROMPTED = ("segmentation", "keypoint")  # about one instance at a time
+WHOLE_IMAGE = ("detection", "captioning")
+LOCATED = ("detection", "segmentation", "keypoint")  # their sequences hold coordinates
+
+
+def setting(
+    default: Any,
+    help: str,
+    low: float = -math.inf,
+    high: float = math.inf,
+    choices: tuple[str, ...] = (),
+    tasks: tuple[str, ...] = (),
+) -> Any:
+    """A field of a settings group: a number lies from `low` to `high`, a word is one of `choices`, if there are any.
+
+    `tasks` are those that use it (empty: all, the ones to come as well).
+    """
+    return field(default=default, metadata=dict(help=help, low=low, high=high, choices=choices, tasks=tasks))
 
 
 @dataclass(frozen=True)
 class ModelCFG:
     """What a weights file was trained as: at inference these come from the file."""
 
-    image_size: int = 192  # side of the square canvas that the model sees, pixels
-    pad_value: float = 0.3  # gray level of the canvas outside the image, 0 to 1
-    normalize: bool = True  # subtract the mean and divide by the deviation that the timm backbone was pretrained with
-    crop_padding: float = 0.25  # margin of a crop on each side of a box, fraction of its longer side (or of each side)
-    backbone: str = "tf_efficientnet_lite0"  # any timm model name, or patches, or resnet50_official
-    backbone_kwargs: str = "{}"  # arguments for timm.create_model, JSON
-    backbone_stage: int = 3  # which feature map of a convnet, counted from 0 (plain ViTs have one map only)
-    encoder_width: int = 192  # channels of the transformer encoder on top of a convnet
-    encoder_layers: int = 3  # transformer layers on top of the backbone
-    encoder_heads: int = 3  # attention heads of these layers
-    decoder_width: int = 192  # channels of the decoder
-    decoder_layers: int = 3  # layers of the decoder
-    decoder_heads: int = 3  # attention heads of the decoder
-    mlp_ratio: int = 4  # hidden width of every MLP, times its width
-    transformer: Literal["standard", "llama"] = "standard"  # llama: RMSNorm, SwiGLU, rotary positions, no biases
-    class_token: bool = False  # a learned token before the grid's tokens
-    encoder_positions: Literal["sincos", "learned"] = "sincos"  # position code of the encoder's grid
-    decoder_positions: Literal["learned", "sincos"] = "learned"  # position code of the decoder's tokens
-    projection: Literal["mlp", "linear_p", "linear"] = "mlp"  # encoder to decoder; linear_p: no MLP; linear: no code
-    shared_embedding: bool = True  # the output matrix is the token embedding
-    dropout: float = 0.0  # dropout inside every MLP, and on a convnet's features
-    attention_dropout: float = 0.0  # dropout of attention probabilities
-    drop_path: float = 0.0  # chance that a training sample skips a residual branch
-    init: Literal["glorot", "official"] = "glorot"  # official: attention matrices start smaller, as Keras makes them
-    coord_init: Literal["normal", "sincos"] = "sincos"  # start of coordinate embeddings: independent, or smooth in x
-    vocab_size: int = 3400  # token ids at least (3000 without text): training adds what its captions' words need
-    max_tokens: int = 256  # longest sequence, prompt included
-    max_objects: int = 40  # objects of an image that detection is taught and asked for at most
-    max_points: int = 36  # polygon points of an instance at most: longer polygons are resampled
-    separators: int = 1  # separator tokens between two polygons of an instance
-    max_words: int = 64  # words, or word pieces, of a caption at most: longer captions are cut
-    segment_whole: bool = False  # prompt segmentation on the whole image instead of a crop around the instance
-    crop_inside: bool = False  # crops end at the image's edge instead of being square; crop_padding is of each side
-    coord_window: int = 20  # greedy coordinates are means over this many bins on each side: for soft targets; 0: off
-    full_detection: bool = False  # always say max_objects objects and rank them: for models taught with noise objects
+    image_size: int = setting(192, "side of the square canvas that the model sees, pixels", low=1)
+    pad_value: float = setting(0.3, "gray level of the canvas outside the image", low=0, high=1)
+    normalize: bool = setting(True, "subtract the mean and divide by the deviation of the timm backbone's pretraining")
+    crop_padding: float = setting(
+        0.25,
+        "margin of a crop on each side of a box, fraction of its longer side (or of each side)",
+        low=0,
+        tasks=PROMPTED,
+    )
+    backbone: str = setting("tf_efficientnet_lite0", "any timm model name, or patches, or resnet50_official")
+    backbone_kwargs: str = setting("{}", "arguments for timm.create_model, JSON")
+    backbone_stage: int = setting(3, "feature map of a convnet that is used, from 0 (plain ViTs have one only)", low=0)
+    encoder_width: int = setting(192, "channels of the transformer encoder on top of a convnet", low=4)
+    encoder_layers: int = setting(3, "transformer layers on top of the backbone", low=0)
+    encoder_heads: int = setting(3, "attention heads of these layers", low=1)
+    decoder_width: int = setting(192, "channels of the decoder", low=4)
+    decoder_layers: int = setting(3, "layers of the decoder", low=1)
+    decoder_heads: int = setting(3, "attention heads of the decoder", low=1)
+    mlp_ratio: int = setting(4, "hidden width of every MLP, times its width", low=1)
+    transformer: str = setting(
+        "standard", "llama: RMSNorm, SwiGLU, rotary positions, no biases", choices=("standard", "llama")
+    )
+    class_token: bool = setting(False, "a learned token before the grid's tokens")
+    encoder_positions: str = setting("sincos", "positions of the encoder's grid", choices=("sincos", "learned"))
+    decoder_positions: str = setting("learned", "positions of the decoder's tokens", choices=("learned", "sincos"))
+    projection: str = setting(
+        "mlp", "encoder to decoder; linear_p: no MLP; linear: no positions", choices=("mlp", "linear_p", "linear")
+    )
+    shared_embedding: bool = setting(True, "the output matrix is the token embedding")
+    dropout: float = setting(0.0, "dropout inside every MLP, and on a convnet's features", low=0, high=1)
+    attention_dropout: float = setting(0.0, "dropout of attention probabilities", low=0, high=1)
+    drop_path: float = setting(0.0, "chance that a training sample skips a residual branch", low=0, high=1)
+    init: str = setting(
+        "glorot", "official: attention matrices start smaller, as Keras makes them", choices=("glorot", "official")
+    )
+    coord_init: str = setting(
+        "sincos", "start of coordinate embeddings: independent, or smooth in x", choices=("normal", "sincos")
+    )
+    vocab_size: int = setting(
+        3400, "token ids at least (3000 without text); captions' words add what they need", low=3000
+    )
+    max_tokens: int = setting(256, "longest sequence, prompt included", low=1)
+    max_objects: int = setting(
+        40, "objects of an image that detection is trained on and predicts at most", low=1, tasks=DETECTION
+    )
+    max_points: int = setting(
+        36, "polygon points of an instance at most: longer polygons are resampled", low=3, tasks=SEGMENTATION
+    )
+    separators: int = setting(1, "separator tokens between two polygons of an instance", low=1, tasks=SEGMENTATION)
+    max_words: int = setting(
+        64, "words, or word pieces, of a caption at most: longer captions are cut", low=1, tasks=CAPTIONING
+    )
+    segment_whole: bool = setting(
+        False, "prompt segmentation on the whole image instead of a crop around the instance", tasks=SEGMENTATION
+    )
+    crop_inside: bool = setting(
+        False, "crops end at the image's edge instead of being square; crop_padding is of each side", tasks=PROMPTED
+    )
+    coord_window: int = setting(
+        20,
+        "greedy coordinates are means over this many bins on each side, for soft targets; 0: off",
+        low=0,
+        high=999,
+        tasks=("detection", "keypoint"),
+    )
+    full_detection: bool = setting(
+        False, "always predict max_objects objects and rank them: for training with noise objects", tasks=DETECTION
+    )
 
 
 @dataclass(frozen=True)
 class DataCFG:
     """Images, annotations and how they become sequences."""
 
-    data_root: str = ""  # folder in COCO's or Pascal VOC's layout; empty: drawn scenes, generated once below data/
-    train_json: str = ""  # training annotations in COCO's format, as a path or below the data root
-    val_json: str = ""  # validation annotations in COCO's format, as a path or below the data root
-    train_images: str = ""  # folder of the training images, if it is not where the layout has it
-    val_images: str = ""  # folder of the validation images; empty: that of train_images, or where the layout has it
-    classes: str = ""  # comma-separated names of the classes to use; empty: all
-    train_difficult: bool = False  # train on objects that VOC calls difficult, too
-    scenes_train: int = 24000  # drawn training images
-    scenes_val: int = 500  # drawn validation images
-    scenes_seed: int = 0  # seed of the drawn images
-    train_split: str = "train2017"  # COCO: folder of images and ending of their annotation files; VOC: image set
-    val_split: str = "val2017"  # the same of the validation images
-    workers: int = 2  # data loading processes
-    cache_gb: float = 0.0  # disk space for decoded training images below data/cache; 0: none are kept
-    check_data: bool = True  # look through the annotations before training
-    crops_per_image: int = 1  # prompted instances (segmentation, keypoint) that are cropped from each image
-    prompts_per_image: int = 10  # prompted instances of a whole image at most, with segment_whole
-    orders_per_image: int = 2  # random object orders of each image that detection is taught
-    captions_per_image: int = 2  # captions of each image per epoch
-    caption_min_count: int = 2  # rarer words become <unk>
-    vocab: str = ""  # JSON word list of build_captioning_vocab.py; empty: built from the training captions
-    text_model: str = ""  # SentencePiece model of captions; empty: a word list
-    copies_per_image: int = 1  # differently augmented copies of each training image in a batch
-    flip: float = 0.5  # probability of a mirrored training image
-    min_scale: float = 0.85  # longer side of a training image at least, times the canvas's side
-    max_scale: float = 1.15  # longer side of a training image at most, times the canvas's side
-    placement: Literal["anywhere", "corner"] = "anywhere"  # of a scaled one; corner: smaller ones in the upper left
-    min_visible: float = 0.3  # share of its box that an object must show to be taught; 0: any part of it
-    crop_flip: float = 0.5  # probability of a mirrored crop of a prompted instance
-    crop_min_scale: float = 0.85  # min_scale where instances are prompted: of a crop, or of the image (segment_whole)
-    crop_max_scale: float = 1.15  # max_scale where instances are prompted
-    crop_rotation: float = 0.0  # canvases where instances are prompted are turned by this angle at most, degrees
-    box_jitter: float = 0.03  # deviation of a training prompt's box from the true box, fraction of its sides
-    color_jitter: float = 0.2  # brightness, contrast and saturation change by a factor of 1 ± this at most
-    rand_augment: int = 0  # random color operations of RandAugment on the image of each training canvas
-    rand_magnitude: float = 9.0  # strength of these operations, 0 to 30
-    object_order: Literal["random", "area", "distance"] = "random"  # largest first; nearest to the upper left first
-    noise_objects: bool = False  # fill detection up to max_objects with false objects; needs full_detection
-    class_corruption: ClassCorruption = "none"  # what detection reads as its earlier classes: random, real or fake ones
-    shuffle_polygons: bool = True  # polygons start at a random point
-    mask_points: bool = False  # keypoints read as earlier answers become invisible, at a random rate
-    drop_words: float = 0.0  # share of the caption tokens read as earlier answers that become fake
+    data_root: str = setting(
+        "", "folder in COCO's or Pascal VOC's layout; empty: synthetic scenes, drawn once and kept"
+    )
+    train_json: str = setting("", "training annotations in COCO's format, a path or below the data root")
+    val_json: str = setting("", "validation annotations in COCO's format, a path or below the data root")
+    train_images: str = setting("", "folder of the training images, if it is not where the layout has it")
+    val_images: str = setting("", "folder of the validation images; empty: that of train_images, or the layout's")
+    classes: str = setting("", "comma-separated names of the classes to use; empty: all")
+    train_difficult: bool = setting(False, "train on objects that VOC marks as difficult, too", tasks=LOCATED)
+    scenes_train: int = setting(24000, "synthetic training images", low=0)
+    scenes_val: int = setting(500, "synthetic validation images", low=0)
+    scenes_seed: int = setting(0, "seed of the synthetic images", low=0)
+    train_split: str = setting("train2017", "COCO: image folder and ending of annotation files; VOC: image set")
+    val_split: str = setting("val2017", "of the validation images: their folder and ending, or image set")
+    workers: int = setting(2, "data loading processes", low=0)
+    cache_gb: float = setting(0.0, "disk space for decoded training images, GB; 0: none are kept", low=0)
+    check_data: bool = setting(True, "look through the annotations before training")
+    crops_per_image: int = setting(1, "prompted instances that are cropped from each image", low=1, tasks=PROMPTED)
+    prompts_per_image: int = setting(
+        10, "prompted instances of a whole image at most, with segment_whole", low=1, tasks=SEGMENTATION
+    )
+    orders_per_image: int = setting(
+        2, "random object orders of each image, a sequence for each", low=1, tasks=DETECTION
+    )
+    captions_per_image: int = setting(2, "captions of each image per epoch", low=1, tasks=CAPTIONING)
+    caption_min_count: int = setting(2, "rarer words become <unk>", low=1, tasks=CAPTIONING)
+    vocab: str = setting(
+        "", "JSON word list of build_captioning_vocab.py; empty: built from the training captions", tasks=CAPTIONING
+    )
+    text_model: str = setting("", "SentencePiece model of captions; empty: a word list", tasks=CAPTIONING)
+    copies_per_image: int = setting(1, "differently augmented copies of each training image in a batch", low=1)
+    flip: float = setting(
+        0.5, "probability of a mirrored training image", low=0, high=1, tasks=(*WHOLE_IMAGE, "segmentation")
+    )
+    min_scale: float = setting(
+        0.85, "longer side of a training image at least, times the canvas's side", low=0.01, high=100, tasks=WHOLE_IMAGE
+    )
+    max_scale: float = setting(
+        1.15, "longer side of a training image at most, times the canvas's side", low=0.01, high=100, tasks=WHOLE_IMAGE
+    )
+    placement: str = setting(
+        "anywhere", "of a scaled image; corner: smaller ones in the upper left", choices=("anywhere", "corner")
+    )
+    min_visible: float = setting(
+        0.3,
+        "share of its box that an object must show to be a target; 0: any part of it",
+        low=0,
+        high=1,
+        tasks=("detection", "segmentation"),
+    )
+    crop_flip: float = setting(
+        0.5, "probability of a mirrored crop of a prompted instance", low=0, high=1, tasks=PROMPTED
+    )
+    crop_min_scale: float = setting(
+        0.85, "min_scale of prompted instances' crops, or images (segment_whole)", low=0.01, high=100, tasks=PROMPTED
+    )
+    crop_max_scale: float = setting(1.15, "max_scale of the same", low=0.01, high=100, tasks=PROMPTED)
+    crop_rotation: float = setting(
+        0.0, "canvases of prompted instances are turned by this angle at most, degrees", low=0, high=180, tasks=PROMPTED
+    )
+    box_jitter: float = setting(
+        0.03,
+        "deviation of a training prompt's box from the true box, fraction of its sides",
+        low=0,
+        high=1,
+        tasks=PROMPTED,
+    )
+    color_jitter: float = setting(
+        0.2, "brightness, contrast and saturation change by a factor of 1 ± this at most", low=0, high=1
+    )
+    rand_augment: int = setting(0, "random color operations of RandAugment on the image of each training canvas", low=0)
+    rand_magnitude: float = setting(9.0, "strength of these operations", low=0, high=30)
+    object_order: str = setting(
+        "random",
+        "largest first; nearest to the upper left first",
+        choices=("random", "area", "distance"),
+        tasks=DETECTION,
+    )
+    noise_objects: bool = setting(
+        False, "fill detection up to max_objects with false objects; needs full_detection", tasks=DETECTION
+    )
+    class_corruption: str = setting(
+        "none",
+        "earlier classes that detection reads in training: true, random, fake or a mix",
+        choices=("none", "rand_cls", "real_n_fake_cls", "rand_n_fake_cls", "real_n_rand_n_fake_cls"),
+        tasks=DETECTION,
+    )
+    shuffle_polygons: bool = setting(True, "polygons start at a random point", tasks=SEGMENTATION)
+    mask_points: bool = setting(
+        False, "earlier keypoints that are read in training become invisible, at a random rate", tasks=("keypoint",)
+    )
+    drop_words: float = setting(
+        0.0, "share of the earlier caption tokens read in training that become fake", low=0, high=1, tasks=CAPTIONING
+    )
 
 
 @dataclass(frozen=True)
 class TrainCFG:
-    """Optimisation and what a run writes."""
+    """Optimization and what a run writes."""
 
-    run_dir: str = "runs/multi_task"  # folder for checkpoints, metrics and curves, below the project unless absolute
-    resume: bool = False  # go on from the run folder's last checkpoint
-    start_from: str = ""  # weights file to fine-tune: its model settings are the defaults, classes are matched by name
-    pretrained: bool = True  # start the backbone from ImageNet weights (a package has the demo's; others: timm's hub)
-    epochs: int = 14  # passes over the training images
-    steps_per_epoch: int = 300  # optimizer steps of an epoch at most; 0: all images
-    batch_size: int = 32  # images of one optimizer step and process
-    optimizer: Literal["adamw", "muon"] = "muon"  # muon: for the transformers' matrices, AdamW for all else
-    lr: float = 1e-3  # highest learning rate
-    muon_lr_factor: float = 3.0  # learning rate of Muon's matrices, times --lr
-    backbone_lr_factor: float = 0.3  # learning rate of the backbone, times --lr
-    frozen_stages: int = 3  # backbone layers up to this many feature maps stay as they are (a plain ViT has one map)
-    warmup_steps: int = 300  # steps of linear warm-up, a third of the run at most
-    schedule: Literal["cosine", "linear", "exponential", "constant"] = "cosine"  # learning rate after the warm-up
-    cosine_share: float = 1.0  # part of the cosine's half wave that the schedule goes through
-    end_lr_factor: float = 0.01  # learning rate of the last step, fraction of the highest
-    tail_steps: int = 0  # last steps, at the last rate: the schedule is over before them
-    weight_decay: float = 0.05  # AdamW's decay of what --decay names; Muon's matrices always decay
-    decay: Literal["matrices", "all", "kernels"] = "matrices"  # kernels: no embeddings; all: biases and norms too
-    beta2: float = 0.95  # AdamW's second-moment decay
-    clip_norm: float = 1.0  # highest gradient norm; 0: no clipping
-    ema_decay: float = 0.9995  # decay of the averaged weights that are evaluated and kept; 0: no averaging
-    precision: Literal["fp32", "bf16"] = "bf16"  # arithmetic of the training step
-    coord_sigma: float = 2.0  # deviation of the soft targets around a true coordinate bin, bins; 0: one bin
-    label_smoothing: float = 0.0  # share of a target that is spread over all tokens; not with soft coordinate targets
-    dense_weight: float = 1.0  # loss weight of what each cell of the memory says of its object; 0: sequences alone
-    end_weight: float = 0.5  # loss weight of detection's end token
-    noise_weight: float = 1.0  # loss weight of a noise object's class token; its coordinates are not taught
-    caption_end_weight: float = 1.0  # loss weight of a caption's end token
-    invisible_weight: float = 0.3  # loss weight of an invisible keypoint's tokens
-    store: Literal["fp32", "fp16"] = "fp16"  # numbers in best.safetensors and last.safetensors
-    limit_minutes: float = 0.0  # stop after the epoch in which this time is reached; 0: no limit
-    eval_images: int = 256  # validation images for the loss after each epoch
-    eval_every: int = 0  # epochs between two full evaluations; 0: losses only
-    small_epochs: int = 0  # first epochs on a canvas of two thirds of the size: quicker early learning (convnets only)
+    run_dir: str = setting("runs/multi_task", "folder for checkpoints, metrics and curves")
+    resume: bool = setting(False, "go on from the run folder's last checkpoint")
+    start_from: str = setting("", "weights to finetune: a file or a name such as scenes; classes match by name")
+    pretrained: bool = setting(
+        True, "start the backbone from ImageNet weights (the default's are installed; else timm's hub)"
+    )
+    epochs: int = setting(14, "passes over the training images", low=1)
+    steps_per_epoch: int = setting(300, "optimizer steps of an epoch at most; 0: all images", low=0)
+    batch_size: int = setting(32, "images of one optimizer step and process", low=1)
+    optimizer: str = setting(
+        "muon", "muon: for the transformers' matrices, AdamW for all else", choices=("adamw", "muon")
+    )
+    lr: float = setting(1e-3, "highest learning rate", low=1e-9, high=10)
+    muon_lr_factor: float = setting(3.0, "learning rate of Muon's matrices, times lr", low=0)
+    backbone_lr_factor: float = setting(0.3, "learning rate of the backbone, times lr", low=0)
+    frozen_stages: int = setting(
+        3, "backbone layers up to this many feature maps stay fixed (a plain ViT has one)", low=0
+    )
+    warmup_steps: int = setting(300, "steps of linear warm-up, a third of the run at most", low=0)
+    schedule: str = setting(
+        "cosine", "learning rate after the warm-up", choices=("cosine", "linear", "exponential", "constant")
+    )
+    cosine_share: float = setting(1.0, "part of the cosine's half wave that the schedule goes through", low=0, high=1)
+    end_lr_factor: float = setting(0.01, "learning rate of the last step, fraction of the highest", low=0, high=1)
+    tail_steps: int = setting(0, "last steps, at the last rate: the schedule is over before them", low=0)
+    weight_decay: float = setting(0.05, "AdamW's decay of what decay names; Muon's matrices always decay", low=0)
+    decay: str = setting(
+        "matrices", "kernels: no embeddings; all: biases and norms too", choices=("matrices", "all", "kernels")
+    )
+    beta2: float = setting(0.95, "AdamW's second-moment decay", low=0, high=0.99999)
+    clip_norm: float = setting(1.0, "highest gradient norm; 0: no clipping", low=0)
+    ema_decay: float = setting(
+        0.9995, "decay of the averaged weights that are evaluated and kept; 0: no averaging", low=0, high=1
+    )
+    precision: str = setting("bf16", "arithmetic of the training step", choices=("fp32", "bf16"))
+    coord_sigma: float = setting(
+        2.0, "deviation of the soft targets around a true coordinate bin, bins; 0: one bin", low=0, tasks=LOCATED
+    )
+    label_smoothing: float = setting(
+        0.0, "share of a target that is spread over all tokens; not of soft coordinate targets", low=0, high=1
+    )
+    auxiliary_weight: float = setting(
+        1.0, "loss weight of the auxiliary head, which predicts each memory cell's object; 0: no head", low=0
+    )
+    end_weight: float = setting(0.5, "loss weight of detection's end token", low=0, tasks=DETECTION)
+    noise_weight: float = setting(
+        1.0, "loss weight of a noise object's class token; its coordinates have none", low=0, tasks=DETECTION
+    )
+    caption_end_weight: float = setting(1.0, "loss weight of a caption's end token", low=0, tasks=CAPTIONING)
+    invisible_weight: float = setting(0.3, "loss weight of an invisible keypoint's tokens", low=0, tasks=("keypoint",))
+    store: str = setting("fp16", "numbers in best.safetensors and last.safetensors", choices=("fp32", "fp16"))
+    limit_minutes: float = setting(0.0, "stop after the epoch in which this time is reached; 0: no limit", low=0)
+    eval_images: int = setting(256, "validation images of the token losses and accuracies", low=1)
+    eval_every: int = setting(0, "epochs between two full evaluations; 0: losses only", low=0)
+    small_epochs: int = setting(0, "first epochs on a canvas of two thirds of the size (convnets only)", low=0)
 
 
 @dataclass(frozen=True)
 class InferCFG:
     """What to infer on, how to decode, what to write."""
 
-    weights: str = "weights/scenes.safetensors"  # weights file, below the project unless it exists where you are
-    image: tuple[str, ...] = ()  # images or folders of images
-    box: str = ""  # x,y,w,h in pixels: the instance to segment or to find keypoints in; empty: detect first
-    box_class: str = "person"  # class name of --box
-    output_dir: str = "."  # folder for PNGs and result.json
-    score_threshold: float = 0.3  # detections below this are not used
-    temperature: float = 1.0  # of sampling; 0: greedy
-    top_k: int = 0  # sample among the k likeliest tokens; 0: all
-    top_p: float = 0.8  # nucleus: sample among the likeliest tokens that together have this probability
-    end_threshold: float = 0.97  # detection ends when that is as likely as this; 0: when it is the likeliest token
-    detection_top_p: float = 0.0  # nucleus of detection's coordinates; 0: greedy
-    num_samples: int = 8  # polygons that vote for a mask; 1: one greedy polygon
-    mask_threshold: float = 0.5  # share of the votes that makes a pixel part of the mask
-    suppress_invisible: bool = False  # put keypoints said to be invisible where they likeliest are, not at the centre
-    eval_batch_size: int = 32  # images or crops of one evaluation step
-    points_score_weight: float = 1.0  # a pose's score is this part its points' and the rest its box's score
-    max_images: int = 0  # images of the split that an evaluation asks about at most; 0: all
-    watch: str = ""  # run folder of which each new last.safetensors is evaluated, instead of --weights
-    watch_minutes: float = 0.0  # end watching after this time; 0: with Ctrl-C
+    weights: str = setting("scenes", "weights file, or the name of one that is shipped (scenes)")
+    image: tuple[str, ...] = setting((), "images or folders of images")
+    box: str = setting("", "x,y,w,h in pixels: the instance to look at; empty: detect first", tasks=PROMPTED)
+    box_class: str = setting("person", "class name of the box", tasks=PROMPTED)
+    output_dir: str = setting(".", "folder for what is written")
+    score_threshold: float = setting(0.3, "detections below this are not used", low=0, high=1, tasks=DETECTION)
+    temperature: float = setting(1.0, "temperature of sampling; 0: greedy", low=0, tasks=("detection", "segmentation"))
+    top_k: int = setting(0, "sample polygons among the k likeliest tokens; 0: all", low=0, tasks=SEGMENTATION)
+    top_p: float = setting(
+        0.8, "nucleus: likeliest tokens that together have this probability", low=0.001, high=1, tasks=SEGMENTATION
+    )
+    end_threshold: float = setting(
+        0.97,
+        "detection ends when that is this likely; 0: when it is the likeliest token",
+        low=0,
+        high=1,
+        tasks=DETECTION,
+    )
+    detection_top_p: float = setting(
+        0.0, "nucleus of detection's coordinates; 0: greedy", low=0, high=1, tasks=DETECTION
+    )
+    num_samples: int = setting(8, "polygons that vote for a mask; 1: one greedy polygon", low=1, tasks=SEGMENTATION)
+    mask_threshold: float = setting(
+        0.5, "share of the votes that makes a pixel part of the mask", low=0, high=1, tasks=SEGMENTATION
+    )
+    suppress_invisible: bool = setting(
+        False, "put invisible keypoints where they likeliest are, not at the center", tasks=("keypoint",)
+    )
+    eval_batch_size: int = setting(32, "images, crops or prompts that are processed at once", low=1)
+    points_score_weight: float = setting(
+        1.0, "a pose's score is this part its points' and the rest its box's", low=0, high=1, tasks=("keypoint",)
+    )
+    max_images: int = setting(0, "images of the split that are evaluated at most; 0: all", low=0)
+    watch: str = setting("", "run folder of which each new last.safetensors is evaluated, instead of --weights")
+    watch_minutes: float = setting(0.0, "end watching after this time; 0: with Ctrl-C", low=0)
 
 
 @dataclass(frozen=True)
 class CFG:
     """All settings of a run."""
 
-    preset: str = "demo"  # defaults to start from: demo, deit3-small, resnet50, resnet50-c4, vit-b, vit-l
-    task: str = ",".join(TASKS)  # comma-separated tasks
-    task_weights: str = ""  # comma-separated loss weights in the order of --task; empty: all 1
-    seed: int = 0  # of weights, order, augmentation and sampling
-    device: str = "auto"  # cpu, cuda, cuda:1, ...; auto: cuda where there is one
+    preset: str = setting("demo", "defaults to start from: demo, deit3-small, resnet50, resnet50-c4, vit-b, vit-l")
+    task: str = setting("detection,segmentation,keypoint,captioning", "comma-separated tasks")
+    task_weights: str = setting("", "comma-separated loss weights in the order of --task; empty: all 1")
+    seed: int = setting(0, "seed of weights, order, augmentation and sampling", low=0, high=2**32 - 1)
+    device: str = setting("auto", "device: cpu, cuda, cuda:1, ...; auto: cuda where there is one")
     model: ModelCFG = field(default_factory=ModelCFG)
     data: DataCFG = field(default_factory=DataCFG)
     train: TrainCFG = field(default_factory=TrainCFG)
     infer: InferCFG = field(default_factory=InferCFG)
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        for name in FIELDS:
+            if expected := what_is_wrong(name, value_of(self, name)):
+                raise UserError(f"{flag(name)} expects {expected}, got {value_of(self, name)!r}")
         check_widths(self.model)
+        parse_task_weights(self.task_weights, self.tasks)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -200,65 +343,72 @@ class CFG:
     @property
     def loss_weights(self) -> dict[str, float]:
         """Task name to loss weight."""
-        if not self.task_weights:
-            return dict.fromkeys(self.tasks, 1.0)
-        try:
-            weights = [float(weight) for weight in self.task_weights.split(",")]
-        except ValueError:
-            raise UserError(f"--task-weights expects numbers with commas, got {self.task_weights!r}") from None
-        if len(weights) != len(self.tasks):
-            raise UserError(f"--task-weights needs {len(self.tasks)} numbers, one for each of --task {self.task}")
-        if not all(0 <= weight < math.inf for weight in weights):
-            raise UserError(f"--task-weights expects numbers of at least 0, got {self.task_weights}")
-        return dict(zip(self.tasks, weights, strict=True))
+        return parse_task_weights(self.task_weights, self.tasks)
 
 
-# The least and the highest value of every number above, and the names of those that have them.
-RANGES: dict[str, tuple[float, float]] = {
-    name: limits
-    for limits, names in {
-        (0, 1): (
-            "pad_value dropout attention_dropout drop_path flip min_visible crop_flip box_jitter color_jitter "
-            "drop_words cosine_share end_lr_factor ema_decay label_smoothing score_threshold end_threshold "
-            "detection_top_p mask_threshold points_score_weight"
-        ),
-        (0, math.inf): (
-            "crop_padding backbone_stage encoder_layers scenes_train scenes_val scenes_seed workers cache_gb "
-            "rand_augment steps_per_epoch muon_lr_factor backbone_lr_factor frozen_stages warmup_steps tail_steps "
-            "weight_decay clip_norm coord_sigma dense_weight end_weight noise_weight caption_end_weight "
-            "invisible_weight limit_minutes eval_every small_epochs temperature top_k max_images watch_minutes"
-        ),
-        (1, math.inf): (
-            "image_size encoder_heads decoder_layers decoder_heads mlp_ratio max_tokens max_objects separators "
-            "max_words crops_per_image prompts_per_image orders_per_image captions_per_image caption_min_count "
-            "copies_per_image epochs batch_size eval_images num_samples eval_batch_size"
-        ),
-        (3, math.inf): "max_points",
-        (4, math.inf): "encoder_width decoder_width",
-        (3000, math.inf): "vocab_size",
-        (0.01, 100): "min_scale max_scale crop_min_scale crop_max_scale",
-        (0.001, 1): "top_p",
-        (1e-9, 10): "lr",
-        (0, 0.99999): "beta2",
-        (0, 30): "rand_magnitude",
-        (0, 180): "crop_rotation",
-        (0, 999): "coord_window",
-        (0, 2**32 - 1): "seed",
-    }.items()
-    for name in names.split()
+GROUPS = {"model": ModelCFG, "data": DataCFG, "train": TrainCFG, "infer": InferCFG}
+# Every setting by its name, which no other group has, and the group that it stands in ("": CFG itself).
+FIELDS = {
+    member.name: member
+    for group in (CFG, *GROUPS.values())
+    for member in dataclasses.fields(group)
+    if member.name not in GROUPS
 }
+GROUP_OF = {name: "" for name in FIELDS} | {
+    member.name: group for group, kind in GROUPS.items() for member in dataclasses.fields(kind)
+}
+# Earlier names of settings: flags and files with them are understood for one release, weights files for good.
+RENAMED = {"max_pictures": "max_images", "dense_weight": "auxiliary_weight"}
+
+TEXTS = "tuple[str, ...]"  # the type of a setting with several values
+EXPECTED = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a text", TEXTS: "texts"}
 
 
-def check_ranges(cfg: CFG) -> None:
-    """Raise UserError for a number that lies outside its range in RANGES."""
-    for part in (cfg, cfg.model, cfg.data, cfg.train, cfg.infer):
-        for name, value in vars(part).items():
-            if name not in RANGES:
-                continue
-            low, high = RANGES[name]
-            if not (low <= value <= high and math.isfinite(value)):
-                expected = f"at least {low}" if high == math.inf else f"a number from {low} to {high}"
-                raise UserError(f"--{name.replace('_', '-')} expects {expected}, got {value}")
+def flag(name: str) -> str:
+    """A setting as it stands on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def value_of(cfg: CFG, name: str) -> Any:
+    """The value of a setting, whatever group it is in."""
+    return getattr(getattr(cfg, GROUP_OF[name]) if GROUP_OF[name] else cfg, name)
+
+
+def what_is_wrong(name: str, value: Any) -> str:
+    """What the setting `name` expects, if `value` is not that; else empty."""
+    kind, told = FIELDS[name].type, FIELDS[name].metadata
+    types = {"bool": bool, "int": int, "float": (int, float), "str": str, TEXTS: tuple}[kind]
+    right = isinstance(value, types) and isinstance(value, bool) == (kind == "bool")
+    if kind == TEXTS:
+        right = right and all(isinstance(text, str) for text in value)
+    if told["choices"]:
+        return "" if right and value in told["choices"] else f"one of {', '.join(told['choices'])}"
+    if kind not in ("int", "float"):
+        return "" if right else EXPECTED[kind]
+    low, high = told["low"], told["high"]
+    if right and low <= value <= high and -math.inf < value < math.inf:
+        return ""
+    return f"{EXPECTED[kind]} of at least {low}" if high == math.inf else f"{EXPECTED[kind]} from {low} to {high}"
+
+
+def parse_tasks(text: str) -> tuple[str, ...]:
+    """Split `detection,segmentation` into task names; which of them there are is known to `tasks.py`."""
+    return tuple(name.strip() for name in text.split(","))
+
+
+def parse_task_weights(text: str, tasks: tuple[str, ...]) -> dict[str, float]:
+    """Split `1,0.5` into the loss weight of each of `tasks`; all are 1 where it is empty."""
+    if not text:
+        return dict.fromkeys(tasks, 1.0)
+    try:
+        weights = [float(weight) for weight in text.split(",")]
+    except ValueError:
+        raise UserError(f"--task-weights expects numbers with commas, got {text!r}") from None
+    if len(weights) != len(tasks):
+        raise UserError(f"--task-weights needs {len(tasks)} numbers, one for each of --task {','.join(tasks)}")
+    if not all(0 <= weight < math.inf for weight in weights):
+        raise UserError(f"--task-weights expects numbers of at least 0, got {text}")
+    return dict(zip(tasks, weights, strict=True))
 
 
 def check_widths(model: ModelCFG) -> None:
@@ -269,6 +419,51 @@ def check_widths(model: ModelCFG) -> None:
         unit = 4 * heads if model.transformer == "llama" else math.lcm(4, heads)
         if width % unit:
             raise UserError(f"--{part}-width expects a multiple of {unit} for --{part}-heads {heads}, got {width}")
+
+
+def check_training(cfg: CFG) -> None:
+    """Raise UserError for settings of a training that do not fit together."""
+    model, data, train = cfg.model, cfg.data, cfg.train
+    for prefix, low, high in (
+        ("", data.min_scale, data.max_scale),
+        ("crop-", data.crop_min_scale, data.crop_max_scale),
+    ):
+        if low > high:
+            raise UserError(f"--{prefix}min-scale expects at most --{prefix}max-scale {high}, got {low}")
+    if "detection" in cfg.tasks and data.noise_objects and not model.full_detection:
+        raise UserError("--noise-objects trains a model that never ends its list of objects: set --full-detection too")
+    if "detection" in cfg.tasks and model.full_detection and not data.noise_objects:
+        raise UserError(
+            "--full-detection always predicts --max-objects objects, which only --noise-objects trains: set that too, "
+            "or --no-full-detection"
+        )
+    if model.coord_window and not train.coord_sigma and {"detection", "keypoint"} & set(cfg.tasks):
+        raise UserError(
+            f"--coord-window {model.coord_window} takes means over bins, but --coord-sigma 0 trains on single bins: "
+            "set --coord-window 0, or a --coord-sigma such as 2"
+        )
+
+
+def notices(cfg: CFG) -> list[str]:
+    """Sentences about settings that have no effect beside the others, or not the likely one."""
+    train, infer = cfg.train, cfg.infer
+    found = {
+        "--label-smoothing is not applied to coordinates, whose targets are soft with --coord-sigma": (
+            train.label_smoothing and train.coord_sigma and cfg.tasks != CAPTIONING
+        ),
+        f"--small-epochs {train.small_epochs} leave none of --epochs {train.epochs} at the full --image-size": (
+            train.small_epochs >= train.epochs
+        ),
+        "--cosine-share has no effect on other schedules than cosine": (
+            train.cosine_share != TrainCFG.cosine_share and train.schedule != "cosine"
+        ),
+        "--end-threshold has no effect where --detection-top-p samples": (
+            infer.detection_top_p and infer.end_threshold != InferCFG.end_threshold
+        ),
+        "--watch-minutes has no effect without --watch": infer.watch_minutes and not infer.watch,
+        "--weights has no effect beside --watch": infer.watch and infer.weights != InferCFG.weights,
+    }
+    return [sentence for sentence, applies in found.items() if applies]
 
 
 # Augmentation as in the papers (detection has no color jitter there; captions trained alone have 0.5).
@@ -293,13 +488,13 @@ PAPER_DATA = DataCFG(
     drop_words=0.5,
 )
 
-# Optimisation as in the papers: light ends, all layers learn.
+# Optimization as in the papers: light ends, all layers learn.
 PAPER_TRAIN = TrainCFG(
     optimizer="adamw",
     lr=1e-4,
     backbone_lr_factor=1.0,
     frozen_stages=0,
-    dense_weight=0.0,
+    auxiliary_weight=0.0,
     end_weight=0.1,
     caption_end_weight=0.1,
     invisible_weight=0.1,
@@ -310,7 +505,6 @@ def _official(name: str, encoder: tuple[int, int, int], decoder: tuple[int, int,
     """One of the published models; `encoder` and `decoder` are (width, layers, heads)."""
     return CFG(
         preset=name,
-        task="detection",
         model=ModelCFG(
             image_size=640,
             normalize=False,
@@ -385,11 +579,6 @@ PRESETS = {
 }
 
 
-def parse_tasks(text: str) -> tuple[str, ...]:
-    """Split `detection,segmentation` into task names; which of them there are is known to `tasks.py`."""
-    return tuple(name.strip() for name in text.split(","))
-
-
 def replace(cfg: CFG, **values: Any) -> CFG:
     """A copy of `cfg` with fields of any group replaced by bare name: `replace(cfg, epochs=1, task="detection")`."""
     changes: dict[str, Any] = {}
@@ -407,15 +596,27 @@ def to_json(cfg: CFG) -> str:
 
 
 def from_json(text: str) -> CFG:
-    """The CFG that `to_json` wrote; fields unknown to this version are left out, new ones keep their default."""
+    """The CFG that `to_json` wrote, in this version or an earlier one.
+
+    Settings that were renamed or moved to another group since are found, those unknown to this version are left out,
+    and new ones keep their default. Raises ValueError, UserError if the text is not that of settings.
+    """
     values = json.loads(text)
-    groups = {"model": ModelCFG, "data": DataCFG, "train": TrainCFG, "infer": InferCFG}
-    for name, group in groups.items():
-        known = {member.name for member in dataclasses.fields(group)}
-        values[name] = group(**{key: _tuple(value) for key, value in values[name].items() if key in known})
-    known = {member.name for member in dataclasses.fields(CFG)}
-    return CFG(**{key: value for key, value in values.items() if key in known})
+    if not isinstance(values, dict) or not all(isinstance(values.get(group), dict) for group in GROUPS):
+        raise ValueError(f"expected the settings of {', '.join(GROUPS)}")
+    named = {RENAMED.get(name, name): value for name, value in flat(values)}
+    return replace(CFG(), **{name: as_tuple(value) for name, value in named.items() if name in FIELDS})
 
 
-def _tuple(value: Any) -> Any:
+def flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Names and values, those that stand below a group's name among them."""
+    for name, value in values.items():
+        if name in GROUPS and isinstance(value, Mapping):
+            yield from value.items()
+        else:
+            yield name, value
+
+
+def as_tuple(value: Any) -> Any:
+    """Lists, which files have, as the tuples that settings are."""
     return tuple(value) if isinstance(value, list) else value

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pix2seq.command_line import command_line
+from pix2seq.command_line import Uses, command_line, names_of
 from pix2seq.config import CFG, replace
 
 if TYPE_CHECKING:
@@ -132,4 +132,21 @@ def report(what: str, value: float, unit: str) -> None:
 
 
 if __name__ == "__main__":
-    command_line(main, __doc__, scenes_train=640, scenes_val=32)
+    uses = Uses(
+        essential=(
+            "preset",
+            "device",
+            "image_size",
+            "backbone",
+            "transformer",
+            "batch_size",
+            "eval_batch_size",
+            "workers",
+        ),
+        others=("task", "seed", *names_of("model", "data", "train")),
+        trains=True,
+    )
+    uses = uses.without(
+        "run_dir", "resume", "start_from", "pretrained", "epochs", "limit_minutes", "eval_every", "store"
+    )
+    command_line(main, __doc__, uses, scenes_train=640, scenes_val=32)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from pix2seq.command_line import command_line
+from pix2seq.command_line import SEQUENCES, Uses, command_line, names_of
 from pix2seq.config import CFG, replace
 from pix2seq.errors import UserError
 
@@ -74,4 +74,9 @@ def seconds(dataset: SampleDataset, cfg: CFG) -> float:
 
 
 if __name__ == "__main__":
-    command_line(main, __doc__, task="detection", cache_gb=1.0)
+    uses = Uses(
+        essential=("data_root", "train_split", "task", "seed", "preset", "image_size", "cache_gb"),
+        others=(*names_of("data"), *SEQUENCES),
+        trains=True,
+    ).without("workers", "check_data")
+    command_line(main, __doc__, uses, task="detection", cache_gb=1.0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import resource
 import time
 
-from pix2seq.command_line import command_line
+from pix2seq.command_line import Uses, command_line, names_of
 from pix2seq.config import CFG
 
 NUM_CLASSES = 90
@@ -50,4 +50,8 @@ def main(cfg: CFG) -> None:
 
 
 if __name__ == "__main__":
-    command_line(main, __doc__)
+    uses = Uses(
+        essential=("preset", "image_size", "max_objects", "device", "seed"),
+        others=(*names_of("model"), "end_threshold", "detection_top_p", "temperature"),
+    )
+    command_line(main, __doc__, uses, only="detection")

@@ -17,10 +17,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pix2seq.command_line import command_line
+from pix2seq.command_line import TRAINING, command_line
 from pix2seq.config import CFG, replace
 from pix2seq.errors import UserError
-from pix2seq.runtime.paths import project_path
 from pix2seq.runtime.threads import let_threads_sleep
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def main(cfg: CFG) -> None:
     from pix2seq.tasks import choose_tasks
     from pix2seq.train.engine import train
 
-    started, run = time.monotonic(), project_path(cfg.train.run_dir)
+    started, run = time.monotonic(), Path(cfg.train.run_dir)
     tasks = choose_tasks(cfg.tasks)
     cfg = write_dataset(open_split(cfg, cfg.data.train_split, tasks), tasks, run, cfg)
     train(cfg)
@@ -119,6 +118,7 @@ if __name__ == "__main__":
     command_line(
         main,
         __doc__,
+        TRAINING.without("resume"),
         run_dir="runs/overfit",
         image_size=128,
         batch_size=8,

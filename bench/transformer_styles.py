@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 
-from pix2seq.command_line import command_line
+from pix2seq.command_line import TRAINING, command_line
 from pix2seq.config import CFG, replace
 
 STYLES = ("standard", "llama")
@@ -36,6 +36,7 @@ if __name__ == "__main__":
     command_line(
         main,
         __doc__,
+        TRAINING.without("transformer", "run_dir", "resume", "start_from"),
         image_size=96,
         batch_size=16,
         epochs=1,

@@ -7,7 +7,7 @@ import json
 import os
 from pathlib import Path
 
-from pix2seq.command_line import command_line
+from pix2seq.command_line import SOURCE, Uses, command_line
 from pix2seq.config import CFG
 from pix2seq.errors import UserError
 from pix2seq.runtime.paths import writable_folder
@@ -30,4 +30,5 @@ def main(cfg: CFG) -> None:
 
 
 if __name__ == "__main__":
-    command_line(main, __doc__)
+    uses = Uses(("data_root", "train_split", "train_json", "vocab", "caption_min_count"), SOURCE).without("classes")
+    command_line(main, __doc__, uses, only="captioning")

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pix2seq.runtime.paths import ROOT, writable_folder
+from pix2seq.runtime.paths import cache_folder, writable_folder
 
-FOLDER = ROOT / "data" / "cache"
 SUFFIX = ".pixels"
 CHECKSUM_BYTES = 4
 
@@ -44,7 +43,7 @@ class DecodedCache:
         self.held = int(np.searchsorted(ends, limit_bytes, side="right"))
         self.starts = [0, *ends.tolist()][: self.held]
         self.size = int(ends[self.held - 1]) if self.held else 0
-        folder = folder or FOLDER
+        folder = folder or cache_folder() / "cache"
         self.file = folder / (self._name(paths) + SUFFIX)
         if self.size:
             writable_folder(folder, "--cache-gb")

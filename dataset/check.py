@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pix2seq.command_line import command_line
+from pix2seq.command_line import SEQUENCES, Uses, command_line, names_of
 from pix2seq.config import CFG
 from pix2seq.errors import UserError
 from pix2seq.runtime.paths import writable_folder
@@ -46,4 +46,12 @@ def main(cfg: CFG) -> None:
 
 
 if __name__ == "__main__":
-    command_line(main, __doc__, output_dir="results/check")
+    uses = Uses(
+        essential=(
+            *("data_root", "train_split", "val_split", "train_json", "val_json", "classes", "workers"),
+            *("task", "preset", "seed", "image_size", "max_objects", "max_points", "max_words", "output_dir"),
+        ),
+        others=(*names_of("data"), *SEQUENCES),
+        trains=True,
+    ).without("cache_gb", "check_data")
+    command_line(main, __doc__, uses, output_dir="results/check")

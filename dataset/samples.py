@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from pix2seq.config import CFG
 from pix2seq.dataset.coco import Example, ImageDataset
 from pix2seq.dataset.geometry import Geometry
-from pix2seq.dataset.transforms import Jitter, check_augmentation, jitter_colors, rand_augment
+from pix2seq.dataset.transforms import Jitter, jitter_colors, rand_augment
 from pix2seq.dataset.views import CanvasObjects, View, is_shown, object_boxes
 from pix2seq.errors import UserError
 from pix2seq.tokenizers.build import Tokenizers
@@ -63,7 +63,6 @@ class SampleDataset(Dataset):
         self.augment, self.replace_unreadable = augment, replace_unreadable
         self.reported = torch.zeros(len(examples), dtype=torch.bool).share_memory_()  # by any of the loading processes
         tokenizers.check_lengths(cfg.model, {name: task.samples.LIMIT[0] for name, task in tasks.items()})
-        check_augmentation(cfg)
         self.image_tasks = [task for task in tasks.values() if not task.is_prompted]
         self.cropped_tasks = [task for task in tasks.values() if task.is_cropped(cfg.model)]
         self.uncropped_tasks = [t for t in tasks.values() if t.is_prompted and not t.is_cropped(cfg.model)]

@@ -12,9 +12,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from pix2seq.config import CFG, DataCFG
+from pix2seq.config import DataCFG
 from pix2seq.dataset.geometry import Geometry
-from pix2seq.errors import UserError
 
 LUMA = np.array([0.299, 0.587, 0.114])
 
@@ -77,19 +76,6 @@ def jitter_colors(image: np.ndarray, amount: float, rng: np.random.Generator) ->
     matrix = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) * LUMA)
     shift = brightness * (1 - contrast) * (LUMA @ cv2.mean(image)[:3])
     return cv2.transform(image, np.column_stack([matrix, np.full(3, shift)]))
-
-
-def check_augmentation(cfg: CFG) -> None:
-    """Raise UserError for settings of random changes that do not go with each other or with the model's."""
-    data = cfg.data
-    for flag, low, high in (
-        ("", data.min_scale, data.max_scale),
-        ("crop-", data.crop_min_scale, data.crop_max_scale),
-    ):
-        if low > high:
-            raise UserError(f"--{flag}min-scale expects at most --{flag}max-scale {high}, got {low}")
-    if data.noise_objects and "detection" in cfg.tasks and not cfg.model.full_detection:
-        raise UserError("--noise-objects trains a model that never ends its list of objects: set --full-detection too")
 
 
 def _enhance(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> Callable[[Image.Image, float], Image.Image]:

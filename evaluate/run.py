@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pix2seq.config import CFG
 from pix2seq.errors import UserError
-from pix2seq.runtime.paths import project_path
+from pix2seq.runtime.paths import weights_path
 from pix2seq.runtime.threads import let_threads_sleep
 from pix2seq.tasks import choose_tasks
 
@@ -52,7 +52,7 @@ def evaluate_weights(cfg: CFG, run_folder: Path | None = None) -> None:
         if distributed.rank() == 0:
             print(tables(evaluation, split.problems))
             with writing(target):
-                write_report(staging, evaluation, split, predictor, Path(cfg.infer.weights).name)
+                write_report(staging, evaluation, split, predictor, weights_path(cfg.infer.weights).name)
     if distributed.rank() == 0:
         log_scalars((run_folder or target) / "tensorboard", evaluation, predictor.step)
         print(f"{len(evaluation.predictions)} images; wrote {target / 'metrics.json'}")
@@ -64,7 +64,7 @@ def watch(cfg: CFG) -> None:
 
     if distributed.world_size() > 1:
         raise UserError("--watch runs in one process; start it without torchrun")
-    folder = project_path(cfg.infer.watch)
+    folder = Path(cfg.infer.watch)
     if not folder.is_dir():
         raise UserError(f"--watch expects the folder of a training run, found no {folder}")
     infer = dataclasses.replace(cfg.infer, weights=str(folder / WATCHED))

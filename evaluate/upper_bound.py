@@ -5,7 +5,7 @@ python evaluate/upper_bound.py --data-root /data/coco --image-size 640 --max-poi
 
 from __future__ import annotations
 
-from pix2seq.command_line import command_line
+from pix2seq.command_line import SEQUENCES, SOURCE, Uses, command_line
 from pix2seq.config import CFG
 
 
@@ -26,4 +26,26 @@ def main(cfg: CFG) -> None:
 
 
 if __name__ == "__main__":
-    command_line(main, __doc__, task="detection,segmentation,keypoint", num_samples=1)
+    uses = Uses(
+        essential=(
+            "data_root",
+            "val_split",
+            "val_json",
+            "task",
+            "image_size",
+            "crop_padding",
+            "max_objects",
+            "max_points",
+        ),
+        others=(
+            *SOURCE,
+            *SEQUENCES,
+            "preset",
+            "seed",
+            "workers",
+            "eval_batch_size",
+            "max_images",
+            "points_score_weight",
+        ),
+    )
+    command_line(main, __doc__, uses, task="detection,segmentation,keypoint", num_samples=1)

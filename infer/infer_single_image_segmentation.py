@@ -3,8 +3,8 @@
 python infer/infer_single_image_segmentation.py --image images/demo.jpg --output-dir results --box 311,191,70,146
 """
 
-from pix2seq.command_line import command_line
+from pix2seq.command_line import INFERENCE, command_line
 from pix2seq.infer.run import run
 
 if __name__ == "__main__":
-    command_line(run, __doc__, task="segmentation")
+    command_line(run, __doc__, INFERENCE, only="segmentation")

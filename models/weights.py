@@ -84,7 +84,7 @@ def load_weights(path: Path) -> Weights:
         keypoints = json.loads(metadata.get("keypoints", "{}"))
         category_ids = {int(key): number for key, number in json.loads(metadata.get("category_ids", "{}")).items()}
         step = int(metadata.get("step", 0))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, UserError) as error:
         raise UserError(f"the settings in {path} cannot be read ({error!r}); get it again") from None
     model = Pix2Seq(cfg.model).eval()
     fit(model, tensors, path)

@@ -18,10 +18,9 @@ import numpy as np
 from tqdm import tqdm
 
 from pix2seq.coco_person import KEYPOINTS, SKELETON
-from pix2seq.command_line import command_line
+from pix2seq.command_line import Uses, command_line
 from pix2seq.config import CFG
 from pix2seq.errors import UserError
-from pix2seq.runtime.paths import project_path
 from pix2seq.scenes.annotating import SceneObject, annotate
 from pix2seq.scenes.backgrounds import draw_setting
 from pix2seq.scenes.captions import mention, write_captions
@@ -144,10 +143,10 @@ def coco_files(records: list[dict]) -> dict[str, dict]:
 
 
 def main(cfg: CFG) -> None:
-    root = project_path(cfg.data.data_root) if cfg.data.data_root else scenes_root(cfg)
+    root = Path(cfg.data.data_root) if cfg.data.data_root else scenes_root(cfg)
     write_dataset(root, cfg.data.scenes_train, cfg.data.scenes_val, cfg.data.scenes_seed)
     print(f"wrote {root}")
 
 
 if __name__ == "__main__":
-    command_line(main, __doc__)
+    command_line(main, __doc__, Uses(("data_root", "scenes_train", "scenes_val", "scenes_seed")))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from pix2seq.config import CFG
-from pix2seq.runtime.paths import ROOT
+from pix2seq.runtime.paths import cache_folder
 
 
 def scenes_root(cfg: CFG) -> Path:
     """Where the drawn images of these settings live."""
     data = cfg.data
-    return ROOT / "data" / f"scenes_{data.scenes_train}_{data.scenes_val}_seed{data.scenes_seed}"
+    return cache_folder() / f"scenes_{data.scenes_train}_{data.scenes_val}_seed{data.scenes_seed}"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from pix2seq.config import CFG, TrainCFG, parse_tasks, replace, to_json
+from pix2seq.config import CFG, TrainCFG, check_training, parse_tasks, replace, to_json
 from pix2seq.dataset.batches import Batch, build_loader
 from pix2seq.dataset.caption_vocabulary import training_tokenizers
 from pix2seq.dataset.inspection import report
@@ -29,7 +29,7 @@ from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.models.weights import Weights, load_weights, save_weights
 from pix2seq.runtime import distributed
 from pix2seq.runtime.device import pick_device
-from pix2seq.runtime.paths import project_path, writable_folder
+from pix2seq.runtime.paths import weights_path, writable_folder
 from pix2seq.tasks import choose_tasks
 from pix2seq.train.auxiliary_head import DenseSupervision
 from pix2seq.train.checkpoint import load_checkpoint, save_checkpoint
@@ -98,7 +98,8 @@ class Trainer:
 
     def __init__(self, cfg: CFG) -> None:
         self.cfg = cfg
-        self.folder = project_path(cfg.train.run_dir)
+        self.folder = Path(cfg.train.run_dir)
+        check_training(cfg)
         self.tasks = choose_tasks(cfg.tasks)
         self.device = distributed.start(pick_device(cfg.device))
         writable_folder(self.folder, "--run-dir")
@@ -108,7 +109,7 @@ class Trainer:
         from_imagenet = cfg.train.pretrained and not (cfg.train.resume or cfg.train.start_from)
         self.model = Pix2Seq(cfg.model, from_imagenet)
         if cfg.train.start_from and not cfg.train.resume:
-            self._start_from(project_path(cfg.train.start_from))
+            self._start_from(weights_path(cfg.train.start_from))
         if cfg.train.small_epochs and self.model.encoder.backbone.is_vit:
             raise UserError(f"--small-epochs needs a convnet: {cfg.model.backbone} has one canvas size; set it to 0")
         self.model.to(self.device, memory_format=torch.channels_last)
@@ -116,10 +117,10 @@ class Trainer:
         self.average = copy.deepcopy(self.model).eval() if cfg.train.ema_decay else self.model
         self.loss_weights = dict(cfg.loss_weights)
         self.dense = None
-        if cfg.train.dense_weight:
+        if cfg.train.auxiliary_weight:
             num_classes = max(self.class_names, default=0) + 1
             self.dense = DenseSupervision(cfg.model.decoder_width, num_classes, len(self.skeleton)).to(self.device)
-            self.loss_weights["dense"] = cfg.train.dense_weight
+            self.loss_weights["dense"] = cfg.train.auxiliary_weight
         self.trained = nn.ModuleList(part for part in (self.model, self.dense) if part)
         self.optimizers = Optimizers(self.model, self.dense, cfg)
         self.step, self.epoch, self.best = 0, 0, math.inf

@@ -3,7 +3,7 @@
 python train/train_coco_keypoint.py --data-root /data/coco
 """
 
-from pix2seq.command_line import command_line
+from pix2seq.command_line import TRAINING, command_line
 from pix2seq.config import CFG
 
 
@@ -14,4 +14,4 @@ def main(cfg: CFG) -> None:
 
 
 if __name__ == "__main__":
-    command_line(main, __doc__, task="keypoint", run_dir="runs/keypoint")
+    command_line(main, __doc__, TRAINING, only="keypoint", run_dir="runs/keypoint")

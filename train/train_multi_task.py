@@ -3,7 +3,7 @@
 python train/train_multi_task.py --task detection,segmentation,keypoint,captioning
 """
 
-from pix2seq.command_line import command_line
+from pix2seq.command_line import TRAINING, command_line
 from pix2seq.config import CFG
 
 
@@ -14,4 +14,4 @@ def main(cfg: CFG) -> None:
 
 
 if __name__ == "__main__":
-    command_line(main, __doc__)
+    command_line(main, __doc__, TRAINING)

@@ -8,7 +8,7 @@ import pytest
 
 from pix2seq import config
 from pix2seq.config import CFG
-from pix2seq.dataset import cache, coco
+from pix2seq.dataset import coco
 from pix2seq.errors import UserError
 
 
@@ -23,7 +23,7 @@ def loading(bench: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch)
 def test_each_way_of_reading_is_measured(
     loading: ModuleType, tiny_cfg: CFG, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys
 ):
-    monkeypatch.setattr(cache, "FOLDER", tmp_path / "cache")
+    monkeypatch.setenv("PIX2SEQ_CACHE", str(tmp_path))
     read, shrinks = coco.read_reduced, []
     monkeypatch.setattr(coco, "read_reduced", lambda path, shrink: shrinks.append(shrink) or read(path, shrink))
     loading.main(config.replace(tiny_cfg, task="detection", cache_gb=1.0))

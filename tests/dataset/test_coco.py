@@ -97,7 +97,7 @@ def test_an_image_without_objects_is_taught_as_an_immediate_end(tmp_path: Path):
     for entry in IMAGES:
         Image.new("RGB", (8, 6)).save(root / "val2017" / entry["file_name"])
     empty = CocoDataset(root, "val2017", ["detection"])[1]
-    tokenizer = DetectionTokenizer(3000, [1, 3])
+    tokenizer = DetectionTokenizer(3000, [1, 3], 0.1, 1.0)
     sequence = detection_sequence(empty, Geometry.letterbox(8, 6, 64), tokenizer, CFG(), np.random.default_rng(0))
     assert sequence.target.tolist() == [END]
 

@@ -125,7 +125,7 @@ def test_a_sequence_of_the_most_objects_fits_the_decoder(tiny_cfg: CFG):
 
 
 def test_a_mirrored_person_exchanges_left_and_right_joints():
-    example, tokenizer = person(), KeypointTokenizer(3000)
+    example, tokenizer = person(), KeypointTokenizer(3000, 17, 0.3)
     straight, mirrored = (
         keypoint_sequence(example, 0, np.array([0, 0, 1, 1]), geometry, flipped, tokenizer).target[5:].reshape(17, 2)
         for flipped, geometry in (
@@ -153,7 +153,7 @@ def test_mirroring_leaves_words_that_only_contain_left_alone():
 
 
 def test_mirrored_samples_teach_mirrored_captions():
-    tokenizer = CaptioningTokenizer(3200, WordVocabulary(["<unk>", "a", "dog", "left", "man", "of", "right"]))
+    tokenizer = CaptioningTokenizer(3200, WordVocabulary(["<unk>", "a", "dog", "left", "man", "of", "right"]), 64, 1.0)
     (sequence,) = caption_sequences(person(), True, tokenizer, 1, np.random.default_rng(0))
     assert tokenizer.decode(sequence.target) == "a man right of a dog"
 
@@ -173,8 +173,8 @@ def test_polygons_run_the_same_way_round_when_mirrored():
 
 def test_keypoints_off_the_canvas_are_invisible():
     geometry = Geometry.crop(np.array([0.0, 0, 50, 50]), 0.0, SIZE)
-    sequence = keypoint_sequence(person(), 0, np.array([0, 0, 1, 1]), geometry, False, KeypointTokenizer(3000))
-    found = KeypointTokenizer(3000).decode(sequence.target[5:], np.ones(34))
+    sequence = keypoint_sequence(person(), 0, np.array([0, 0, 1, 1]), geometry, False, KeypointTokenizer(3000, 17, 0.3))
+    found = KeypointTokenizer(3000, 17, 0.3).decode(sequence.target[5:], np.ones(34))
     inside = (person().keypoints[0, :, :2] <= 50).all(axis=1)
     assert np.array_equal(found.visible, inside)
 

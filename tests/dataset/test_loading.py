@@ -10,7 +10,6 @@ from PIL import Image
 
 from pix2seq import config
 from pix2seq.config import CFG, TASKS
-from pix2seq.dataset import cache
 from pix2seq.dataset.batches import build_loader
 from pix2seq.dataset.sampler import EpochSampler
 from pix2seq.dataset.samples import SequenceDataset
@@ -25,7 +24,7 @@ SIZE = 64
 
 @pytest.fixture
 def cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    monkeypatch.setattr(cache, "FOLDER", tmp_path / "cache")
+    monkeypatch.setenv("PIX2SEQ_CACHE", str(tmp_path))
     return tmp_path / "cache"
 
 

@@ -197,14 +197,14 @@ def test_objects_in_random_order_come_in_every_order():
 def test_of_too_many_objects_the_order_chooses():
     _, target, _ = detect(two_objects(), object_order="area")
     cfg = config.replace(CFG(), max_objects=1, object_order="area")
-    geometry, tokenizer = Geometry.letterbox(200, 100, SIZE), DetectionTokenizer(3000, [3, 7])
+    geometry, tokenizer = Geometry.letterbox(200, 100, SIZE), DetectionTokenizer(3000, [3, 7], 0.1, 1.0)
     _, first, _ = objects_of(detection_sequence(two_objects(), geometry, tokenizer, cfg, np.random.default_rng(0)))
     assert np.array_equal(first, target[:1]) and first[0, CLASS] == 7 + CLASS_SHIFT
 
 
 @pytest.mark.parametrize("most, has_end", [(1, False), (2, True), (3, True)])
 def test_a_sequence_that_is_cut_at_the_most_objects_has_no_end(most: int, has_end: bool):
-    cfg, tokenizer = config.replace(CFG(), max_objects=most), DetectionTokenizer(3000, [3, 7])
+    cfg, tokenizer = config.replace(CFG(), max_objects=most), DetectionTokenizer(3000, [3, 7], 0.1, 1.0)
     geometry, rng = Geometry.letterbox(200, 100, SIZE), np.random.default_rng(0)
     target = detection_sequence(two_objects(), geometry, tokenizer, cfg, rng).target
     assert len(target) == 5 * min(most, 2) + has_end

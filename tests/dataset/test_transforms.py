@@ -21,8 +21,7 @@ from pix2seq.dataset.keypoint import keypoints_on_canvas
 from pix2seq.dataset.samples import Sample, SequenceDataset
 from pix2seq.dataset.skeleton import COCO_PERSON
 from pix2seq.dataset.sources import open_split
-from pix2seq.dataset.transforms import Jitter, check_augmentation, jitter_colors, rand_augment
-from pix2seq.errors import UserError
+from pix2seq.dataset.transforms import Jitter, jitter_colors, rand_augment
 from pix2seq.tokenizers.build import build_tokenizers
 from pix2seq.tokenizers.captioning import WordVocabulary
 
@@ -384,28 +383,3 @@ def test_rand_augment_moves_nothing(seed: int):
     flat = changed[9:11, 21:23].reshape(-1, 3)
     assert np.all(flat == flat[0])
     assert len({tuple(changed[y, x]) for y, x in ((4, 4), (10, 22), (24, 24))}) == 3
-
-
-# Settings that cannot be
-
-
-@pytest.mark.parametrize(
-    ("changes", "flag"),
-    [
-        ({"min_scale": 2.0}, "--min-scale expects at most --max-scale 1.15, got 2.0"),
-        ({"crop_min_scale": 1.5}, "--crop-min-scale expects at most --crop-max-scale"),
-        ({"noise_objects": True}, "set --full-detection too"),
-    ],
-)
-def test_impossible_augmentation_is_refused(changes: dict, flag: str):
-    with pytest.raises(UserError, match=flag):
-        check_augmentation(config.replace(CFG(), **changes))
-
-
-def test_noise_objects_do_not_concern_other_tasks():
-    check_augmentation(config.replace(CFG(), noise_objects=True, task="captioning"))
-
-
-@pytest.mark.parametrize("preset", config.PRESETS)
-def test_the_presets_augment_consistently(preset: str):
-    check_augmentation(config.PRESETS[preset])

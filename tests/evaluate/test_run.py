@@ -13,7 +13,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pix2seq import config
-from pix2seq.command_line import command_line, parse_args
+from pix2seq.command_line import EVALUATION, command_line, parse_args
 from pix2seq.config import CFG
 from pix2seq.dataset.coco import CocoDataset
 from pix2seq.errors import UserError
@@ -43,7 +43,7 @@ def flags(weights_path: Path, scenes_root: Path, tmp_path: Path) -> list[str]:
 
 def test_the_script_writes_figures_results_and_sheets(flags: list[str], tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["evaluate_multi_task.py", *flags])
-    command_line(evaluate_multi_task.run, evaluate_multi_task.__doc__, output_dir="results")
+    command_line(evaluate_multi_task.run, evaluate_multi_task.__doc__, EVALUATION, output_dir="results")
     out = tmp_path / "out"
     report = json.loads((out / "metrics.json").read_text())
     assert (report["weights"], report["images"]) == ("tiny.safetensors", 6)
@@ -67,7 +67,7 @@ def scalars(folder: Path, step: int) -> dict[str, float]:
 
 def test_a_script_of_one_task_scores_that_alone(flags: list[str], tmp_path: Path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["evaluate_detection.py", *flags])
-    command_line(evaluate_detection.run, evaluate_detection.__doc__, task="detection", output_dir="results")
+    command_line(evaluate_detection.run, evaluate_detection.__doc__, EVALUATION, only="detection", output_dir="results")
     report = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert set(report["metrics"]) == {"detection"}
 

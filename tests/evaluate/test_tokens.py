@@ -36,7 +36,7 @@ def test_roles_of_segmentation():
 
 def test_roles_of_keypoints():
     visible = np.array([True, False, True])
-    target = KeypointTokenizer(V, 3).encode(BOX, 1, np.full((3, 2), 0.5), visible).target
+    target = KeypointTokenizer(V, 3, 0.3).encode(BOX, 1, np.full((3, 2), 0.5), visible).target
     assert roles(*target.tolist())[5:] == ["y", "x", "invisible", "invisible", "y", "x"]
     assert target[7] == INVISIBLE
 
@@ -96,7 +96,7 @@ def test_names_of_numbers_are_known_beforehand():
 
 
 def test_what_obeys_a_grammar():
-    grammar = DetectionTokenizer(V, (1, 3)).grammar()
+    grammar = DetectionTokenizer(V, (1, 3), 0.1, 1.0).grammar()
     one = [1000, 1100, 1200, 1300, 101]
     assert obeys([*one, END], grammar) and obeys([END], grammar)
     assert obeys([*one, 1000, 1100], grammar)  # cut, not wrong

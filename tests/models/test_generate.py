@@ -25,10 +25,10 @@ SAMPLED = Sampling(temperature=1.0, top_p=0.95)
 BOX = np.array([0.1, 0.1, 0.8, 0.7])
 
 tokenizers = {
-    "detection": DetectionTokenizer(VOCAB_SIZE, (1, 3, 18)),
+    "detection": DetectionTokenizer(VOCAB_SIZE, (1, 3, 18), 0.1, 1.0),
     "segmentation": SegmentationTokenizer(VOCAB_SIZE),
-    "keypoint": KeypointTokenizer(VOCAB_SIZE),
-    "captioning": CaptioningTokenizer(VOCAB_SIZE, WordVocabulary(["<unk>", *"abcdefgh"])),
+    "keypoint": KeypointTokenizer(VOCAB_SIZE, 17, 0.3),
+    "captioning": CaptioningTokenizer(VOCAB_SIZE, WordVocabulary(["<unk>", *"abcdefgh"]), 64, 1.0),
 }
 
 

@@ -84,7 +84,7 @@ def test_noise_objects_weigh_alike(reference, objects, noise_weight: float):
 
 
 def test_noise_may_be_given_apart_from_the_objects(reference, objects):
-    data, tokenizer = reference("detection.npz"), DetectionTokenizer(VOCAB_SIZE, ALL_CLASSES, 0.1)
+    data, tokenizer = reference("detection.npz"), DetectionTokenizer(VOCAB_SIZE, ALL_CLASSES, 0.1, 1.0)
     boxes, classes = objects[0]
     real = classes > 0
     assert not np.any(real[np.argmin(real) :]), "the first image's noise follows its objects"
@@ -98,7 +98,7 @@ def test_corruption_changes_input_classes_only(reference, objects, mode: str):
     names = {"none": "response_seq_cm_none"}
     drawn = data[names.get(mode, f"random_sample_response_seq_cm_{mode}")]
     for row, (boxes, classes) in enumerate(objects):
-        sequence = DetectionTokenizer(VOCAB_SIZE, ALL_CLASSES).encode(boxes, classes, pad_to=7)
+        sequence = DetectionTokenizer(VOCAB_SIZE, ALL_CLASSES, 0.1, 1.0).encode(boxes, classes, pad_to=7)
         corrupted = corrupt_classes(sequence, mode, np.random.default_rng(row))
         unchanged = np.ones(len(sequence.input), dtype=bool)
         unchanged[CLASS_TOKENS] = False
@@ -122,7 +122,7 @@ def test_corruption_changes_input_classes_only(reference, objects, mode: str):
 )
 def test_corrupted_classes_have_the_official_odds(mode: str, real: float, fake: float):
     count = 20_000
-    tokenizer = DetectionTokenizer(VOCAB_SIZE, ALL_CLASSES)
+    tokenizer = DetectionTokenizer(VOCAB_SIZE, ALL_CLASSES, 0.1, 1.0)
     sequence = tokenizer.encode(np.zeros((count, 4)), np.full(count, 17))
     classes = corrupt_classes(sequence, mode, np.random.default_rng(0)).input[CLASS_TOKENS]
     random = classes[(classes != 17 + CLASS_SHIFT) & (classes != FAKE)]
@@ -141,7 +141,7 @@ def test_classes_and_scores_are_decoded_alike(reference, case: str):
     The official code clips coordinates that are none and reads on after an end; the grammar says neither, so whole
     groups of coordinates are compared, each on its own. It drops class 0 as padding, which no grammar lets be said.
     """
-    data, tokenizer = reference("detection.npz"), DetectionTokenizer(VOCAB_SIZE, ALL_CLASSES, full=True)
+    data, tokenizer = reference("detection.npz"), DetectionTokenizer(VOCAB_SIZE, ALL_CLASSES, 0.1, 1.0, full=True)
     allowed = torch.from_numpy(tokenizer.grammar().allowed[4])
     logits = torch.from_numpy(data[f"dec_{case}_logits_f16"].astype(np.float32))
     compared = 0
@@ -287,7 +287,7 @@ def test_samples_vote_alike(reference, reference_json, threshold: float):
 
 def test_keypoints_are_taught_alike(reference):
     """Real instances; an instance that fills a batch up has weight 0 there, and no sequence here."""
-    data, tokenizer = reference("keypoints.npz"), KeypointTokenizer(VOCAB_SIZE, invisible_weight=0.1)
+    data, tokenizer = reference("keypoints.npz"), KeypointTokenizer(VOCAB_SIZE, 17, 0.1)
     for image, instance in np.argwhere(data["label"] > 0):
         points = data["keypoints_yx"][image, instance].reshape(17, 2)
         sequence = tokenizer.encode(data["bbox"][image, instance], 1, points, points[:, 0] != -3)
@@ -324,7 +324,7 @@ def token_probs(data: dict, row: int) -> np.ndarray:
 @pytest.mark.parametrize("weight", [1.0, 0.3, 0.0])
 def test_poses_are_scored_alike(reference, weight: float):
     """Not the third row of `final_scores`: its class is no person's, who is never asked for keypoints here."""
-    data, tokenizer = reference("keypoints.npz"), KeypointTokenizer(VOCAB_SIZE)
+    data, tokenizer = reference("keypoints.npz"), KeypointTokenizer(VOCAB_SIZE, 17, 0.3)
     for row, (tokens, box_score) in enumerate(zip(data["pred_seq"], data["det_scores"], strict=True)):
         score = weight * tokenizer.decode(tokens, token_probs(data, row)).score + (1 - weight) * box_score
         if data["pred_class"][row] == 1:
@@ -335,7 +335,7 @@ def test_poses_are_scored_alike(reference, weight: float):
 
 def test_keypoints_are_placed_alike(reference):
     """Points of which both tokens are coordinates, or neither is: the grammar says no half-invisible ones."""
-    data, tokenizer = reference("keypoints.npz"), KeypointTokenizer(VOCAB_SIZE)
+    data, tokenizer = reference("keypoints.npz"), KeypointTokenizer(VOCAB_SIZE, 17, 0.3)
     compared = np.zeros(2, dtype=int)
     for row, tokens in enumerate(data["pred_seq"]):
         sizes = [data[name][row // 2] for name in ("orig_image_size", "unpadded_image_size")]

@@ -31,7 +31,7 @@ def text(text_model_path: Path) -> SentencePieceVocabulary:
 
 @pytest.fixture(scope="module")
 def tokenizer(text: SentencePieceVocabulary) -> CaptioningTokenizer:
-    return CaptioningTokenizer(VOCAB_SIZE, text)
+    return CaptioningTokenizer(VOCAB_SIZE, text, 64, 1.0)
 
 
 def trained(**changes) -> bytes:
@@ -46,7 +46,9 @@ def trained(**changes) -> bytes:
 @pytest.fixture(scope="module")
 def byte_tokenizer() -> CaptioningTokenizer:
     """What is no piece is spelt in bytes."""
-    return CaptioningTokenizer(VOCAB_SIZE, SentencePieceVocabulary(trained(vocab_size=300, byte_fallback=True)))
+    return CaptioningTokenizer(
+        VOCAB_SIZE, SentencePieceVocabulary(trained(vocab_size=300, byte_fallback=True)), 64, 1.0
+    )
 
 
 def test_text_ids_are_the_models_own(text: SentencePieceVocabulary, text_model_path: Path):
@@ -198,7 +200,7 @@ def test_caption_sequences_equal_the_official_ones(reference):
 def test_hidden_words_are_chosen_as_in_the_official_code(reference):
     data = reference("captioning.npz")
     official, clean = data["random_sample_input_seq_drop0.5"], data["input_seq_no_drop"]
-    tokenizer = CaptioningTokenizer(35_000, Numbers())
+    tokenizer = CaptioningTokenizer(35_000, Numbers(), 64, 1.0)
     sequence = tokenizer.encode(" ".join(map(str, range(3, 60))))
     rng = np.random.default_rng(0)
     found = np.array([drop_words(sequence, 0.5, rng).input for _ in range(50)])

@@ -21,10 +21,10 @@ BOX = np.array([0.1, 0.2, 0.6, 0.9])
 WORDS = ("<unk>", "a", "boat", "by", "the", "red", "tree")
 
 tokenizers = {
-    "detection": DetectionTokenizer(VOCAB_SIZE, CLASS_IDS, end_weight=0.25),
+    "detection": DetectionTokenizer(VOCAB_SIZE, CLASS_IDS, 0.25, 1.0),
     "segmentation": SegmentationTokenizer(VOCAB_SIZE),
-    "keypoint": KeypointTokenizer(VOCAB_SIZE, invisible_weight=0.3),
-    "captioning": CaptioningTokenizer(VOCAB_SIZE, WordVocabulary(WORDS)),
+    "keypoint": KeypointTokenizer(VOCAB_SIZE, 17, 0.3),
+    "captioning": CaptioningTokenizer(VOCAB_SIZE, WordVocabulary(WORDS), 64, 1.0),
 }
 detection, segmentation, keypoint, captioning = (tokenizers[task] for task in TASKS)
 
@@ -230,7 +230,7 @@ def test_grammars_forbid_an_end_within_an_object():
 
 
 def test_a_full_detection_never_ends():
-    grammar = DetectionTokenizer(VOCAB_SIZE, CLASS_IDS, full=True).grammar()
+    grammar = DetectionTokenizer(VOCAB_SIZE, CLASS_IDS, 0.1, 1.0, full=True).grammar()
     assert not grammar.allowed[: grammar.num_states, END].any()
     assert np.array_equal(grammar.allowed[0, 1:], detection.grammar().allowed[0, 1:])
 
@@ -290,7 +290,7 @@ def test_detection_end_has_its_own_weight():
 
 def test_noise_follows_the_objects_and_needs_no_end():
     boxes = np.array([[0.1, 0.2, 0.3, 0.4], [0.5, 0.5, 0.6, 0.7]])
-    tokenizer = DetectionTokenizer(VOCAB_SIZE, CLASS_IDS, noise_weight=0.5)
+    tokenizer = DetectionTokenizer(VOCAB_SIZE, CLASS_IDS, 0.1, 0.5)
     sequence = tokenizer.encode(boxes[:1], np.array([3]), boxes[1:])
     assert sequence.target[[4, 9]].tolist() == [103, FAKE]
     assert sequence.weight.tolist() == [1] * 5 + [0] * 4 + [0.5]

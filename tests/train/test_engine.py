@@ -123,7 +123,7 @@ def test_steps_per_epoch_limits_an_epoch(tiny_cfg: CFG):
 
 def test_task_weights_scale_the_gradient(tiny_cfg: CFG):
     def after_one_step(weights: str) -> dict[str, torch.Tensor]:
-        trainer = Trainer(config.replace(tiny_cfg, task_weights=weights, dense_weight=0.0, clip_norm=0.0))
+        trainer = Trainer(config.replace(tiny_cfg, task_weights=weights, auxiliary_weight=0.0, clip_norm=0.0))
         trainer.begin_epoch(0)
         batch = next(iter(trainer.loader)).to(trainer.device)
         trainer.train_step(batch, 1e-3)
@@ -136,11 +136,11 @@ def test_task_weights_scale_the_gradient(tiny_cfg: CFG):
 
 
 # Crops so narrow that no object is to be seen whole: most batches teach nothing.
-NARROW = dict(task="segmentation", segment_whole=True, dense_weight=0.0, batch_size=1, min_visible=1.0)
+NARROW = dict(task="segmentation", segment_whole=True, auxiliary_weight=0.0, batch_size=1, min_visible=1.0)
 
 
 def test_a_batch_without_anything_to_learn_changes_nothing(tiny_cfg: CFG):
-    trainer = Trainer(config.replace(tiny_cfg, dense_weight=0.0))
+    trainer = Trainer(config.replace(tiny_cfg, auxiliary_weight=0.0))
     trainer.begin_epoch(0)
     batch = next(iter(trainer.loader)).to(trainer.device)
     trainer.train_step(batch, 1e-3)  # the optimizers have moments now, which would move the weights on

@@ -1,0 +1,39 @@
+"""Paths are relative to where one is; what belongs to the project has a name; what is kept has one folder."""
+
+from pathlib import Path
+
+import pytest
+
+from pix2seq.config import CFG
+from pix2seq.runtime import paths
+from pix2seq.runtime.paths import ROOT, cache_folder, recipe_path, weights_path
+from pix2seq.scenes.root import scenes_root
+
+
+def test_shipped_files_have_names_wherever_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert weights_path("scenes") == ROOT / "weights" / "scenes.safetensors"
+    assert recipe_path("scenes") == ROOT / "recipes" / "scenes.yaml"
+    assert weights_path(CFG().infer.weights).is_file()
+
+
+@pytest.mark.parametrize("path", ["weights/scenes.safetensors", "scenes.safetensors", "./scenes.yaml", "/a/b", "other"])
+def test_a_path_is_relative_to_where_one_is(path: str):
+    assert weights_path(path) == recipe_path(path) == Path(path)
+
+
+def test_what_is_kept_lies_where_the_variable_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PIX2SEQ_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path
+    assert scenes_root(CFG()) == tmp_path / "scenes_24000_500_seed0"
+
+
+def test_what_is_kept_lies_in_a_checkout_s_data_or_below_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("PIX2SEQ_CACHE", raising=False)
+    assert cache_folder() == ROOT / "data"
+    monkeypatch.setattr(paths, "ROOT", tmp_path)  # an installed package has no pyproject.toml
+    assert cache_folder() == Path.home() / ".cache" / "pix2seq"
+    (tmp_path / "pyproject.toml").touch()
+    assert cache_folder() == tmp_path / "data"
+    monkeypatch.setattr(paths.os, "access", lambda path, mode: False)
+    assert cache_folder() == Path.home() / ".cache" / "pix2seq"

@@ -1,0 +1,281 @@
+"""Settings: each has its help and its range beside it; what does not fit is refused; old files can be read."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from pix2seq import config
+from pix2seq.config import (
+    CFG,
+    FIELDS,
+    GROUP_OF,
+    PRESETS,
+    RENAMED,
+    TASKS,
+    check_training,
+    flag,
+    from_json,
+    notices,
+    replace,
+    to_json,
+    value_of,
+    what_is_wrong,
+)
+from pix2seq.errors import UserError
+from pix2seq.models.pix2seq import Pix2Seq
+from pix2seq.runtime.paths import weights_path
+
+NUMBERS = [name for name, member in FIELDS.items() if member.type in ("int", "float")]
+WORDS = [name for name, member in FIELDS.items() if member.metadata["choices"]]
+
+
+# Fields
+
+
+def test_no_two_settings_have_the_same_name():
+    parts = (CFG(), *(getattr(CFG(), group) for group in config.GROUPS))
+    names = [name for part in parts for name in vars(part) if name not in config.GROUPS]
+    assert len(names) == len(set(names)) == len(FIELDS)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_setting_has_help_and_a_default_that_fits(name: str):
+    told = FIELDS[name].metadata
+    assert told["help"] and told["help"][0] != " "
+    assert set(told["tasks"]) <= set(TASKS)
+    assert what_is_wrong(name, FIELDS[name].default) == ""
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_number_has_a_range(name: str):
+    assert math.isfinite(FIELDS[name].metadata["low"])
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_range_s_ends_are_accepted_and_what_lies_beyond_is_refused(name: str):
+    low, high = (FIELDS[name].metadata[end] for end in ("low", "high"))
+    kind = {"int": int, "float": float}[FIELDS[name].type]
+    cfg = replace(CFG(), encoder_heads=1, decoder_heads=1)  # widths depend on them
+    for value in filter(math.isfinite, (low, high)):
+        assert replace(cfg, **{name: kind(value)})
+    beyond = [low - 1, True, str(low), math.nan, math.inf, -math.inf]
+    beyond += [high + 1] if math.isfinite(high) else []
+    beyond += [math.nextafter(low, -math.inf), math.nextafter(high, math.inf)] if kind is float else [float(low)]
+    for value in beyond:
+        with pytest.raises(UserError) as error:
+            replace(cfg, **{name: value})
+        limits = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
+        number = "a whole number" if kind is int else "a number"
+        assert str(error.value) == f"{flag(name)} expects {number} {limits}, got {value!r}"
+
+
+def test_a_whole_number_of_any_size_is_judged():
+    assert what_is_wrong("seed", 10**400)
+    assert not what_is_wrong("epochs", 10**400)
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_a_choice_is_one_of_those_named(name: str):
+    choices = FIELDS[name].metadata["choices"]
+    assert all(value_of(replace(CFG(), **{name: choice}), name) == choice for choice in choices)
+    with pytest.raises(UserError, match=f"{flag(name)} expects one of {choices[0]}, .*, got 'sine'"):
+        replace(CFG(), **{name: "sine"})
+
+
+@pytest.mark.parametrize(
+    "values",
+    [dict(resume=1), dict(resume="yes"), dict(epochs=1.0), dict(vocab=3), dict(image="a.jpg"), dict(image=(1,))],
+)
+def test_a_value_of_another_type_is_refused(values: dict):
+    with pytest.raises(UserError, match=f"{flag(next(iter(values)))} expects"):
+        replace(CFG(), **values)
+
+
+@pytest.mark.parametrize("task", ["detections", "", "detection,", "detection,detection"])
+def test_wrong_tasks_are_refused(task: str):
+    with pytest.raises(UserError, match="--task"):
+        replace(CFG(), task=task)
+
+
+@pytest.mark.parametrize("weights", ["1", "1,2,x", "1,2,3,4,5", "1,2,3,-1", "1,2,3,nan", "1,2,3,inf"])
+def test_wrong_task_weights_are_refused(weights: str):
+    with pytest.raises(UserError, match="--task-weights"):
+        replace(CFG(), task_weights=weights)
+
+
+def test_task_weights_follow_the_order_of_tasks():
+    cfg = replace(CFG(), task="keypoint,detection", task_weights="0.5,2")
+    assert cfg.loss_weights == {"keypoint": 0.5, "detection": 2.0}
+
+
+def test_tasks_weigh_the_same_by_default():
+    assert CFG().loss_weights == dict.fromkeys(TASKS, 1.0)
+
+
+@pytest.mark.parametrize(
+    "values, unit, got",
+    [
+        (dict(decoder_width=64), 12, 64),
+        (dict(encoder_width=190), 12, 190),
+        (dict(encoder_heads=1, encoder_width=90), 4, 90),
+        (dict(transformer="llama", decoder_heads=4, decoder_width=168), 16, 168),
+    ],
+)
+def test_a_width_that_heads_and_positions_cannot_share_is_refused(values: dict, unit: int, got: int):
+    with pytest.raises(UserError, match=rf"-width expects a multiple of {unit} for --\w+-heads \d, got {got}"):
+        replace(CFG(), **values)
+
+
+@pytest.mark.parametrize("style", ["standard", "llama"])
+def test_the_narrowest_width_of_three_heads_makes_a_model(tiny_model_cfg: CFG, style: str):
+    width = dict(encoder_width=12, encoder_heads=3, decoder_width=12, decoder_heads=3)
+    model = Pix2Seq(replace(tiny_model_cfg, transformer=style, **width).model)
+    logits = model(torch.rand(1, 3, 64, 64), torch.tensor([[10, 1500]]), torch.tensor([0]))
+    assert logits.shape == (1, 2, tiny_model_cfg.model.vocab_size)
+
+
+def test_replace_leaves_the_original_alone():
+    cfg = CFG()
+    changed = replace(cfg, epochs=99, task="detection")
+    assert (changed.train.epochs, changed.task) == (99, "detection")
+    assert cfg == CFG()
+
+
+def test_replace_refuses_names_that_do_not_exist():
+    with pytest.raises(TypeError):
+        replace(CFG(), epoch=1)
+
+
+# Settings that do not fit together
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (dict(min_scale=2.0), "--min-scale expects at most --max-scale 1.15, got 2.0"),
+        (dict(crop_min_scale=1.5), "--crop-min-scale expects at most --crop-max-scale"),
+        (dict(noise_objects=True), "set --full-detection too"),
+        (dict(full_detection=True), "--no-full-detection"),
+        (dict(coord_sigma=0.0), "set --coord-window 0"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_refused(values: dict, message: str):
+    with pytest.raises(UserError, match=message):
+        check_training(replace(CFG(), **values))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        dict(noise_objects=True, task="captioning"),
+        dict(full_detection=True, task="keypoint"),
+        dict(coord_sigma=0.0, coord_window=0),
+        dict(coord_sigma=0.0, task="captioning"),
+        dict(noise_objects=True, full_detection=True),
+    ],
+)
+def test_what_concerns_other_tasks_is_no_mistake(values: dict):
+    check_training(replace(CFG(), **values))
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        (dict(label_smoothing=0.1), "--label-smoothing"),
+        (dict(small_epochs=14), "--small-epochs 14"),
+        (dict(schedule="linear", cosine_share=0.5), "--cosine-share"),
+        (dict(detection_top_p=0.4, end_threshold=0.5), "--end-threshold"),
+        (dict(watch_minutes=1.0), "--watch-minutes"),
+        (dict(watch="runs/x", weights="y.safetensors"), "--weights"),
+    ],
+)
+def test_a_setting_without_effect_is_reported(values: dict, word: str):
+    (notice,) = notices(replace(CFG(), **values))
+    assert notice.startswith(word)
+
+
+@pytest.mark.parametrize("values", [{}, dict(label_smoothing=0.1, task="captioning")])
+def test_what_fits_is_not_reported(values: dict):
+    assert notices(replace(CFG(), **values)) == []
+
+
+# Presets
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_name_themselves_fit_together_and_leave_the_task_alone(name: str):
+    assert (PRESETS[name].preset, PRESETS[name].task) == (name, CFG.task)
+    check_training(PRESETS[name])
+    assert notices(PRESETS[name]) == []
+
+
+# Files
+
+
+@pytest.mark.parametrize("cfg", [*PRESETS.values(), replace(CFG(), image=("a.jpg", "b.jpg"), lr=1e-7)])
+def test_settings_survive_the_round_trip_through_json(cfg: CFG):
+    assert from_json(to_json(cfg)) == cfg
+
+
+def test_json_of_other_versions_can_be_read():
+    values = json.loads(to_json(replace(CFG(), lr=0.5)))
+    values["train"]["invented_later"] = values["also_later"] = 1
+    del values["train"]["epochs"], values["seed"]
+    assert from_json(json.dumps(values)) == replace(CFG(), lr=0.5)
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_old_names_in_json_are_understood(old: str):
+    new = RENAMED[old]
+    values = json.loads(to_json(CFG()))
+    del values[GROUP_OF[new]][new]
+    values[GROUP_OF[new]][old] = 5
+    assert value_of(from_json(json.dumps(values)), new) == 5
+
+
+def test_settings_that_moved_to_another_group_are_found():
+    values = json.loads(to_json(CFG()))
+    values["data"]["max_objects"] = 7
+    del values["model"]["max_objects"]
+    assert from_json(json.dumps(values)).model.max_objects == 7
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "3", '{"model": 1, "data": {}, "train": {}, "infer": {}}', "no json"])
+def test_what_is_no_json_of_settings_is_refused(text: str):
+    with pytest.raises(ValueError):
+        from_json(text)
+
+
+def test_json_with_a_value_that_cannot_be_is_refused():
+    text = to_json(CFG()).replace('"image_size": 192', '"image_size": "192"')
+    with pytest.raises(UserError, match="--image-size expects a whole number of at least 1, got '192'"):
+        from_json(text)
+
+
+def test_the_shipped_weights_which_have_old_names_keep_their_settings():
+    with safe_open(weights_path("scenes"), framework="numpy") as file:
+        text = file.metadata()["cfg"]
+    old = json.loads(text)
+    assert {"max_pictures"} <= old["infer"].keys() and {"dense_weight"} <= old["train"].keys()  # what this test is for
+    cfg = from_json(text)
+    assert cfg.train.auxiliary_weight == old["train"]["dense_weight"]
+    assert cfg.infer.max_images == old["infer"]["max_pictures"]
+    for group in config.GROUPS:
+        values = {name: value for name, value in old[group].items() if name in FIELDS}
+        assert {name: value_of(cfg, name) for name in values} == {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
+
+
+FIRST_VERSION = Path(__file__).parent / "first_version_cfg.json"
+
+
+def test_settings_of_the_first_version_can_be_read():
+    cfg = from_json(FIRST_VERSION.read_text())
+    assert (cfg.model.max_objects, cfg.model.max_points) == (33, 30)  # they were settings of the data then
+    assert (cfg.model.backbone, cfg.model.normalize, cfg.data.flip, cfg.infer.top_p) == ("resnet18", False, 0.5, 0.4)
+    assert cfg.train.auxiliary_weight == CFG().train.auxiliary_weight
