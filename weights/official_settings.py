@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pix2seq.config import CFG, PRESETS, TASKS, replace
+from pix2seq.config import CFG, PRESETS, replace
 from pix2seq.errors import UserError
 from pix2seq.token_ids import TEXT_SHIFT
 
@@ -27,7 +27,7 @@ def official_cfg(shapes: Mapping[str, tuple[int, ...]], image_size: int | None =
     if image_size is None:
         image_size = _learned_size(shapes, dims) or base.model.image_size
     names = (name for name in OFFICIAL if _agrees(PRESETS[name], dims))
-    tasks = TASKS if dims["vocab_size"] > TEXT_SHIFT else ("detection",)  # those without text were taught only this
+    tasks = base.tasks if dims["vocab_size"] > TEXT_SHIFT else ("detection",)  # those without text were taught only this
     return replace(base, preset=next(names, ""), task=",".join(tasks), image_size=image_size, **dims)
 
 
