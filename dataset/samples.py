@@ -102,9 +102,11 @@ class SequenceDataset(Dataset):
             return 1
         scales = [max(data.max_scale, data.crop_max_scale) / max(entry.get("width", 1), entry.get("height", 1))]
         if self.crop_tasks:
+            if not self.examples.complete:
+                return 1  # an object that is not drawn yet may be so small that its crop needs every pixel
             margin = 1 if model.crop_inside else 1 + 2 * model.crop_padding
             useful = [CROP_NEEDS[task] for task in self.crop_tasks]
-            for annotation in self.examples.objects.get(entry["id"], []):
+            for annotation in self.examples.annotations(index)[0]:
                 if any(annotation.get(part) for part in useful):
                     scales.append(data.crop_max_scale / (max(annotation["bbox"][2:]) * margin))
         finest = max(scales) * model.image_size
@@ -127,8 +129,11 @@ class SequenceDataset(Dataset):
 
     def _read(self, index: int) -> tuple[int, Example]:
         """The image at `index` of `indices`, or its stand-in, and its number."""
+        data = self.cfg.data
         for step in range(len(self)):
             number = self.indices[(index + step) % len(self)]
+            if not self.examples.complete and not self.examples.is_useful(number, self.cfg.tasks, data.train_difficult):
+                continue  # those of a complete dataset are not among `indices`
             try:
                 return number, self.examples.load(number, self.shrinks[number])
             except UserError as error:
