@@ -23,6 +23,17 @@ SIZE_UNIT = 64  # matrices with multiples of so many rows are multiplied fast
 
 def caption_vocabulary(captions: list[str], cfg: CFG) -> TextVocabulary:
     """The vocabulary of `--text-model` or `--vocab` if one of them is named, else the words of `captions`."""
+    return _named_vocabulary(cfg) or WordVocabulary.build(captions, cfg.data.caption_min_count)
+
+
+def split_vocabulary(split: ImageDataset, cfg: CFG) -> TextVocabulary:
+    """The same of a split's captions, which are not read if their words are known beforehand."""
+    if split.caption_words:
+        return _named_vocabulary(cfg) or WordVocabulary([UNKNOWN, *split.caption_words])
+    return caption_vocabulary(split.all_captions(), cfg)
+
+
+def _named_vocabulary(cfg: CFG) -> TextVocabulary | None:
     data = cfg.data
     if data.text_model and data.vocab:
         raise UserError("--text-model and --vocab both name a caption vocabulary; leave one of them out")
@@ -30,7 +41,7 @@ def caption_vocabulary(captions: list[str], cfg: CFG) -> TextVocabulary:
         return SentencePieceVocabulary.read(Path(data.text_model))
     if data.vocab:
         return WordVocabulary(read_vocab(Path(data.vocab)))
-    return WordVocabulary.build(captions, data.caption_min_count)
+    return None
 
 
 def token_ids_for(text: TextVocabulary, least: int) -> int:
@@ -62,7 +73,7 @@ def training_tokenizers(training: ImageDataset, tasks: Mapping[str, Task], cfg: 
     Their `vocab_size` is that of the settings, or larger where the captions' words need more token ids.
     """
     speaks = any(task.samples.COCO_FILE == "captions" for task in tasks.values())
-    text = caption_vocabulary(training.all_captions(), cfg) if speaks else WordVocabulary([])
+    text = split_vocabulary(training, cfg) if speaks else WordVocabulary([])
     cfg = replace(cfg, vocab_size=token_ids_for(text, cfg.model.vocab_size))
     labels = LabelSpace(sorted(training.class_names), len(training.skeleton), text)
     return Tokenizers.build(tasks, cfg, labels)

@@ -1,4 +1,4 @@
-"""Annotated images on disk: COCO 2017's layout, drawn scenes included, or any file in COCO's annotation format."""
+"""Annotated images on disk: COCO 2017's layout, or any file in COCO's annotation format."""
 
 from __future__ import annotations
 
@@ -78,6 +78,10 @@ class ImageDataset:
     token, and if one has none all are numbered from 1. `classes` are the names to use, all if empty.
     """
 
+    complete = True  # all images and annotations are at hand
+    to_draw = 0  # images that are made when they are first loaded
+    caption_words: Sequence[str] = ()  # every word of the captions, where it is known without reading them
+
     def __init__(
         self,
         folder: Path,
@@ -95,15 +99,19 @@ class ImageDataset:
         by_id = {image["id"]: image for image in self.images}
         strange = self._wanted.keys() - self._class_ids.keys() if self.class_names else ()
         self._reader = ObjectReader(by_id, self._known, self._class_ids, len(self.skeleton), self.problems, strange)
-        sound = filter(None, map(self._reader.read, _merge_objects(contents.values(), self.problems)))
-        self.crowds: dict[int, int] = {}  # how many crowds each image has: the evaluator's, not the model's
-        self.objects: dict[int, list[dict]] = {}
-        for entry in sound:
-            if entry["iscrowd"]:
-                self.crowds[entry["image_id"]] = self.crowds.get(entry["image_id"], 0) + 1
-            else:
-                self.objects.setdefault(entry["image_id"], []).append(entry)
+        self.objects, self.crowds = self._sound_objects(contents.values())
         self.captions = _captions(contents.values(), by_id, self.problems)
+
+    def _sound_objects(self, contents: Iterable[dict]) -> tuple[dict[int, list[dict]], dict[int, int]]:
+        """Objects by image, and how many crowds each image has: these are the evaluator's, not the model's."""
+        objects: dict[int, list[dict]] = {}
+        crowds: dict[int, int] = {}
+        for entry in filter(None, map(self._reader.read, _merge_objects(contents, self.problems))):
+            if entry["iscrowd"]:
+                crowds[entry["image_id"]] = crowds.get(entry["image_id"], 0) + 1
+            else:
+                objects.setdefault(entry["image_id"], []).append(entry)
+        return objects, crowds
 
     def _set_categories(
         self, contents: dict[str, dict], class_names: Mapping[int, str] | None, classes: Sequence[str]
@@ -147,14 +155,24 @@ class ImageDataset:
         An image of nothing but crowds, or of difficult objects that are not trained on, is not empty: it is left out.
         """
         tasks = list(tasks)
-        return [i for i, entry in enumerate(self.images) if self._trains(entry["id"], tasks, with_difficult)]
+        return [index for index in range(len(self)) if self.is_useful(index, tasks, with_difficult)]
 
-    def _trains(self, image_id: int, tasks: Sequence[Task], with_difficult: bool) -> bool:
-        annotated = self.objects.get(image_id, [])
+    def is_useful(self, index: int, tasks: Iterable[Task], with_difficult: bool = True) -> bool:
+        """Whether at least one of `tasks` can learn from an image."""
+        annotated, captions = self.annotations(index)
         objects = [entry for entry in annotated if with_difficult or not entry["difficult"]]
-        is_background = bool(self.objects) and not annotated and image_id not in self.crowds
-        captions = self.captions.get(image_id, ())
+        is_background = self.has_objects and not annotated and self.images[index]["id"] not in self.crowds
         return any(task.samples.trains_on(objects, captions, is_background) for task in tasks)
+
+    @property
+    def has_objects(self) -> bool:
+        """Whether any image has an object, so that images without one can be taken for empty ones."""
+        return bool(self.objects)
+
+    def annotations(self, index: int) -> tuple[list[dict], list[str]]:
+        """The sound objects of an image, without crowds, and its captions."""
+        image_id = self.images[index]["id"]
+        return self.objects.get(image_id, []), self.captions.get(image_id, [])
 
     def all_captions(self) -> list[str]:
         """Every caption of the split."""
@@ -166,20 +184,19 @@ class ImageDataset:
 
     def target(self, index: int) -> Example:
         """The example of an image that is not read yet: `image` is empty, (0, 0, 3)."""
-        entry = self.images[index]
-        objects = self.objects.get(entry["id"], [])
+        objects, captions = self.annotations(index)
         boxes = np.array([annotation["bbox"] for annotation in objects], dtype=np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         unlabelled = [0] * 3 * len(self.skeleton)
         keypoints = [annotation.get("keypoints", unlabelled) for annotation in objects]
         return Example(
             image=np.zeros((0, 0, 3), dtype=np.uint8),
-            image_id=entry["id"],
+            image_id=self.images[index]["id"],
             boxes=boxes,
             classes=np.array([self._class_ids[entry["category_id"]] for entry in objects], dtype=np.int64),
             polygons=[polygons_of(annotation.get("segmentation", [])) for annotation in objects],
             keypoints=np.array(keypoints, dtype=np.float64).reshape(-1, len(self.skeleton), 3),
-            captions=self.captions.get(entry["id"], []),
+            captions=captions,
             difficult=np.array([annotation["difficult"] for annotation in objects], dtype=bool),
             skeleton=self.skeleton,
         )
@@ -320,7 +337,7 @@ def _with_sound_size(image: dict) -> dict:
     return {key: value for key, value in image.items() if key not in ("width", "height")} | sound
 
 
-def _merge_objects(contents: Sequence[dict], problems: Problems) -> list[dict]:
+def _merge_objects(contents: Iterable[dict], problems: Problems) -> list[dict]:
     """Objects of all files; a person in two of them (same id) is one object with keypoints."""
     merged: dict[tuple, dict] = {}
     for content in contents:
@@ -337,7 +354,7 @@ def _merge_objects(contents: Sequence[dict], problems: Problems) -> list[dict]:
     return list(merged.values())
 
 
-def _captions(contents: Sequence[dict], images: Mapping[int, dict], problems: Problems) -> dict[int, list[str]]:
+def _captions(contents: Iterable[dict], images: Mapping[int, dict], problems: Problems) -> dict[int, list[str]]:
     captions: dict[int, list[str]] = {}
     for content in contents:
         for annotation in content["annotations"]:

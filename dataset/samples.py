@@ -92,8 +92,10 @@ class SampleDataset(Dataset):
             return 1
         scales = [max(data.max_scale, data.crop_max_scale) / max(entry.get("width", 1), entry.get("height", 1))]
         if self.cropped_tasks:
+            if not self.examples.complete:
+                return 1  # an object that is not drawn yet may be so small that its crop needs every pixel
             margin = 1 if model.crop_inside else 1 + 2 * model.crop_padding
-            for annotation in self.examples.objects.get(entry["id"], []):
+            for annotation in self.examples.annotations(index)[0]:
                 if any(task.samples.trains_on([annotation], (), False) for task in self.cropped_tasks):
                     scales.append(data.crop_max_scale / (max(annotation["bbox"][2:]) * margin))
         finest = max(scales) * model.image_size
@@ -116,8 +118,11 @@ class SampleDataset(Dataset):
 
     def _read(self, index: int) -> tuple[int, Example]:
         """The image at `index` of `indices`, or its replacement, and its number."""
+        tasks, with_difficult = self.tasks.values(), self.cfg.data.train_difficult
         for step in range(len(self)):
             number = self.indices[(index + step) % len(self)]
+            if not self.examples.complete and not self.examples.is_useful(number, tasks, with_difficult):
+                continue  # those of a complete dataset are not among `indices`
             try:
                 return number, self.examples.load(number, self.shrinks[number])
             except UserError as error:

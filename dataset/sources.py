@@ -1,4 +1,4 @@
-"""Open the dataset that the settings name; draw the scenes first where none is named."""
+"""Open the dataset that the settings name, or the synthetic scenes where none is named."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 
 from pix2seq.config import CFG
 from pix2seq.dataset.coco import CocoDataset, ImageDataset, annotation_path, read_annotations
+from pix2seq.dataset.scenes import SceneDataset, complete_scenes
 from pix2seq.dataset.voc import VocDataset, find_voc_folders
 from pix2seq.errors import UserError
+from pix2seq.scenes.kept import KeptScenes
 from pix2seq.scenes.root import scenes_root
+from pix2seq.scenes.scene import SPLITS
 
 if TYPE_CHECKING:
     from pix2seq.task import Task
@@ -20,21 +23,24 @@ LOOKED_FOR = 100  # images of a JSON, some of which may be missing, that tell wh
 
 
 def open_split(
-    cfg: CFG, split: str, tasks: Mapping[str, Task], class_names: Mapping[int, str] | None = None
+    cfg: CFG, split: str, tasks: Mapping[str, Task], class_names: Mapping[int, str] | None = None, complete: bool = True
 ) -> ImageDataset:
     """One split (`--train-split` or `--val-split`) with annotations for `tasks`.
 
     It is that of `--train-json` or `--val-json` if named, else what lies below `--data-root`: COCO 2017's layout,
-    Pascal VOC's, or a COCO-format JSON beside its images; without `--data-root` it is of the drawn scenes.
+    Pascal VOC's, or a COCO-format JSON beside its images; without `--data-root` it is of the synthetic scenes.
+    These are all drawn first, or if it need not be `complete` as they are loaded.
     `class_names` are those of a model or of the training images; without them the dataset numbers its own.
     """
-    opened = _open(cfg, split, tasks, class_names)
+    opened = _open(cfg, split, tasks, class_names, complete)
     if class_names is not None and any(task.about_objects for task in tasks.values()):
         opened.require_common_class()
     return opened
 
 
-def _open(cfg: CFG, split: str, tasks: Mapping[str, Task], class_names: Mapping[int, str] | None) -> ImageDataset:
+def _open(
+    cfg: CFG, split: str, tasks: Mapping[str, Task], class_names: Mapping[int, str] | None, complete: bool
+) -> ImageDataset:
     data = cfg.data
     classes = tuple(name.strip() for name in data.classes.split(",") if name.strip())
     root = Path(data.data_root)
@@ -43,8 +49,9 @@ def _open(cfg: CFG, split: str, tasks: Mapping[str, Task], class_names: Mapping[
     if json_file:
         return open_json(_below(root, json_file), folder, root, class_names, classes)
     if not data.data_root:
-        _refuse_images(folder, "the drawn scenes")
-        return CocoDataset(_drawn(cfg), split, tasks, class_names, classes)
+        _refuse_images(folder, "the set of synthetic scenes")
+        scenes, count = _scenes(cfg, split)
+        return (complete_scenes if complete else SceneDataset)(scenes, count, tasks, class_names, classes)
     files = dict.fromkeys(task.samples.COCO_FILE for task in tasks.values())
     if any(annotation_path(root, file, split).is_file() for file in files):
         return CocoDataset(root, split, tasks, class_names, classes, folder)
@@ -123,11 +130,13 @@ def _below(root: Path, name: str) -> Path:
     return Path(name) if Path(name).exists() else root / name
 
 
-def _drawn(cfg: CFG) -> Path:
-
-    from pix2seq.scenes import draw as scenes
-
-    data, root = cfg.data, scenes_root(cfg)
-    if not scenes.is_written(root, data.scenes_train, data.scenes_val, data.scenes_seed):
-        scenes.write_dataset(root, data.scenes_train, data.scenes_val, data.scenes_seed)
-    return root
+def _scenes(cfg: CFG, split: str) -> tuple[KeptScenes, int]:
+    """Where the scenes of a split are kept, and how many there are."""
+    if split not in SPLITS:
+        raise UserError(
+            f"the synthetic scenes have the splits {' and '.join(SPLITS)}, got {split!r}; leave out --train-split and "
+            "--val-split, or name a dataset with --data-root"
+        )
+    data = cfg.data
+    count = data.scenes_train if split == SPLITS[0] else data.scenes_val
+    return KeptScenes(scenes_root(data.scenes_seed), split, data.scenes_seed), count

@@ -9,6 +9,16 @@ from pix2seq.scenes.colors import Rng, with_article
 from pix2seq.scenes.kinds import Kind
 
 COUNT_WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven")
+# Every word of every caption, the commonest first: a fixed order, so that trained weights keep their token ids.
+WORDS = (
+    "a", "in", "the", "person", "sky", "under", "shirt", "and", "on", "blue", "an", "with", "white", "orange",
+    "ball", "of", "there", "two", "gray", "umbrella", "people", "green", "grass", "red", "bench", "chair", "dog",
+    "front", "is", "large", "kite", "bus", "road", "airplane", "yellow", "standing", "black", "to", "car", "floor",
+    "stop", "wall", "sand", "sign", "pink", "purple", "are", "water", "three", "dark", "boat", "snow", "brown",
+    "lying", "right", "left", "parked", "open", "walking", "flying", "sitting", "below", "waving", "running",
+    "jumping", "four", "behind", "picture", "umbrellas", "kites", "airplanes", "floating", "balls", "small", "dogs",
+    "chairs", "benches", "above", "signs", "cars", "buses", "boats", "five", "six", "seven",
+)  # fmt: skip
 
 
 @dataclass

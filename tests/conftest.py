@@ -21,7 +21,7 @@ from pix2seq import config
 from pix2seq.config import CFG
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.runtime.paths import ROOT
-from pix2seq.scenes import draw as scenes
+from pix2seq.scenes.coco_layout import write_dataset
 
 cv2.setNumThreads(0)
 torch.set_num_threads(1)
@@ -69,7 +69,7 @@ CAPTIONS = [
 def scenes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A drawn dataset of 12 training and 6 validation images."""
     root = tmp_path_factory.mktemp("data") / "scenes"
-    scenes.write_dataset(root, num_train=12, num_val=6, seed=1)
+    write_dataset(root, num_train=12, num_val=6, seed=1)
     return root
 
 

@@ -31,6 +31,7 @@ from pix2seq.runtime import distributed
 from pix2seq.runtime.device import pick_device
 from pix2seq.runtime.paths import weights_path, writable_folder
 from pix2seq.tasks import choose_tasks
+from pix2seq.train.announce import SCENES_ARE_DRAWN, Forecast, describe_data, describe_steps, steps_left
 from pix2seq.train.auxiliary_head import DenseSupervision
 from pix2seq.train.checkpoint import load_checkpoint, save_checkpoint
 from pix2seq.train.curves import Metrics, draw_curves
@@ -140,9 +141,8 @@ class Trainer:
 
     def _open_data(self) -> None:
         cfg = self.cfg
-        with distributed.first_alone():  # draws the scenes, if they are needed
-            training = open_split(cfg, cfg.data.train_split, self.tasks)
-        validation = open_split(cfg, cfg.data.val_split, self.tasks, training.class_names)
+        training = open_split(cfg, cfg.data.train_split, self.tasks, complete=False)
+        validation = open_split(cfg, cfg.data.val_split, self.tasks, training.class_names, complete=False)
         self.class_names, self.skeleton = training.class_names, training.skeleton
         self.category_ids = training.category_ids
         self.tokenizers = training_tokenizers(training, self.tasks, cfg)
@@ -153,16 +153,19 @@ class Trainer:
         if cfg.data.check_data:
             for name, split in (("training", training), ("validation", validation)):
                 split.leave_out_unreadable()
-                if distributed.rank() == 0:
+                if split.complete and distributed.rank() == 0:
                     print(f"{name}\n{report(split, self.tasks, self.tokenizers, cfg)}")
         ranks = distributed.rank(), distributed.world_size()
         train_set = SampleDataset(training, self.tasks, self.tokenizers, cfg, augment=True, replace_unreadable=True)
+        if distributed.rank() == 0:
+            print(describe_data(cfg, training, validation, len(train_set)))
         self.sampler = EpochSampler(len(train_set), cfg.train.batch_size, cfg.seed, *ranks)
         self.loader = build_loader(train_set, self.sampler, cfg.data.workers)
         val_set = SampleDataset(validation, self.tasks, self.tokenizers, cfg, augment=False, replace_unreadable=True)
         val_sampler = EpochSampler(len(val_set), cfg.train.batch_size, cfg.seed)
         val_sampler.set_epoch(0, cfg.model.image_size, max(cfg.train.eval_images // cfg.train.batch_size, 1))
         self.val_loader = build_loader(val_set, val_sampler, 0)
+        self.forecast = Forecast(SCENES_ARE_DRAWN if training.to_draw else "")
 
     def begin_epoch(self, epoch: int) -> None:
         size = self.cfg.model.image_size
@@ -178,6 +181,8 @@ class Trainer:
     def run(self) -> None:
         """Train all epochs; after each, validate and write checkpoint, weights and curves."""
         started, total = time.monotonic(), self.total_steps
+        if distributed.rank() == 0:
+            print(describe_steps(self.cfg, self.step, total, self.device, self.folder), flush=True)
         while self.epoch < self.cfg.train.epochs:
             self._train_epoch(total)
             self.epoch += 1
@@ -208,6 +213,8 @@ class Trainer:
             losses, grad_norm = self.train_step(batch.to(self.device), rate, counts)
             recent.append({name: loss.detach() for name, loss in losses.items()})
             self.step += 1
+            if distributed.rank() == 0:
+                self.forecast.step_done(steps_left(self.cfg, self.step, total))
             if logged and distributed.rank() == 0:
                 spent = time.monotonic() - since
                 speed = len(recent) * self.cfg.train.batch_size * distributed.world_size() / spent

@@ -27,7 +27,7 @@ def official_cfg(shapes: Mapping[str, tuple[int, ...]], image_size: int | None =
     if image_size is None:
         image_size = _learned_size(shapes, dims) or base.model.image_size
     names = (name for name in OFFICIAL if _agrees(PRESETS[name], dims))
-    tasks = base.tasks if dims["vocab_size"] > TEXT_SHIFT else ("detection",)  # those without text were taught only this
+    tasks = base.tasks if dims["vocab_size"] > TEXT_SHIFT else ("detection",)  # without text: detection alone
     return replace(base, preset=next(names, ""), task=",".join(tasks), image_size=image_size, **dims)
 
 

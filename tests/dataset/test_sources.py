@@ -95,7 +95,7 @@ def test_images_of_coco_s_layout_may_lie_elsewhere(tmp_path: Path):
         open_split(cfg(root, train_images="nope"), "train", ["detection"])
 
 
-@pytest.mark.parametrize("layout, named", [("JPEGImages", "Pascal VOC"), ("", "drawn scenes")])
+@pytest.mark.parametrize("layout, named", [("JPEGImages", "Pascal VOC"), ("", "synthetic scenes")])
 def test_layouts_with_images_of_their_own_take_no_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str, named: str
 ):

@@ -25,7 +25,7 @@ def test_a_path_is_relative_to_where_one_is(path: str):
 def test_what_is_kept_lies_where_the_variable_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PIX2SEQ_CACHE", str(tmp_path))
     assert cache_folder() == tmp_path
-    assert scenes_root(CFG()) == tmp_path / "scenes_24000_500_seed0"
+    assert scenes_root(0) == tmp_path / "scenes_seed0_v1"
 
 
 def test_what_is_kept_lies_in_a_checkout_s_data_or_below_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,0 +1,102 @@
+"""Scenes kept on disk one by one, each drawn by whichever process needs it first."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cv2
+from tqdm import tqdm
+
+from pix2seq.errors import UserError
+from pix2seq.runtime.paths import writable_folder
+from pix2seq.scenes.scene import draw_jpeg
+
+CHUNK = 16  # scenes that a process draws at a time
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class KeptScenes:
+    """The scenes of a split below `root`: image 000000000001.jpg with its record 000000000001.json, and so on.
+
+    A record is written after its image, and both appear whole or not at all. A scene does not depend on who draws it,
+    so several processes, or several runs, may keep the same one at once.
+    """
+
+    root: Path
+    split: str
+    seed: int
+
+    @property
+    def folder(self) -> Path:
+        """Where the files are."""
+        return self.root / self.split
+
+    def _file(self, index: int, suffix: str) -> Path:
+        return self.folder / f"{index + 1:012d}{suffix}"
+
+    def record(self, index: int) -> dict[str, Any]:
+        """What `draw_jpeg` tells of a scene, which is drawn first if it is not kept yet."""
+        try:
+            return json.loads(self._file(index, ".json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):  # a machine that lost power may have kept an empty file
+            return self.draw(index)
+
+    def draw(self, index: int) -> dict[str, Any]:
+        """Draw and keep a scene, whether or not it is kept already; returns its record."""
+        jpeg, record = draw_jpeg(self.seed, self.split, index)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_whole(self._file(index, ".jpg"), jpeg)
+        write_whole(self._file(index, ".json"), json.dumps(record).encode())
+        return record
+
+    def missing(self, count: int) -> list[int]:
+        """Which of the first `count` scenes are not kept yet; raises UserError if they cannot be."""
+        found = set()
+        if self.folder.is_dir():
+            found = {entry.name for entry in os.scandir(self.folder) if entry.stat().st_size}
+        names = ((index, (self._file(index, ".jpg").name, self._file(index, ".json").name)) for index in range(count))
+        missing = [index for index, pair in names if not found.issuperset(pair)]
+        if missing:
+            writable_folder(self.folder, "keeping the synthetic scenes")
+        return missing
+
+    def complete(self, count: int) -> None:
+        """Draw those of the first `count` scenes that are not kept yet, on all processors and with a progress bar."""
+        for _ in in_processes(self.draw, self.missing(count), f"drawing {self.split}"):
+            pass
+
+
+def in_processes(work: Callable[[int], Result], indices: Sequence[int], title: str) -> Iterator[Result]:
+    """`work` of each index in turn, done on all processors with a progress bar."""
+    if not indices:
+        return
+    spawn = multiprocessing.get_context("spawn")  # a fork hangs where OpenCV or torch have threads already
+    processes = min(os.cpu_count() or 1, -(-len(indices) // CHUNK))
+    with spawn.Pool(processes, cv2.setNumThreads, (1,)) as pool:
+        results: Iterable[Result] = pool.imap(work, indices, chunksize=CHUNK)
+        yield from tqdm(results, title, len(indices), unit=" images")
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that no reader ever sees in part; raise UserError if it cannot be written."""
+    unfinished = path.with_name(f"{path.name}.{secrets.token_hex(8)}.partial")
+    try:
+        unfinished.write_bytes(content)
+        os.replace(unfinished, path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        if isinstance(error, PermissionError) and path.exists():
+            return  # Windows replaces no file that is being read: another process has kept the same scene
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}): synthetic scenes are kept there as they are drawn; "
+            "make room, or name images of your own with --data-root"
+        ) from None

@@ -1,0 +1,83 @@
+"""What a run tells before and during its first steps: what it trains on, how many steps, and how long that takes."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from pix2seq.config import CFG
+from pix2seq.dataset.coco import ImageDataset
+from pix2seq.runtime import distributed
+
+MEASURED_STEPS = 10
+SCENES_ARE_DRAWN = "; less once every scene is drawn"
+
+
+def describe_data(cfg: CFG, training: ImageDataset, validation: ImageDataset, useful: int) -> str:
+    """The images and tasks of a run, of which training images `useful` are used, and how to name other ones."""
+    data, tasks = cfg.data, ", ".join(cfg.tasks)
+    looked_at = min(len(validation), cfg.train.eval_images)
+    if data.data_root or data.train_json:
+        validated = f"the loss is validated on {looked_at} of {len(validation)} in {validation.folder}"
+        return f"training {tasks} on {useful} images in {training.folder}; {validated}"
+    return (
+        f"training {tasks} on {useful} synthetic scenes (seed {data.scenes_seed}), the loss is validated on "
+        f"{looked_at} others\n  they are drawn as they are needed and kept in {training.folder.parent}"
+        f"{_still_to_draw(training)}\n"
+        "  for images of your own: --data-root with a folder in COCO's or Pascal VOC's layout, or --train-json and "
+        "--val-json (docs/data.md)"
+    )
+
+
+def _still_to_draw(training: ImageDataset) -> str:
+    kept = len(training) - training.to_draw
+    return f", where {kept} of the training scenes are already" if kept else ""
+
+
+def describe_steps(cfg: CFG, step: int, total: int, device: torch.device, folder: Path) -> str:
+    """The steps of a run of which `step` are done, and where it writes."""
+    train = cfg.train
+    images = train.batch_size * distributed.world_size()
+    begun = f"{total - step} of {total} steps" if step else f"{total} steps"
+    limit = f", no longer than the epoch that passes {train.limit_minutes:g} minutes" if train.limit_minutes else ""
+    return f"{begun} of {images} images in {train.epochs} epochs on {device}{limit}; files go to {folder}"
+
+
+def steps_left(cfg: CFG, step: int, total: int) -> float:
+    """The steps that remain after `step`, in steps that take as long as that one: time grows with the canvas's area."""
+    small = total * min(cfg.train.small_epochs, cfg.train.epochs) // cfg.train.epochs
+    if step >= small:
+        return total - step
+    return small - step + (total - small) * (3 / 2) ** 2
+
+
+class Forecast:
+    """Tells once, after the first steps, how long a run takes; the very first one, which warms up, is not measured."""
+
+    def __init__(self, remark: str = "") -> None:
+        self.remark, self.done, self.started = remark, 0, 0.0
+
+    def step_done(self, left: float) -> None:
+        """A step is done and `left` more of its kind are to come."""
+        self.done += 1
+        if self.done == 1:
+            self.started = time.monotonic()
+        elif self.done == 1 + MEASURED_STEPS:
+            seconds = (time.monotonic() - self.started) / MEASURED_STEPS * left
+            tqdm.write(f"{duration(seconds)} to go, by the time that {MEASURED_STEPS} steps took{self.remark}")
+
+
+def duration(seconds: float) -> str:
+    """A time in words, to about a tenth."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return "less than a minute"
+    if minutes < 60:
+        return f"about {minutes} min"
+    if minutes < 600:
+        hours, minutes = divmod(round(minutes / 10) * 10, 60)
+        return f"about {hours} h" + (f" {minutes} min" if minutes else "")
+    return f"about {round(minutes / 60)} h"
