@@ -4,7 +4,8 @@ import json
 import os
 import sys
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tiny models lose time to threads
+THREADS = os.environ.get("PIX2SEQ_TEST_THREADS", "1")  # tiny models lose time to threads
+os.environ["OMP_NUM_THREADS"] = THREADS  # before torch; processes that tests start inherit it
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ from pix2seq.runtime.paths import ROOT
 from pix2seq.scenes import draw as scenes
 
 cv2.setNumThreads(0)
-torch.set_num_threads(1)
+torch.set_num_threads(int(THREADS))
 settings.register_profile("tests", deadline=None, max_examples=60)
 settings.load_profile("tests")
 
