@@ -78,7 +78,7 @@ class TokenCounts:
         roles = token_roles(targets, self.text_end)[taught].cpu()
         chosen, wanted = logits[taught].float(), targets[taught]
         right = (chosen.argmax(-1) == wanted).cpu()
-        self.surprise += F.cross_entropy(chosen, wanted, reduction="none").double().sum().item()
+        self.surprise += F.cross_entropy(chosen, wanted, reduction="none").cpu().double().sum().item()
         self.right += torch.bincount(roles[right], minlength=len(ROLES)).numpy()
         self.asked += torch.bincount(roles, minlength=len(ROLES)).numpy()
         self.right_at = _sum(self.right_at, torch.bincount(position[right]).numpy())

@@ -23,7 +23,7 @@ from pix2seq.infer.masks import Mask, vote
 from pix2seq.infer.results import Instances, Pose, Prompt, Result, prompts_for
 from pix2seq.models.generate import GrammarTables, Sampling, generate
 from pix2seq.models.weights import Weights, load_weights
-from pix2seq.runtime.device import pick_device
+from pix2seq.runtime.device import image_format, pick_device
 from pix2seq.runtime.paths import project_path
 from pix2seq.tokenizers.build import build_tokenizers
 from pix2seq.tokenizers.captioning import read_text
@@ -75,7 +75,7 @@ class Predictor:
         self.cfg = dataclasses.replace(cfg, model=weights.cfg.model)
         self.taught = dataclasses.replace(self.cfg, data=weights.cfg.data, train=weights.cfg.train)
         self.device = device
-        self.model = weights.model.eval().to(device, memory_format=torch.channels_last)
+        self.model = weights.model.eval().to(device, memory_format=image_format(device))
         self.class_names = weights.class_names
         self.skeleton = Skeleton.of_weights(weights.keypoints, weights.class_names)
         self.category_ids = weights.category_ids

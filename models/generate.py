@@ -83,7 +83,8 @@ def choose(logits: Tensor, sampling: Sampling, draws: Tensor, sayable: Tensor) -
     if sampling.greedy:
         return choose_likeliest(logits, sampling)
     logits = truncate_logits(logits[:, sayable] / sampling.temperature, sampling.top_k, sampling.top_p)
-    cumulative = logits.softmax(-1).double().cumsum(-1)
+    wide = torch.float32 if logits.device.type == "mps" else torch.float64  # MPS has no wider numbers
+    cumulative = logits.softmax(-1).to(wide).cumsum(-1)
     return sayable[torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)[:, 0]]
 
 

@@ -28,7 +28,7 @@ from pix2seq.evaluate.tokens import TokenCounts, token_columns, token_numbers
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.models.weights import Weights, load_weights, save_weights
 from pix2seq.runtime import distributed
-from pix2seq.runtime.device import pick_device
+from pix2seq.runtime.device import check_precision, image_format, pick_device
 from pix2seq.runtime.paths import project_path, writable_folder
 from pix2seq.train.auxiliary_head import DenseSupervision
 from pix2seq.train.checkpoint import load_checkpoint, save_checkpoint
@@ -100,6 +100,7 @@ class Trainer:
         self.folder = project_path(cfg.train.run_dir)
         cfg.tasks, cfg.loss_weights  # noqa: B018 - an unknown task must fail before anything is written
         self.device = distributed.start(pick_device(cfg.device))
+        check_precision(cfg.train.precision, self.device)
         writable_folder(self.folder, "--run-dir")
         torch.manual_seed(cfg.seed)
         self._open_data()
@@ -110,7 +111,7 @@ class Trainer:
             self._start_from(project_path(cfg.train.start_from))
         if cfg.train.small_epochs and self.model.encoder.backbone.is_vit:
             raise UserError(f"--small-epochs needs a convnet: {cfg.model.backbone} has one canvas size; set it to 0")
-        self.model.to(self.device, memory_format=torch.channels_last)
+        self.model.to(self.device, memory_format=image_format(self.device))
         self.model.encoder.backbone.freeze(cfg.train.frozen_stages)
         self.average = copy.deepcopy(self.model).eval() if cfg.train.ema_decay else self.model
         self.loss_weights = dict(cfg.loss_weights)
@@ -125,7 +126,7 @@ class Trainer:
         if cfg.train.resume:
             self._resume()
         if distributed.rank() == 0:
-            (self.folder / "cfg.json").write_text(to_json(cfg))
+            (self.folder / "cfg.json").write_text(to_json(cfg), encoding="utf-8")
             columns = [f"loss/{name}" for name in self.loss_weights] + [f"val/{task}" for task in cfg.tasks]
             columns += ["lr", "grad_norm", "images_per_s", "data_wait"]
             columns += [f"{kind}{name}" for kind in ("", "val_") for name in token_columns(cfg.tasks)]
