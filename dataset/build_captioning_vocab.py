@@ -23,7 +23,7 @@ def main(cfg: CFG) -> None:
     unfinished = writable_folder(path.parent, "--vocab") / (path.name + ".partial")
     captions = open_split(cfg, cfg.data.train_split, ("captioning",)).all_captions()
     words = list(WordVocabulary.build(captions, cfg.data.caption_min_count).words)
-    unfinished.write_text(json.dumps(words, indent=0))
+    unfinished.write_text(json.dumps(words, indent=0), encoding="utf-8")
     os.replace(unfinished, path)
     print(f"{path}: {len(words)} words that {len(captions)} captions use at least {cfg.data.caption_min_count} times")
 

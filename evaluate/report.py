@@ -30,9 +30,9 @@ def write_report(
         "per_class": {task: scores.per_class for task, scores in evaluation.scores.items() if scores.per_class},
         "tokens": evaluation.tokens,
     }
-    (target / "metrics.json").write_text(json.dumps(content, indent=2))
+    (target / "metrics.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
     for task, scores in evaluation.scores.items():
-        (target / f"{task}_results.json").write_text(json.dumps(scores.results))
+        (target / f"{task}_results.json").write_text(json.dumps(scores.results), encoding="utf-8")
         sheet = draw_sheet(task, evaluation, split, class_names, cfg.infer.score_threshold)
         if sheet is not None:
             save_png(target / f"{task}_sheet.png", sheet)

@@ -17,7 +17,6 @@ import numpy as np
 from pix2seq.config import CFG
 from pix2seq.errors import UserError
 from pix2seq.runtime.files import output_folder, writing
-from pix2seq.runtime.threads import let_threads_sleep
 
 if TYPE_CHECKING:
     from pix2seq.infer.predictor import Predictor
@@ -29,7 +28,6 @@ INSTANCE_TASKS = {"segmentation", "keypoint"}
 
 def run(cfg: CFG) -> None:
     """Do `cfg.tasks` on the images of `--image`; all files are written at the end, or none."""
-    let_threads_sleep()
     images, box, tasks = find_images(cfg.infer.image), parse_box(cfg), cfg.tasks
     target = Path(cfg.infer.output_dir)
     with output_folder(target) as staging:
@@ -130,7 +128,9 @@ def write_result(
     }
     folder.mkdir(exist_ok=True)
     image_id = int(path.stem) if path.stem.isdecimal() else path.stem  # COCO's files are named after their ids
-    (folder / "result.json").write_text(json.dumps(coco_results(image_id, result, predictor.category_ids), indent=1))
+    (folder / "result.json").write_text(
+        json.dumps(coco_results(image_id, result, predictor.category_ids), indent=1), encoding="utf-8"
+    )
     for task in tasks:
         if task in painters:
             name, draw = painters[task]

@@ -58,7 +58,7 @@ def draw_scene(rng: Rng, size_px: tuple[int, int] | None = None) -> Scene:
 def is_written(root: Path, num_train: int, num_val: int, seed: int) -> bool:
     """Whether `root` holds exactly the dataset that `write_dataset` would write."""
     path = Path(root) / "scenes.json"
-    return path.is_file() and json.loads(path.read_text()) == describe(num_train, num_val, seed)
+    return path.is_file() and json.loads(path.read_text(encoding="utf-8")) == describe(num_train, num_val, seed)
 
 
 def describe(num_train: int, num_val: int, seed: int) -> dict[str, int]:
@@ -83,8 +83,10 @@ def write_dataset(root: Path, num_train: int, num_val: int, seed: int) -> None:
                 tqdm(pool.imap(write, range(count), chunksize=16), f"drawing {split}", count, unit=" images")
             )
             for name, content in coco_files(records).items():
-                (unfinished / "annotations" / f"{name}_{split}2017.json").write_text(json.dumps(content))
-    (unfinished / "scenes.json").write_text(json.dumps(describe(num_train, num_val, seed)))
+                (unfinished / "annotations" / f"{name}_{split}2017.json").write_text(
+                    json.dumps(content), encoding="utf-8"
+                )
+    (unfinished / "scenes.json").write_text(json.dumps(describe(num_train, num_val, seed)), encoding="utf-8")
     shutil.rmtree(root, ignore_errors=True)
     unfinished.rename(root)
 

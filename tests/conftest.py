@@ -4,8 +4,8 @@ import json
 import os
 import sys
 
-THREADS = os.environ.get("PIX2SEQ_TEST_THREADS", "1")  # tiny models lose time to threads
-os.environ["OMP_NUM_THREADS"] = THREADS  # before torch; processes that tests start inherit it
+os.environ.setdefault("PIX2SEQ_TEST_THREADS", "1")  # tiny models lose time to threads
+os.environ["OMP_NUM_THREADS"] = os.environ["PIX2SEQ_TEST_THREADS"]  # before torch; inherited by processes of tests
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +25,7 @@ from pix2seq.runtime.paths import ROOT
 from pix2seq.scenes import draw as scenes
 
 cv2.setNumThreads(0)
-torch.set_num_threads(int(THREADS))
+torch.set_num_threads(int(os.environ["PIX2SEQ_TEST_THREADS"]))
 settings.register_profile("tests", deadline=None, max_examples=60)
 settings.load_profile("tests")
 
@@ -153,4 +153,4 @@ def reference(reference_path: Callable[[str], Path]) -> Callable[[str], dict[str
 @pytest.fixture(scope="session")
 def reference_json(reference_path: Callable[[str], Path]) -> Callable[[str], Any]:
     """Load a JSON file of the reference numbers by name."""
-    return lambda name: json.loads(reference_path(name).read_text())
+    return lambda name: json.loads(reference_path(name).read_text(encoding="utf-8"))

@@ -75,7 +75,7 @@ def test_every_setting_is_a_flag_with_help(help_text: str):
         assert f"{flag} " in flat or f"{flag}," in flat, flag
     comments = [
         line.split("  # ")[1]
-        for line in (ROOT / "config.py").read_text().splitlines()
+        for line in (ROOT / "config.py").read_text(encoding="utf-8").splitlines()
         if line.startswith("    ") and "  # " in line and ": " in line.split("  # ")[0] and " = " in line
     ]
     assert len(comments) >= len(flag_names())
@@ -169,7 +169,7 @@ def test_the_command_line_refuses_numbers_out_of_range(flags: str):
 @pytest.mark.parametrize("name", ["README.md", "Makefile"])
 def test_the_numbers_of_written_commands_are_in_range(name: str):
     kinds = number_types()
-    found = re.findall(r"--([a-z0-9-]+) (-?[\d.]+)", (ROOT / name).read_text())
+    found = re.findall(r"--([a-z0-9-]+) (-?[\d.]+)", (ROOT / name).read_text(encoding="utf-8"))
     settings = [(flag.replace("-", "_"), number) for flag, number in found if flag.replace("-", "_") in kinds]
     for setting, number in settings:
         assert replace(CFG(), **{setting: kinds[setting](number.rstrip("."))})
