@@ -11,7 +11,9 @@ from typing import Any
 
 from pix2seq.config import CFG, PRESETS, ModelCFG, from_json, replace
 from pix2seq.errors import UserError
+from pix2seq.runtime.console import print_anything
 from pix2seq.runtime.paths import project_path
+from pix2seq.runtime.threads import let_threads_sleep
 
 
 def command_line(main: Callable[[CFG], None], doc: str | None, **overrides: Any) -> None:
@@ -21,6 +23,8 @@ def command_line(main: Callable[[CFG], None], doc: str | None, **overrides: Any)
 
 def run_script(main: Callable[[], None]) -> None:
     """Call a script's `main`; turn a UserError into one line and exit status 2."""
+    let_threads_sleep()  # before `main` imports torch
+    print_anything()
     try:
         main()
     except UserError as error:

@@ -9,7 +9,6 @@ from pathlib import Path
 from pix2seq.config import CFG
 from pix2seq.errors import UserError
 from pix2seq.runtime.paths import project_path
-from pix2seq.runtime.threads import let_threads_sleep
 
 POLL_S = 5.0  # seconds between two looks at a watched folder
 WATCHED = "last.safetensors"
@@ -17,7 +16,6 @@ WATCHED = "last.safetensors"
 
 def run(cfg: CFG) -> None:
     """Score `--weights` on `--val-split`, or with `--watch` each new weights file of a run, on all processes."""
-    let_threads_sleep()
     from pix2seq.runtime import distributed
     from pix2seq.runtime.device import pick_device
 
