@@ -9,10 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pix2seq.runtime.threads import let_threads_sleep
+
 if TYPE_CHECKING:
     from pix2seq.api import Model
 
 __all__ = ["load"]
+
+let_threads_sleep()  # before anything of ours imports torch
 
 
 def load(weights: str = "scenes", device: str = "auto", **settings: Any) -> Model:

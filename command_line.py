@@ -31,7 +31,9 @@ from pix2seq.config import (
 )
 from pix2seq.config_file import read_settings
 from pix2seq.errors import UserError
+from pix2seq.runtime.console import print_anything
 from pix2seq.runtime.paths import weights_path
+from pix2seq.runtime.threads import let_threads_sleep
 
 TITLES = {"": "run", "model": "model", "data": "data", "train": "training", "infer": "inference and evaluation"}
 NAMES_SHOWN = 5
@@ -126,6 +128,8 @@ def command_line(main: Callable[[CFG], None], doc: str | None, uses: Uses, only:
 
 def run_script(main: Callable[[], None]) -> None:
     """Call a script's `main`; turn a UserError into one line and exit status 2."""
+    let_threads_sleep()  # before `main` imports torch
+    print_anything()
     try:
         main()
     except UserError as error:

@@ -31,11 +31,11 @@ def main(cfg: CFG) -> None:
     import torch
 
     from pix2seq.models.pix2seq import Pix2Seq
-    from pix2seq.runtime.device import pick_device
+    from pix2seq.runtime.device import image_format, pick_device
 
     torch.manual_seed(cfg.seed)
     device = pick_device(cfg.device)
-    model = Pix2Seq(cfg.model).eval().to(device, memory_format=torch.channels_last)
+    model = Pix2Seq(cfg.model).eval().to(device, memory_format=image_format(device))
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     print(f"{device}, {torch.get_num_threads()} threads; {millions:.1f} M parameters, {cfg.model.image_size} px")
     with torch.inference_mode():

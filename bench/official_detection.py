@@ -6,11 +6,16 @@ python bench/official_detection.py --preset vit-l --image-size 1024 --device cud
 
 from __future__ import annotations
 
-import resource
+import sys
 import time
 
 from pix2seq.command_line import Uses, command_line, names_of
 from pix2seq.config import CFG
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 NUM_CLASSES = 90
 
@@ -46,7 +51,9 @@ def main(cfg: CFG) -> None:
         decoding_s = time.perf_counter() - started
         tokens = 5 * cfg.model.max_objects
         print(f"{run:<7} encode {encoding_s:6.2f} s, decode {decoding_s:6.2f} s, {tokens / decoding_s:7.1f} tokens/s")
-    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
+    if resource:
+        unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, others kilobytes
+        print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6:.0f} MB")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 from pix2seq.command_line import TRAINING, command_line
 from pix2seq.config import CFG, replace
 from pix2seq.errors import UserError
-from pix2seq.runtime.threads import let_threads_sleep
 
 if TYPE_CHECKING:
     from pix2seq.dataset.coco import ImageDataset
@@ -39,7 +38,6 @@ AIMED = {
 
 
 def main(cfg: CFG) -> None:
-    let_threads_sleep()
     from pix2seq.dataset.sources import open_split
     from pix2seq.evaluate.evaluation import Sizes, evaluate
     from pix2seq.evaluate.ground_truth import ground_truth_predictor
@@ -72,8 +70,8 @@ def write_dataset(split: ImageDataset, tasks: Mapping[str, Task], folder: Path, 
     """Write the images to learn into `folder`, in training COPIES times; return the settings that use them."""
     folder.mkdir(parents=True, exist_ok=True)
     content = annotations(split, choose(split, tasks))
-    (folder / "train.json").write_text(json.dumps(repeat(content)))
-    (folder / "val.json").write_text(json.dumps(content))
+    (folder / "train.json").write_text(json.dumps(repeat(content)), encoding="utf-8")
+    (folder / "val.json").write_text(json.dumps(content), encoding="utf-8")
     files = {"train_json": str(folder / "train.json"), "val_json": str(folder / "val.json")}
     return replace(cfg, train_images=str(split.folder), **files)
 

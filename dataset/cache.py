@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -13,10 +12,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 from pix2seq.runtime.paths import cache_folder, writable_folder
 
+try:
+    import fcntl
+except ImportError:  # Windows, which removes no file that is open
+    fcntl = None
+
 SUFFIX = ".pixels"
+LOCK = ".lock"
 CHECKSUM_BYTES = 4
 
 
@@ -52,7 +58,8 @@ class DecodedCache:
                 self._create()
                 self._in_use = self.file.open("rb")  # until this process and those that it forks are done
                 with contextlib.suppress(OSError):  # some network file systems have no locks
-                    fcntl.flock(self._in_use, fcntl.LOCK_SH)
+                    if fcntl:
+                        fcntl.flock(self._in_use, fcntl.LOCK_SH)
         self._pixels: np.memmap | None = None
 
     def _name(self, paths: Sequence[Path]) -> str:
@@ -118,13 +125,13 @@ def _stamp(path: Path) -> tuple[int, int]:
 @contextlib.contextmanager
 def _locked_folder(folder: Path) -> Iterator[None]:
     """No other process makes or removes caches meanwhile."""
-    handle = os.open(folder, os.O_RDONLY)
+    lock = FileLock(folder / LOCK)
+    with contextlib.suppress(OSError, NotImplementedError):  # some network file systems have no locks
+        lock.acquire()
     try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(handle)
+        lock.release()
 
 
 def _make_room(folder: Path, keep: Path, room_bytes: int) -> None:
@@ -134,7 +141,15 @@ def _make_room(folder: Path, keep: Path, room_bytes: int) -> None:
     for (_, size), path in others:
         if excess <= 0:
             return
-        with contextlib.suppress(OSError), path.open("r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
+        with contextlib.suppress(OSError):
+            _remove_unused(path)
             excess -= size
+
+
+def _remove_unused(path: Path) -> None:
+    """Remove a file; raise OSError if a process uses it."""
+    if not fcntl:
+        return path.unlink()
+    with path.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()

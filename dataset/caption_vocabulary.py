@@ -53,7 +53,7 @@ def token_ids_for(text: TextVocabulary, least: int) -> int:
 def read_vocab(path: Path) -> list[str]:
     """The words of a file that this script wrote."""
     try:
-        words = json.loads(path.read_text())
+        words = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(
             f"the word list {path} cannot be read ({error.strerror}); make it with build_captioning_vocab.py"

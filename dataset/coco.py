@@ -294,7 +294,7 @@ def annotation_path(root: Path, name: str, split: str) -> Path:
 def read_annotations(path: Path) -> dict:
     """The content of a file in COCO's annotation format."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(
             f"there is no annotation file {path}; check --data-root and the splits, or --train-json and --val-json"

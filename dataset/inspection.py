@@ -14,6 +14,7 @@ from pix2seq.dataset.annotations import Problems
 from pix2seq.dataset.coco import ImageDataset
 from pix2seq.dataset.images import UNREADABLE, read_image
 from pix2seq.errors import UserError
+from pix2seq.runtime.console import bar
 from pix2seq.tokenizers.build import Tokenizers
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def histogram(values: np.ndarray, bins: int = 8) -> list[str]:
     width = len(str(high + step))
     return [
         f"  {low + k * step:>{width}} to {low + (k + 1) * step - 1:<{width}} "
-        f"{'█' * round(BAR * count / counts.max())} {count}"
+        f"{bar(round(BAR * count / counts.max()))} {count}"
         for k, count in enumerate(counts.tolist())
     ]
 

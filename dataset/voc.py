@@ -115,7 +115,11 @@ def read_voc(root: Path, parts: Sequence[tuple[Path, Path]], with_masks: bool, c
 
 def _names(path: Path) -> list[str]:
     """The images of an image set: the first word of each line."""
-    return [words[0] for line in path.read_text().splitlines() if (words := line.split())]
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not text in UTF-8 ({error}); save it as UTF-8") from None
+    return [words[0] for line in lines if (words := line.split())]
 
 
 def _image_ids(names: Sequence[str]) -> list[int]:

@@ -28,9 +28,9 @@ def write_report(target: Path, evaluation: Evaluation, split: ImageDataset, pred
         "per_class": {task: scores.per_class for task, scores in evaluation.scores.items() if scores.per_class},
         "tokens": evaluation.tokens,
     }
-    (target / "metrics.json").write_text(json.dumps(content, indent=2))
+    (target / "metrics.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
     for task, scores in evaluation.scores.items():
-        (target / f"{task}_results.json").write_text(json.dumps(scores.results))
+        (target / f"{task}_results.json").write_text(json.dumps(scores.results), encoding="utf-8")
         threshold = predictor.settings.score_threshold
         grid = draw_predictions(predictor.tasks[task], evaluation, split, predictor.class_names, threshold)
         if grid is not None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from pix2seq.config import CFG
 from pix2seq.errors import UserError
 from pix2seq.runtime.paths import weights_path
-from pix2seq.runtime.threads import let_threads_sleep
 from pix2seq.tasks import choose_tasks
 
 POLL_S = 5.0  # seconds between two checks of a watched folder
@@ -18,7 +17,6 @@ WATCHED = "last.safetensors"
 
 def run(cfg: CFG) -> None:
     """Score `--weights` on `--val-split`, or with `--watch` each new weights file of a run, on all processes."""
-    let_threads_sleep()
     from pix2seq.runtime import distributed
     from pix2seq.runtime.device import pick_device
 

@@ -64,7 +64,7 @@ class TokenCounts:
         roles = token_roles(targets, self.text_end)[counted].cpu()
         chosen, wanted = logits[counted].float(), targets[counted]
         right = (chosen.argmax(-1) == wanted).cpu()
-        self.surprise += F.cross_entropy(chosen, wanted, reduction="none").double().sum().item()
+        self.surprise += F.cross_entropy(chosen, wanted, reduction="none").cpu().double().sum().item()
         self.right += torch.bincount(roles[right], minlength=len(ROLES)).numpy()
         self.asked += torch.bincount(roles, minlength=len(ROLES)).numpy()
         self.right_at = _sum(self.right_at, torch.bincount(position[right]).numpy())

@@ -20,6 +20,7 @@ from pix2seq.infer.responses import Response
 from pix2seq.models.generate import GrammarTables, generate
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.models.sampling import Sampling
+from pix2seq.runtime.device import image_format
 from pix2seq.token_ids import COORD_SHIFT, COORDS, INVISIBLE
 from pix2seq.tokenizers.vocabulary import Grammar, Tokenizer
 
@@ -77,7 +78,7 @@ class ModelGenerator:
         seed: int = 0,
         grammars: Mapping[str, Grammar] | None = None,
     ) -> None:
-        self.model = model.eval().to(device, memory_format=torch.channels_last)
+        self.model = model.eval().to(device, memory_format=image_format(device))
         self.tokenizers, self.device, self.chunk_size, self.seed = tokenizers, device, chunk_size, seed
         grammars = grammars or {task: tokenizer.grammar() for task, tokenizer in tokenizers.items()}
         self.grammars = {task: self._tables(grammar) for task, grammar in grammars.items()}

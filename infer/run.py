@@ -16,7 +16,6 @@ import numpy as np
 from pix2seq.config import CFG
 from pix2seq.errors import UserError
 from pix2seq.runtime.files import output_folder, writing
-from pix2seq.runtime.threads import let_threads_sleep
 from pix2seq.tasks import TASKS, choose_tasks
 
 if TYPE_CHECKING:
@@ -30,7 +29,6 @@ IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tif
 
 def run(cfg: CFG) -> None:
     """Do `cfg.tasks` on the images of `--image`; all files are written at the end, or none."""
-    let_threads_sleep()
     images, target = find_images(cfg.infer.image), Path(cfg.infer.output_dir)
     tasks = choose_tasks(cfg.tasks)
     box = parse_box(cfg, tasks)

@@ -14,6 +14,7 @@ from pix2seq.errors import UserError
 from pix2seq.models.layers import EncoderLayer, LayerCFG, glorot_uniform, init_weights, rotary_2d, sincos_2d
 from pix2seq.models.pretrained import packaged_weights
 from pix2seq.models.resnet import ResNet
+from pix2seq.runtime.device import image_format
 
 
 class Patches(nn.Module):
@@ -219,7 +220,7 @@ class Encoder(nn.Module):
         """What the first layer reads: tokens, grid and P as in `forward`, and rotary angles where there are any."""
         if self.normalize:
             images = (images - self.mean) / self.std
-        x, grid, num_prefix = self.backbone(images.contiguous(memory_format=torch.channels_last))
+        x, grid, num_prefix = self.backbone(images.contiguous(memory_format=image_format(images.device)))
         if not self.layers:
             return x, grid, num_prefix, None
         x = self.stem(self.features_dropout(x))

@@ -63,7 +63,8 @@ def choose(logits: Tensor, sampling: Sampling, draws: Tensor, predictable: Tenso
     if sampling.greedy:
         return choose_likeliest(logits, sampling)
     logits = truncate_logits(logits[:, predictable] / sampling.temperature, sampling.top_k, sampling.top_p)
-    cumulative = logits.softmax(-1).double().cumsum(-1)
+    wide = torch.float32 if logits.device.type == "mps" else torch.float64  # MPS has no wider numbers
+    cumulative = logits.softmax(-1).to(wide).cumsum(-1)
     return predictable[torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)[:, 0]]
 
 

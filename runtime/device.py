@@ -7,11 +7,42 @@ import torch
 from pix2seq.errors import UserError
 
 
+def available_devices() -> list[str]:
+    """The devices of this machine as `--device` names them, the fastest first."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    return [*(f"cuda:{number}" for number in range(count)), *mps, "cpu"]
+
+
 def pick_device(name: str) -> torch.device:
-    """The device of `--device`."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The device of `--device`: `auto` is CUDA if it is there, else MPS, else the CPU; `cuda` is `cuda:0`.
+
+    Raise UserError for a device that is not there.
+    """
+    here = available_devices()
+    device = {"auto": here[0], "cuda": "cuda:0"}.get(name, name)
+    if device not in here:
+        example = f"; a GPU is named with its kind, as in cuda:{name}" if name.isdecimal() else ""
+        raise UserError(f"--device {name} is not there; expected auto or one of {', '.join(here)}{example}")
+    return torch.device(device)
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Raise UserError where `device` cannot multiply in the arithmetic of `--precision`."""
+    if precision != "bf16":
+        return
     try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name} cannot be used here ({str(error).splitlines()[0]}); try cpu") from None
+        with torch.autocast(device.type, torch.bfloat16):
+            torch.zeros(1, 1, device=device).mm(torch.zeros(1, 1, device=device)).item()
+    except (RuntimeError, TypeError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(f"--precision bf16 cannot be used on {device} ({reason}); use --precision fp32") from None
+
+
+def image_format(device: torch.device) -> torch.memory_format:
+    """The memory format in which `device` is fastest at convolutions.
+
+    MPS gets the usual one, which is the better tested there: PyTorch issue 180984 and those before it tell of wrong
+    results with channels last.
+    """
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last

@@ -9,13 +9,23 @@ from collections.abc import Iterator
 import torch
 import torch.distributed as dist
 
+from pix2seq.errors import UserError
+
 
 def start(device: torch.device) -> torch.device:
-    """Join the processes that torchrun started, if any; return this process's device."""
+    """Join the processes that torchrun started, if any; return this process's device.
+
+    Raise UserError if there is no device for each of them.
+    """
     if "WORLD_SIZE" not in os.environ:
         return device
+    if device.type == "mps":
+        raise UserError("several processes train on CUDA devices or on the CPU, not on MPS; add --device cpu")
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        number, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if number >= count:
+            raise UserError(f"torchrun started more processes than there are GPUs; use --nproc-per-node {count}")
+        device = torch.device("cuda", number)
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return device

@@ -4,7 +4,8 @@ import json
 import os
 import sys
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tiny models lose time to threads
+os.environ.setdefault("PIX2SEQ_TEST_THREADS", "1")  # tiny models lose time to threads
+os.environ["OMP_NUM_THREADS"] = os.environ["PIX2SEQ_TEST_THREADS"]  # before torch; inherited by processes of tests
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ from pix2seq.runtime.paths import ROOT
 from pix2seq.scenes.coco_layout import write_dataset
 
 cv2.setNumThreads(0)
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ["PIX2SEQ_TEST_THREADS"]))
 settings.register_profile("tests", deadline=None, max_examples=60)
 settings.load_profile("tests")
 
@@ -152,4 +153,4 @@ def reference(reference_path: Callable[[str], Path]) -> Callable[[str], dict[str
 @pytest.fixture(scope="session")
 def reference_json(reference_path: Callable[[str], Path]) -> Callable[[str], Any]:
     """Load a JSON file of the reference numbers by name."""
-    return lambda name: json.loads(reference_path(name).read_text())
+    return lambda name: json.loads(reference_path(name).read_text(encoding="utf-8"))

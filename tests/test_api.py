@@ -83,7 +83,7 @@ def test_transformers_and_its_tokenizers_live_beside_the_package(tmp_path: Path)
     """Ours must hide nobody's: stand-ins of the two packages are found, from the project's root too."""
     for name in ("tokenizers", "transformers"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "__init__.py").write_text("REAL = True\n")
+        (tmp_path / name / "__init__.py").write_text("REAL = True\n", encoding="utf-8")
     program = (
         f"import sys; sys.path.append({str(tmp_path)!r})\n"
         "import tokenizers, transformers, pix2seq, pix2seq.tokenizers.vocabulary\n"

@@ -414,6 +414,6 @@ def test_the_recipe_of_the_shipped_weights_is_that_of_their_file():
 
 def test_a_name_means_a_recipe_and_a_path_a_file_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "scenes").write_text("epochs: 3")
+    (tmp_path / "scenes").write_text("epochs: 3", encoding="utf-8")
     assert parse_args(["--config", "scenes"]).train.epochs == 18
     assert parse_args(["--config", "./scenes"]).train.epochs == 3

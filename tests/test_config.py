@@ -275,7 +275,7 @@ FIRST_VERSION = Path(__file__).parent / "first_version_cfg.json"
 
 
 def test_settings_of_the_first_version_can_be_read():
-    cfg = from_json(FIRST_VERSION.read_text())
+    cfg = from_json(FIRST_VERSION.read_text(encoding="utf-8"))
     assert (cfg.model.max_objects, cfg.model.max_points) == (33, 30)  # they were settings of the data then
     assert (cfg.model.backbone, cfg.model.normalize, cfg.data.flip, cfg.infer.top_p) == ("resnet18", False, 0.5, 0.4)
     assert cfg.train.auxiliary_weight == CFG().train.auxiliary_weight

@@ -140,18 +140,18 @@ def test_an_added_task_is_trained_evaluated_and_predicted(cfg: CFG, tmp_path: Pa
     from pix2seq.train.engine import train
 
     train(cfg)
-    assert "val/image_class" in (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0]
+    assert "val/image_class" in (tmp_path / "run" / "metrics.csv").read_text(encoding="utf-8").splitlines()[0]
 
     weights = str(tmp_path / "run" / "last.safetensors")
     evaluate_weights(config.replace(cfg, weights=weights, num_samples=1))
-    metrics = json.loads((tmp_path / "results" / "metrics.json").read_text())["metrics"]
+    metrics = json.loads((tmp_path / "results" / "metrics.json").read_text(encoding="utf-8"))["metrics"]
     assert 0 <= metrics["image_class"]["accuracy"] <= 1
     assert (tmp_path / "results" / "image_class_grid.png").is_file()
 
     image = str(sorted((Path(cfg.data.data_root) / "val2017").iterdir())[0])
     run(config.replace(cfg, weights=weights, image=(image,), output_dir=str(tmp_path / "answers")))
     assert "class of the image: " in capsys.readouterr().out
-    entries = json.loads((tmp_path / "answers" / "result.json").read_text())
+    entries = json.loads((tmp_path / "answers" / "result.json").read_text(encoding="utf-8"))
     assert entries[-1].keys() == {"image_id", "image_class"}
 
 

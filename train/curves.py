@@ -15,13 +15,13 @@ class Metrics:
         self.path = folder / "metrics.csv"
         self.columns = ["step", *columns]
         self.events = open_events(folder / "tensorboard", purge_step=first_step + 1)
-        kept = self.path.read_text().splitlines()[1:] if first_step and self.path.exists() else []
+        kept = self.path.read_text(encoding="utf-8").splitlines()[1:] if first_step and self.path.exists() else []
         kept = [row for row in kept if int(row.split(",")[0]) <= first_step]  # later ones come again after a resume
-        self.path.write_text("\n".join([",".join(self.columns), *kept]) + "\n")
+        self.path.write_text("\n".join([",".join(self.columns), *kept]) + "\n", encoding="utf-8")
 
     def add(self, step: int, numbers: dict[str, float]) -> None:
         """Append one row; columns without a number stay empty."""
-        with self.path.open("a", newline="") as file:
+        with self.path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.columns, lineterminator="\n").writerow(
                 {"step": step} | {name: f"{value:.6g}" for name, value in numbers.items()}
             )
@@ -37,7 +37,7 @@ def draw_curves(csv_path: Path, png_path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    rows = list(csv.DictReader(csv_path.open()))
+    rows = list(csv.DictReader(csv_path.open(encoding="utf-8")))
     names = [name for name in (rows[0] if rows else {}) if name.startswith(("loss/", "val/"))]
     figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
     for name in names:

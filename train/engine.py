@@ -28,7 +28,7 @@ from pix2seq.evaluate.tokens import TokenCounts, token_columns, token_numbers
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.models.weights import Weights, load_weights, save_weights
 from pix2seq.runtime import distributed
-from pix2seq.runtime.device import pick_device
+from pix2seq.runtime.device import check_precision, image_format, pick_device
 from pix2seq.runtime.paths import weights_path, writable_folder
 from pix2seq.tasks import choose_tasks
 from pix2seq.train.announce import SCENES_ARE_DRAWN, Forecast, describe_data, describe_steps, steps_left
@@ -103,6 +103,7 @@ class Trainer:
         check_training(cfg)
         self.tasks = choose_tasks(cfg.tasks)
         self.device = distributed.start(pick_device(cfg.device))
+        check_precision(cfg.train.precision, self.device)
         writable_folder(self.folder, "--run-dir")
         torch.manual_seed(cfg.seed)
         self._open_data()
@@ -113,7 +114,7 @@ class Trainer:
             self._start_from(weights_path(cfg.train.start_from))
         if cfg.train.small_epochs and self.model.encoder.backbone.is_vit:
             raise UserError(f"--small-epochs needs a convnet: {cfg.model.backbone} has one canvas size; set it to 0")
-        self.model.to(self.device, memory_format=torch.channels_last)
+        self.model.to(self.device, memory_format=image_format(self.device))
         self.model.encoder.backbone.freeze(cfg.train.frozen_stages)
         self.average = copy.deepcopy(self.model).eval() if cfg.train.ema_decay else self.model
         self.loss_weights = dict(cfg.loss_weights)
@@ -128,7 +129,7 @@ class Trainer:
         if cfg.train.resume:
             self._resume()
         if distributed.rank() == 0:
-            (self.folder / "cfg.json").write_text(to_json(cfg))
+            (self.folder / "cfg.json").write_text(to_json(cfg), encoding="utf-8")
             columns = [f"loss/{name}" for name in self.loss_weights] + [f"val/{task}" for task in cfg.tasks]
             columns += ["lr", "grad_norm", "images_per_s", "data_wait"]
             columns += [f"{kind}{name}" for kind in ("", "val_") for name in token_columns(self.tokenizers.by_task)]

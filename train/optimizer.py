@@ -14,21 +14,22 @@ ADAM_EPS = 1e-8
 
 
 def learning_rate(step: int, total: int, cfg: CFG) -> float:
-    """The rate of update `step` (from 0) of `total`: linear warm-up, then the schedule's decay to `end_lr_factor`.
+    """The rate of update `step` (from 0) of `total`: linear warm-up, the schedule's decay, its last rate.
 
-    With warm-up the first update has rate 0: it only fills the optimizer's moments, as in the official code. A run too
-    short for its warm-up would never learn at the full rate: the warm-up is a third of it at most.
+    The `tail_steps` at the end have the last rate, where the official code lets half a cosine and the exponential fall
+    on. With warm-up the first update has rate 0: it only fills the optimizer's moments, as in the official code. A run
+    too short for its warm-up would never learn at the full rate: the warm-up is a third of it at most.
     """
     train = cfg.train
     warmup = min(train.warmup_steps, total // 3)
     if step < warmup:
         return train.lr * step / warmup
-    progress = (step - warmup) / max(total - warmup - train.tail_steps, 1)
+    progress = min((step - warmup) / max(total - warmup - train.tail_steps, 1), 1)
     if train.schedule == "exponential":
         return train.lr * train.end_lr_factor**progress
     falling = {
-        "cosine": 0.5 * (1 + math.cos(math.pi * min(progress * train.cosine_share, 1))),
-        "linear": max(1 - progress, 0),
+        "cosine": 0.5 * (1 + math.cos(math.pi * progress * train.cosine_share)),
+        "linear": 1 - progress,
         "constant": 1,
     }
     return train.lr * (train.end_lr_factor + (1 - train.end_lr_factor) * falling[train.schedule])

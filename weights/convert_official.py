@@ -72,7 +72,8 @@ def read_class_names(classes: str) -> dict[int, str]:
     if classes == "objects365":  # its two versions number the classes differently, and no one says which was taught
         return {number: f"class {number}" for number in range(1, OBJECTS365_CLASSES + 1)}
     try:
-        return {int(number): str(name) for number, name in json.loads(Path(classes).read_text()).items()}
+        names = json.loads(Path(classes).read_text(encoding="utf-8-sig"))
+        return {int(number): str(name) for number, name in names.items()}
     except OSError as error:
         raise UserError(f"--classes expects coco, objects365 or a file, got {classes} ({error.strerror})") from None
     except (ValueError, AttributeError) as error:

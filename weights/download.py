@@ -143,7 +143,7 @@ def fetch_checkpoint(url: str, folder: Path) -> Path:
     """
     state = folder / "checkpoint"
     if state.is_file():
-        return folder / _newest(state.read_text(), state)
+        return folder / _newest(state.read_text(encoding="utf-8"), state)
     text = _read_small(f"{url}/checkpoint")
     name = _newest(text, f"{url}/checkpoint")
     index = folder / f"{name}.index"
@@ -153,7 +153,7 @@ def fetch_checkpoint(url: str, folder: Path) -> Path:
         data = f"{name}.data-{shard:05d}-of-{shards:05d}"
         fetch(f"{url}/{data}", folder / data)
     partial = folder / "checkpoint.partial"
-    partial.write_text(text)
+    partial.write_text(text, encoding="utf-8")
     os.replace(partial, state)
     return folder / name
 
@@ -194,13 +194,13 @@ def _transfer(url: str, partial: Path) -> None:
     with _open(url, start) as response:
         first, total = _extent(response, url)
         version = f"{response.headers.get('ETag', '')} {total}"
-        appends = start > 0 and first == start and version == version_file.read_text()
+        appends = start > 0 and first == start and version == version_file.read_text(encoding="utf-8")
         if start and response.status == 206 and not appends:
             partial.unlink()
             return _transfer(url, partial)
         begun = {"initial": start if appends else 0, "total": total, "desc": partial.stem}
         with open(partial, "ab" if appends else "wb") as file, tqdm(**begun, unit="B", unit_scale=True) as bar:
-            version_file.write_text(version)  # after the bytes of another version are gone
+            version_file.write_text(version, encoding="utf-8")  # after the bytes of another version are gone
             while block := _read(response):
                 file.write(block)
                 bar.update(len(block))

@@ -94,7 +94,9 @@ def find_checkpoint(source: Path) -> Path:
             )
         return prefix
     state = source / "checkpoint"
-    named = re.search(r'^model_checkpoint_path: "(?:.*/)?(.+)"', state.read_text() if state.is_file() else "", re.M)
+    named = re.search(
+        r'^model_checkpoint_path: "(?:.*/)?(.+)"', state.read_text(encoding="utf-8") if state.is_file() else "", re.M
+    )
     if named and _index(source / named[1]).is_file():
         return source / named[1]
     numbers = [int(match[1]) for path in source.iterdir() if (match := re.fullmatch(r"ckpt-(\d+)\.index", path.name))]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pix2seq.dataset.cache import CHECKSUM_BYTES, DecodedCache
+from pix2seq.dataset.cache import CHECKSUM_BYTES, LOCK, DecodedCache
 from pix2seq.errors import UserError
 
 SHAPES = [(4, 6), (5, 5), None, (3, 7)]
@@ -117,4 +117,5 @@ def test_a_folder_that_cannot_be_made_is_one_line(paths: list[Path]):
 
 
 def test_nothing_unfinished_is_left(paths: list[Path]):
-    assert [file.name for file in open_cache(paths).file.parent.iterdir()] == [open_cache(paths).file.name]
+    file = open_cache(paths).file
+    assert {path.name for path in file.parent.iterdir()} == {file.name, LOCK}

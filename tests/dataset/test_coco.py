@@ -22,7 +22,7 @@ def write_split(root: Path, split: str = "val2017", **files: dict) -> Path:
     (root / split).mkdir(parents=True)
     (root / "annotations").mkdir()
     for name, content in files.items():
-        (root / "annotations" / f"{name}_{split}.json").write_text(json.dumps(content))
+        (root / "annotations" / f"{name}_{split}.json").write_text(json.dumps(content), encoding="utf-8")
     return root
 
 
@@ -230,6 +230,6 @@ def test_a_missing_image_is_named(tmp_path: Path):
 @pytest.mark.parametrize("content", ["{", "[]", '{"images": []}', '{"images": null, "annotations": []}'])
 def test_annotations_in_another_format_are_refused(tmp_path: Path, content: str):
     root = write_split(tmp_path)
-    (root / "annotations" / "instances_val2017.json").write_text(content)
+    (root / "annotations" / "instances_val2017.json").write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=r"instances_val2017\.json"):
         CocoDataset(root, "val2017", ["detection"])

@@ -65,7 +65,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path):
 
 def test_a_text_file_is_refused(tmp_path: Path):
     path = tmp_path / "notes.jpg"
-    path.write_text("no image")
+    path.write_text("no image", encoding="utf-8")
     with pytest.raises(UserError, match=r"notes\.jpg is not an image"):
         read_image(path)
 

@@ -51,7 +51,7 @@ def test_samples_do_not_depend_on_cache_or_processes(tiny_cfg: CFG, cache_folder
     expected = batches(cfg, 0)
     for found in (batches(cached, 2), batches(cached, 0), batches(cfg, 2)):  # cold, warm, none
         assert len(found) == len(expected) and all(map(torch.equal, found, expected))
-    assert len(list(cache_folder.iterdir())) == 1
+    assert len(list(cache_folder.glob("*" + cache.SUFFIX))) == 1
 
 
 def test_a_warm_cache_opens_no_image(tiny_cfg: CFG, cache_folder: Path, monkeypatch: pytest.MonkeyPatch):

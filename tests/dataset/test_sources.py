@@ -34,7 +34,7 @@ def write(root: Path, name: str, folder: str, **values) -> Path:
     (root / folder).mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (20, 10)).save(root / folder / "1.png")
     (root / name).parent.mkdir(parents=True, exist_ok=True)
-    (root / name).write_text(json.dumps(content(**values)))
+    (root / name).write_text(json.dumps(content(**values)), encoding="utf-8")
     return root
 
 
@@ -127,7 +127,7 @@ def test_coco_and_voc_layouts_are_recognised(tmp_path: Path):
     assert isinstance(open_split(cfg(coco), "train", ["detection"]), CocoDataset)
     for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (tmp_path / "voc" / "VOC2007" / name).mkdir(parents=True)
-    (tmp_path / "voc" / "VOC2007" / "ImageSets" / "Main" / "train.txt").write_text("")
+    (tmp_path / "voc" / "VOC2007" / "ImageSets" / "Main" / "train.txt").write_text("", encoding="utf-8")
     assert isinstance(open_split(cfg(tmp_path / "voc"), "train", ["detection"]), VocDataset)
 
 
@@ -197,7 +197,7 @@ def test_unreadable_images_are_left_out_and_counted(tmp_path: Path):
     names = ("1.png", "gone.png", "empty.png", "page.jpg")
     root = write(tmp_path, "train.json", ".", images=[{"id": n, "file_name": name} for n, name in enumerate(names, 1)])
     (root / "empty.png").touch()
-    (root / "page.jpg").write_text("<html>404</html>")
+    (root / "page.jpg").write_text("<html>404</html>", encoding="utf-8")
     split = open_split(cfg(root), "train", TASKS)
     split.leave_out_unreadable()
     assert [entry["id"] for entry in split.images] == [1]

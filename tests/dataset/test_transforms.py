@@ -272,7 +272,7 @@ def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("person_keypoints", [person], [categories[0] | {"keypoints": names, "skeleton": []}]),
     ):
         content = {"images": images, "annotations": entries, "categories": kinds}
-        (root / "annotations" / f"{name}_train2017.json").write_text(json.dumps(content))
+        (root / "annotations" / f"{name}_train2017.json").write_text(json.dumps(content), encoding="utf-8")
     return root
 
 

@@ -30,9 +30,11 @@ def write_voc(folder: Path, images: dict[str, str], sets: dict[str, list[str]]) 
     for name, objects in images.items():
         Image.new("RGB", (64, 50), "red").save(folder / "JPEGImages" / f"{name}.jpg")
         xml = f"<annotation><filename>wrong.jpg</filename>{size}{objects}</annotation>"
-        (folder / "Annotations" / f"{name}.xml").write_text(xml)
+        (folder / "Annotations" / f"{name}.xml").write_text(xml, encoding="utf-8")
     for name, members in sets.items():
-        (folder / "ImageSets" / "Main" / f"{name}.txt").write_text("".join(f"{member}\n" for member in members))
+        (folder / "ImageSets" / "Main" / f"{name}.txt").write_text(
+            "".join(f"{member}\n" for member in members), encoding="utf-8"
+        )
     return folder
 
 
@@ -135,8 +137,10 @@ def test_tasks_that_voc_does_not_annotate_are_refused(root: Path, task: str):
 def test_damaged_annotations_are_counted(tmp_path: Path):
     images = {"1": thing(box=(5, 5, "x", 9)) + thing(box=(9, 9, 5, 12)) + thing(box=(5.5, 6, 9, 9)), "2": "", "3": ""}
     folder = write_voc(tmp_path / "own", images, {"all": list("1234")})
-    (folder / "Annotations" / "2.xml").write_text("<annotation><object>")
-    (folder / "Annotations" / "3.xml").write_text('<!DOCTYPE a [<!ENTITY e SYSTEM "file:///etc/passwd">]><a>&e;</a>')
+    (folder / "Annotations" / "2.xml").write_text("<annotation><object>", encoding="utf-8")
+    (folder / "Annotations" / "3.xml").write_text(
+        '<!DOCTYPE a [<!ENTITY e SYSTEM "file:///etc/passwd">]><a>&e;</a>', encoding="utf-8"
+    )
     split = VocDataset(folder, "all", ["detection"])
     assert len(split) == 1 and split[0].boxes.tolist() == [[4.5, 5, 9, 9]]
     assert sorted(split.problems.counts.values()) == [1, 1, 1, 2]
@@ -145,7 +149,7 @@ def test_damaged_annotations_are_counted(tmp_path: Path):
 def test_objects_without_a_name_or_a_finite_size_are_counted(tmp_path: Path):
     folder = write_voc(tmp_path / "own", {"1": thing("") + thing("bolt") + thing(box=(5, 5, "inf", 9))}, {"all": ["1"]})
     xml = folder / "Annotations" / "1.xml"
-    xml.write_text(xml.read_text().replace("<width>64", "<width>inf"))
+    xml.write_text(xml.read_text(encoding="utf-8").replace("<width>64", "<width>inf"), encoding="utf-8")
     split = VocDataset(folder, "all", ["detection"])
     assert list(split.class_names.values()) == ["bolt", "dog"] and len(split[0].boxes) == 1
     assert [split.problems.counts.get(kind) for kind in ("object without a name, left out", NOT_FINITE)] == [1, 1]
@@ -156,7 +160,7 @@ def test_damaged_masks_are_counted(root: Path, damage: str):
     path = root / "VOCdevkit" / "VOC2012" / "SegmentationObject" / "2007_000027.png"
     path.parent.mkdir()
     if damage == "text":
-        path.write_text("no image")
+        path.write_text("no image", encoding="utf-8")
     else:
         Image.new("RGB", (64, 50), "red").save(path)
     split = VocDataset(root, "trainval", ["segmentation"])

@@ -88,7 +88,7 @@ def changed(scenes_root: Path, change: Callable[[dict], None]) -> ImageDataset:
     """The validation split with the content of each of its files changed in place."""
 
     def read(name: str) -> dict:
-        content = json.loads((scenes_root / "annotations" / f"{name}_val2017.json").read_text())
+        content = json.loads((scenes_root / "annotations" / f"{name}_val2017.json").read_text(encoding="utf-8"))
         change(content)
         return content
 

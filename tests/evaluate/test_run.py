@@ -45,12 +45,12 @@ def test_the_script_writes_figures_results_and_sheets(flags: list[str], tmp_path
     monkeypatch.setattr(sys, "argv", ["evaluate_multi_task.py", *flags])
     command_line(evaluate_multi_task.run, evaluate_multi_task.__doc__, EVALUATION, output_dir="results")
     out = tmp_path / "out"
-    report = json.loads((out / "metrics.json").read_text())
+    report = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     assert (report["weights"], report["images"]) == ("tiny.safetensors", 6)
     assert set(report["metrics"]) == set(report["tokens"]) == set(TASKS)
     assert "person" in report["per_class"]["detection"]
     for task in TASKS:
-        assert isinstance(json.loads((out / f"{task}_results.json").read_text()), list)
+        assert isinstance(json.loads((out / f"{task}_results.json").read_text(encoding="utf-8")), list)
         sheet = cv2.imread(str(out / f"{task}_sheet.png"))
         assert sheet is not None and sheet.std() > 20, f"{task}'s sheet is blank"
     printed = capsys.readouterr().out
@@ -68,7 +68,7 @@ def scalars(folder: Path, step: int) -> dict[str, float]:
 def test_a_script_of_one_task_scores_that_alone(flags: list[str], tmp_path: Path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["evaluate_detection.py", *flags])
     command_line(evaluate_detection.run, evaluate_detection.__doc__, EVALUATION, only="detection", output_dir="results")
-    report = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    report = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
     assert set(report["metrics"]) == {"detection"}
 
 
@@ -85,7 +85,7 @@ def test_watching_scores_each_new_weights_file(flags: list[str], weights_path: P
     folder = tmp_path / "watched"
     folder.mkdir()
     save_weights(folder / "last.safetensors", dataclasses.replace(load_weights(weights_path), step=50))
-    (folder / "metrics.csv").write_text("step,lr\n50,0.1\n90,0.1\n")  # the training has gone on
+    (folder / "metrics.csv").write_text("step,lr\n50,0.1\n90,0.1\n", encoding="utf-8")  # the training has gone on
     cfg = parse_args([*flags, "--watch", str(folder), "--watch-minutes", "1e-6", "--task", "captioning"])
 
     def retrain_once(seconds: float) -> None:
@@ -99,14 +99,16 @@ def test_watching_scores_each_new_weights_file(flags: list[str], weights_path: P
 
 def test_watching_waits_for_weights_and_sees_them_change(monkeypatch, tmp_path: Path):
     seen, naps = [], []
-    monkeypatch.setattr(run, "evaluate_weights", lambda cfg, folder: seen.append(Path(cfg.infer.weights).read_text()))
+    monkeypatch.setattr(
+        run, "evaluate_weights", lambda cfg, folder: seen.append(Path(cfg.infer.weights).read_text(encoding="utf-8"))
+    )
 
     def nap(seconds: float) -> None:
         naps.append(seconds)
         if len(naps) == 4:
             raise KeyboardInterrupt
         if len(naps) % 2:
-            (tmp_path / "last.safetensors").write_text(str(len(naps)))
+            (tmp_path / "last.safetensors").write_text(str(len(naps)), encoding="utf-8")
             os.utime(tmp_path / "last.safetensors", (len(naps), len(naps)))
 
     monkeypatch.setattr(run.time, "sleep", nap)
@@ -128,7 +130,7 @@ def test_training_evaluates_every_so_many_epochs(tiny_cfg: CFG):
     assert (folder / "evaluation" / "step_0000002" / "detection_sheet.png").is_file()
     found = scalars(folder / "tensorboard", 2)
     assert {"eval/detection/AP", "eval/keypoint/perplexity", "val_accuracy/keypoint/y"} <= found.keys()
-    header, *rows = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()]
+    header, *rows = [line.split(",") for line in (folder / "metrics.csv").read_text(encoding="utf-8").splitlines()]
     accuracies = [row[header.index("val_accuracy/detection/class")] for row in rows]
     assert all(0 <= float(value) <= 1 for value in accuracies)
 
@@ -136,7 +138,7 @@ def test_training_evaluates_every_so_many_epochs(tiny_cfg: CFG):
 def test_a_failed_evaluation_ends_no_training(tiny_cfg: CFG, capsys):
     folder = Path(tiny_cfg.train.run_dir)
     folder.mkdir()
-    (folder / "evaluation").write_text("a file, where a folder is needed")
+    (folder / "evaluation").write_text("a file, where a folder is needed", encoding="utf-8")
     train(config.replace(tiny_cfg, task="detection", epochs=2, eval_every=1, steps_per_epoch=1, max_objects=3))
     printed = capsys.readouterr().out
     assert printed.count("the evaluation failed, the training goes on") == 2
@@ -144,7 +146,7 @@ def test_a_failed_evaluation_ends_no_training(tiny_cfg: CFG, capsys):
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_asking(flags: list[str], tmp_path: Path, monkeypatch):
-    (tmp_path / "out").write_text("a file, where a folder is needed")
+    (tmp_path / "out").write_text("a file, where a folder is needed", encoding="utf-8")
     monkeypatch.setattr(evaluation, "ask", lambda *_: pytest.fail("the model was asked first"))
     with pytest.raises(UserError, match="--output-dir"):
         run.evaluate_weights(parse_args(flags))

@@ -103,7 +103,7 @@ def voc_image(root: Path) -> VocDataset:
     for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (root / folder).mkdir(parents=True)
     cv2.imwrite(str(root / "JPEGImages" / "000001.jpg"), np.full((100, 120, 3), 90, np.uint8))
-    (root / "ImageSets" / "Main" / "test.txt").write_text("000001\n")
+    (root / "ImageSets" / "Main" / "test.txt").write_text("000001\n", encoding="utf-8")
     objects = "".join(
         f"<object><name>dog</name><difficult>{difficult}</difficult><bndbox><xmin>{x + 1}</xmin><ymin>11</ymin>"
         f"<xmax>{x + 30}</xmax><ymax>40</ymax></bndbox></object>"
@@ -111,7 +111,7 @@ def voc_image(root: Path) -> VocDataset:
     )
     size = "<size><width>120</width><height>100</height><depth>3</depth></size>"
     text = f"<annotation><filename>000001.jpg</filename>{size}{objects}</annotation>"
-    (root / "Annotations" / "000001.xml").write_text(text)
+    (root / "Annotations" / "000001.xml").write_text(text, encoding="utf-8")
     return VocDataset(root, "test", ("detection",))
 
 

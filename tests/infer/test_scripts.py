@@ -75,7 +75,7 @@ def test_each_script_writes_its_files(run_script, talkative, image, out, script,
     run_script(script, "--image", image)
     assert files(out) == expected | {"result.json"}
     assert all(Image.open(out / name).size == (90, 60) for name in expected)
-    assert all(entry["image_id"] == 42 for entry in json.loads((out / "result.json").read_text()))
+    assert all(entry["image_id"] == 42 for entry in json.loads((out / "result.json").read_text(encoding="utf-8")))
 
 
 def test_the_table_and_the_caption_are_printed(run_script, talkative, image, capsys):
@@ -89,13 +89,13 @@ def test_the_table_and_the_caption_are_printed(run_script, talkative, image, cap
 
 def test_a_box_is_asked_about_without_detection(run_script, talkative, image, out):
     run_script("segmentation", "--image", image, "--box", "10,5,30.5,200", "--box-class", "dog")
-    (entry,) = json.loads((out / "result.json").read_text())
+    (entry,) = json.loads((out / "result.json").read_text(encoding="utf-8"))
     assert (entry["bbox"], entry["category_id"], entry["score"]) == ([10, 5, 30.5, 55], 18, 1)
 
 
 def test_keypoints_are_sought_in_people_only(run_script, talkative, image, out):
     run_script("keypoint", "--image", image)
-    (entry,) = json.loads((out / "result.json").read_text())
+    (entry,) = json.loads((out / "result.json").read_text(encoding="utf-8"))
     assert (entry["category_id"], len(entry["keypoints"])) == (1, 51)
 
 
@@ -104,7 +104,7 @@ def test_each_of_several_images_has_its_folder(run_script, talkative, image, out
     other.mkdir()
     for suffix in ("jpg", "png"):
         Image.new("RGB", (20, 30)).save(other / f"000000000042.{suffix}")
-    (other / "notes.txt").write_text("no image")
+    (other / "notes.txt").write_text("no image", encoding="utf-8")
     run_script("object_detection", "--image", image, other)
     names = ["000000000042", "000000000042_2", "000000000042_3"]
     assert files(out) == {f"{name}/{file}" for name in names for file in ("object_detection.png", "result.json")}
@@ -197,7 +197,7 @@ def test_a_mistake_is_answered_in_one_line(
     run_script, talkative, capsys, image, tmp_path, out, weights_path, flags, message
 ):
     (tmp_path / "empty").mkdir()
-    (tmp_path / "notes.png").write_text("no image, no weights")
+    (tmp_path / "notes.png").write_text("no image, no weights", encoding="utf-8")
     Image.open(image).save(tmp_path / "cut.jpg", quality=95)
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:3000])
     (tmp_path / "half.safetensors").write_bytes(weights_path.read_bytes()[: weights_path.stat().st_size // 2])
@@ -230,7 +230,7 @@ def test_a_task_that_the_weights_cannot_do_is_refused(run_script, capsys, image,
 def test_old_output_outlives_a_failure(run_script, talkative, capsys, image, out, tmp_path):
     run_script("object_detection", "--image", image)
     before = (out / "result.json").read_bytes()
-    (tmp_path / "notes.png").write_text("no image")
+    (tmp_path / "notes.png").write_text("no image", encoding="utf-8")
     refused(run_script, capsys, "object_detection", "--image", image, tmp_path / "notes.png")
     assert (out / "result.json").read_bytes() == before
     assert files(out) == {"object_detection.png", "result.json"}
@@ -238,7 +238,7 @@ def test_old_output_outlives_a_failure(run_script, talkative, capsys, image, out
 
 def test_nothing_is_left_behind_when_interrupted(tmp_path: Path):
     with pytest.raises(KeyboardInterrupt), output_folder(tmp_path / "new" / "folder") as staging:
-        (staging / "half.png").write_text("half")
+        (staging / "half.png").write_text("half", encoding="utf-8")
         raise KeyboardInterrupt
     assert not (tmp_path / "new").exists()
 

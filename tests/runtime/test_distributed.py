@@ -8,6 +8,7 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 from pix2seq.models.resnet import BatchNorm
+from pix2seq.runtime.paths import ROOT
 
 
 def statistics(x: torch.Tensor) -> tuple[BatchNorm, torch.Tensor, torch.Tensor]:
@@ -28,7 +29,8 @@ def normalize_part(rank: int, x: torch.Tensor, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_batch_norm_takes_its_statistics_over_all_processes(tmp_path: Path):
+def test_batch_norm_takes_its_statistics_over_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(ROOT)  # where the new processes find this file
     x = torch.randn(4, 3, 5, 2, generator=torch.Generator().manual_seed(0)) * 3 + 1
     multiprocessing.spawn(normalize_part, (x, tmp_path), nprocs=2)
     norm, y, gradient = statistics(x)

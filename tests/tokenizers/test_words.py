@@ -57,7 +57,7 @@ def test_the_script_writes_what_training_reads(tiny_cfg: CFG, tmp_path: Path):
 @pytest.mark.parametrize("content", ["{", '{"a": 1}', "[1, 2]", '["a", "dog"]'])
 def test_a_file_that_is_no_word_list_is_refused(tmp_path: Path, content: str):
     path = tmp_path / "vocab.json"
-    path.write_text(content)
+    path.write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=r"vocab\.json"):
         read_vocab(path)
 

@@ -27,7 +27,7 @@ def weights_of(cfg: CFG, name: str = "last.safetensors") -> dict[str, torch.Tens
 
 
 def rows_of(cfg: CFG) -> list[dict[str, str]]:
-    with (Path(cfg.train.run_dir) / "metrics.csv").open() as file:
+    with (Path(cfg.train.run_dir) / "metrics.csv").open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 

@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pix2seq import config
 from pix2seq.config import CFG
@@ -42,6 +44,51 @@ def test_no_warm_up_begins_at_the_full_rate():
 def test_a_tail_has_the_last_rate():
     cfg = config.replace(CFG(), lr=1.0, warmup_steps=10, schedule="linear", end_lr_factor=0.1, tail_steps=20)
     assert [learning_rate(step, 130, cfg) for step in (60, 110, 120, 130)] == pytest.approx([0.55, 0.1, 0.1, 0.1])
+
+
+@pytest.mark.parametrize(
+    "values, last",
+    [
+        ({"schedule": "cosine"}, 0.1),
+        ({"schedule": "cosine", "cosine_share": 0.5}, 0.1 + 0.9 * 0.5),
+        ({"schedule": "linear"}, 0.1),
+        ({"schedule": "exponential"}, 0.1),
+        ({"schedule": "constant"}, 1.0),
+    ],
+    ids=lambda value: " ".join(map(str, value.values())) if isinstance(value, dict) else "",
+)
+def test_every_schedule_keeps_its_last_rate_through_the_tail(values: dict, last: float):
+    cfg = config.replace(CFG(), lr=1.0, warmup_steps=10, end_lr_factor=0.1, tail_steps=20, **values)
+    assert [learning_rate(step, 130, cfg) for step in (110, 111, 120, 129)] == pytest.approx([last] * 4)
+
+
+schedules = st.builds(
+    lambda schedule, share, end, warmup, tail: config.replace(
+        CFG(),
+        lr=2.0,
+        schedule=schedule,
+        cosine_share=share,
+        end_lr_factor=end,
+        warmup_steps=warmup,
+        tail_steps=tail,
+    ),
+    st.sampled_from(["cosine", "linear", "exponential", "constant"]),
+    *[st.floats(0, 1)] * 2,
+    *[st.integers(0, 150)] * 2,
+)
+
+
+@given(schedules, st.integers(1, 120))
+def test_rates_rise_in_the_warm_up_then_fall_to_the_tail_and_never_below_the_end(cfg: CFG, total: int):
+    rates = [learning_rate(step, total, cfg) for step in range(total)]
+    train = cfg.train
+    warmup = min(train.warmup_steps, total // 3)
+    assert rates[: warmup + 1] == sorted(rates[: warmup + 1])
+    assert rates[warmup:] == sorted(rates[warmup:], reverse=True)
+    assert rates[warmup] == pytest.approx(train.lr)
+    assert min(rates[warmup:]) >= train.lr * train.end_lr_factor * (1 - 1e-9)
+    tail = rates[max(total - train.tail_steps, warmup + 1) :]
+    assert len(set(tail)) <= 1
 
 
 def test_a_share_of_the_cosine_ends_on_its_way():

@@ -47,7 +47,7 @@ def listing(reference_path: Callable) -> Callable[[str], tuple[Shapes, dict]]:
     """Load the variables of a published architecture as path → shape, and what else its file says."""
 
     def load(name: str) -> tuple[Shapes, dict]:
-        content = json.loads(reference_path(f"real_config_variables/{name}.json").read_text())
+        content = json.loads(reference_path(f"real_config_variables/{name}.json").read_text(encoding="utf-8"))
         return {without_affixes(entry["key"]): entry["shape"] for entry in content["variables"]}, content
 
     return load
@@ -195,7 +195,9 @@ def write_checkpoint(tensorflow: ModuleType) -> Callable[[Path, dict[str, np.nda
 @pytest.fixture
 def tiny_arrays(reference_path: Callable) -> dict[str, np.ndarray]:
     """Random numbers for the variables of a tiny ViT."""
-    variables = json.loads(reference_path("models/vit_tiny/variables.json").read_text())["model_variables"]
+    variables = json.loads(reference_path("models/vit_tiny/variables.json").read_text(encoding="utf-8"))[
+        "model_variables"
+    ]
     rng = np.random.default_rng(0)
     shapes = {without_affixes(entry["key"]): entry["shape"] for entry in variables}
     arrays = {path: rng.normal(size=shape, scale=0.1).astype(np.float32) for path, shape in shapes.items()}
@@ -286,7 +288,7 @@ def test_the_checkpoint_that_the_state_file_names_is_taken(tmp_path: Path):
         (tmp_path / f"ckpt-{number}.index").touch()
     assert find_checkpoint(tmp_path) == tmp_path / "ckpt-11"
     (tmp_path / "checkpoint").write_text(
-        'model_checkpoint_path: "/elsewhere/ckpt-10"\nall_model_checkpoint_paths: "ckpt-9"\n'
+        'model_checkpoint_path: "/elsewhere/ckpt-10"\nall_model_checkpoint_paths: "ckpt-9"\n', encoding="utf-8"
     )
     assert find_checkpoint(tmp_path) == tmp_path / "ckpt-10"
     assert find_checkpoint(tmp_path / "ckpt-9") == find_checkpoint(tmp_path / "ckpt-9.index") == tmp_path / "ckpt-9"
@@ -391,9 +393,9 @@ def test_class_names(tmp_path: Path):
     coco = read_class_names("coco")
     assert (len(coco), min(coco), max(coco), coco[13]) == (80, 1, 90, "stop sign")
     file = tmp_path / "names.json"
-    file.write_text('{"3": "kettle"}')
+    file.write_text('{"3": "kettle"}', encoding="utf-8")
     assert read_class_names(str(file)) == {3: "kettle"}
-    file.write_text('["kettle"]')
+    file.write_text('["kettle"]', encoding="utf-8")
     for path in (file, tmp_path / "missing.json"):
         with pytest.raises(UserError, match=path.name):
             read_class_names(str(path))

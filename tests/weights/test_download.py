@@ -118,7 +118,7 @@ def conversions(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
 
     def convert(item: download.Official, checkpoint: Path, weights: Path, dtype: str, text_model: Path | None) -> None:
         calls.append((item, checkpoint, checkpoint.with_name(DATA_FILE).read_bytes(), dtype, text_model))
-        weights.write_text("weights")
+        weights.write_text("weights", encoding="utf-8")
 
     monkeypatch.setattr(download, "convert", convert)
     monkeypatch.setattr(download, "check_converter", lambda: None)
@@ -295,7 +295,7 @@ def test_a_full_disk_is_one_line_and_nothing_final_is_left(server: Server, cache
 
 
 def test_a_cache_that_cannot_be_written_is_named(server: Server, cache: Path) -> None:
-    cache.write_text("a file where the folder should be")
+    cache.write_text("a file where the folder should be", encoding="utf-8")
     with pytest.raises(UserError, match=rf"{cache}.* cannot be written"):
         obtain(server, convert=False)
 
@@ -410,7 +410,7 @@ assert not {"torch", "tensorflow", "numpy", "tyro"} & set(sys.modules)
 
 
 def test_the_readme_shows_the_table() -> None:
-    assert download.table() in (ROOT / "README.md").read_text()
+    assert download.table() in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_objects365_addresses_are_not_swapped() -> None:
@@ -432,7 +432,7 @@ def test_parameters_are_those_of_the_architectures() -> None:
         pytest.skip(f"the reference listings {folder} are not here")
     files = {"resnet50": "resnet", "resnet50-c4": "resnet-c", "vit-b": "vit-b", "vit-l": "vit-l"}
     for item in download.CHECKPOINTS.values():
-        listing = json.loads((folder / f"{files[item.preset]}.json").read_text())
+        listing = json.loads((folder / f"{files[item.preset]}.json").read_text(encoding="utf-8"))
         text_tokens = 32_000 if item.kind == "multi_task" else 0
         count = listing["n_params_all"] + text_tokens * (listing["model"]["dim_att_dec"] + 1)
         assert item.parameters == round(count / 1e6, 1)
@@ -445,7 +445,7 @@ def test_the_table_is_the_published_one() -> None:
     row = r"\| +([\d.]+) +\| (\d+)x\d+ +(?:\| ([\d.]+) +)?\| \[gs://pix2seq/(\S+)\]"
     published = {
         folder: (float(parameters), int(size), f"box AP {ap}" if ap else "")
-        for parameters, size, ap, folder in re.findall(row, lists[0].read_text())
+        for parameters, size, ap, folder in re.findall(row, lists[0].read_text(encoding="utf-8"))
     }
     ours = {item.folder: (item.parameters, item.image_size, item.figures) for item in download.CHECKPOINTS.values()}
     assert len(published) == 16

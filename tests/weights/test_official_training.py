@@ -38,7 +38,7 @@ def numbers(reference_model: Path) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def cfg(reference_model: Path) -> CFG:
-    legacy = '"optimizer": "adamw_legacy"' in (reference_model / "config.json").read_text()
+    legacy = '"optimizer": "adamw_legacy"' in (reference_model / "config.json").read_text(encoding="utf-8")
     return replace(
         CFG(),
         optimizer="adamw",

@@ -1,0 +1,89 @@
+"""The device that is chosen, and one sentence for a device that is not there."""
+
+import pytest
+import torch
+
+from pix2seq.errors import UserError
+from pix2seq.runtime.device import check_precision, image_format, pick_device
+from pix2seq.runtime.distributed import start
+
+
+def machine(monkeypatch: pytest.MonkeyPatch, gpus: int = 0, mps: bool = False) -> None:
+    """Let torch see these devices."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+
+@pytest.mark.parametrize(
+    "gpus, mps, name, device",
+    [
+        (2, True, "auto", "cuda:0"),
+        (0, True, "auto", "mps"),
+        (0, False, "auto", "cpu"),
+        (2, False, "cuda", "cuda:0"),
+        (2, False, "cuda:1", "cuda:1"),
+        (2, True, "mps", "mps"),
+        (2, True, "cpu", "cpu"),
+    ],
+)
+def test_cuda_comes_before_mps_and_mps_before_the_cpu(monkeypatch, gpus: int, mps: bool, name: str, device: str):
+    machine(monkeypatch, gpus, mps)
+    assert pick_device(name) == torch.device(device)
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:7", "cuda:-1", "mps", "xpu", "meta", "banana", "", "CPU", "7"])
+def test_a_device_that_is_not_there_is_one_sentence(monkeypatch, name: str):
+    machine(monkeypatch)
+    with pytest.raises(UserError) as error:
+        pick_device(name)
+    assert str(error.value).startswith(f"--device {name} is not there; expected auto or one of cpu")
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_there_is_named(monkeypatch):
+    machine(monkeypatch, gpus=2, mps=True)
+    with pytest.raises(UserError, match="expected auto or one of cuda:0, cuda:1, mps, cpu"):
+        pick_device("cuda:2")
+
+
+def test_a_bare_number_is_told_its_kind(monkeypatch):
+    machine(monkeypatch, gpus=1)
+    with pytest.raises(UserError, match=r"--device 0 is not there; .* as in cuda:0$"):
+        pick_device("0")
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda", "mps"])
+def test_torch_has_mixed_precision_on_every_device(kind: str):
+    assert torch.amp.is_autocast_available(kind)
+
+
+def test_a_device_without_bf16_is_one_sentence(monkeypatch):
+    def refuse(*_, **__):
+        raise TypeError("MPS BFloat16 is only supported on MacOS 14 or newer.\nUpdate")
+
+    cpu = torch.device("cpu")
+    check_precision("bf16", cpu)
+    monkeypatch.setattr(torch, "zeros", refuse)
+    check_precision("fp32", cpu)
+    with pytest.raises(UserError, match=r"^--precision bf16 .* MacOS 14 or newer\); use --precision fp32$"):
+        check_precision("bf16", cpu)
+
+
+def test_channels_stand_last_but_on_mps():
+    formats = [image_format(torch.device(kind)) for kind in ("cpu", "cuda", "mps")]
+    assert formats == [torch.channels_last, torch.channels_last, torch.contiguous_format]
+
+
+def test_more_processes_than_gpus_are_one_sentence(monkeypatch):
+    machine(monkeypatch, gpus=2)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    with pytest.raises(UserError, match="use --nproc-per-node 2"):
+        start(torch.device("cuda"))
+
+
+def test_several_processes_on_mps_are_one_sentence(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="add --device cpu"):
+        start(torch.device("mps"))

@@ -1,0 +1,50 @@
+"""Text files are UTF-8 on every system, whatever its own encoding: no call leaves it to the system."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from pix2seq.runtime.paths import ROOT
+
+SKIPPED = {".git", ".venv", "build"}  # folders that hold no source of ours
+
+
+def sources() -> Iterator[Path]:
+    for path in ROOT.rglob("*.py"):
+        if not SKIPPED & set(path.relative_to(ROOT).parts):
+            yield path
+
+
+def text_without_encoding(source: str) -> list[int]:
+    """Lines of `source` that open, read or write a text file without saying its encoding."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    return [call.lineno for call in calls if _is_text(call) and "encoding" not in {word.arg for word in call.keywords}]
+
+
+def _is_text(call: ast.Call) -> bool:
+    if isinstance(call.func, ast.Attribute):
+        owner, name, mode_place = ast.unparse(call.func.value), call.func.attr, 0
+    else:
+        owner, name, mode_place = "", ast.unparse(call.func), 1
+    if owner and name in ("read_text", "write_text"):
+        return True
+    if name != "open" or owner in ("Image", "os"):
+        return False
+    modes = [*call.args[mode_place : mode_place + 1], *(word.value for word in call.keywords if word.arg == "mode")]
+    return not any("b" in constant.value for mode in modes for constant in ast.walk(mode) if _is_string(constant))
+
+
+def _is_string(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+def test_every_text_file_is_opened_with_its_encoding():
+    found = {str(path.relative_to(ROOT)): text_without_encoding(path.read_text(encoding="utf-8")) for path in sources()}
+    assert len(found) > 50
+    assert {name: lines for name, lines in found.items() if lines} == {}
+
+
+def test_what_leaves_the_encoding_to_the_system_is_found():
+    text = ["path.read_text(encoding="utf-8")", "path.write_text(x)", "open(x)", "open(x, 'a')", "path.open()", "path.open(mode='w')"]
+    others = ["path.read_text(encoding='utf-8')", "open(x, 'rb')", "path.open('ab' if y else 'wb')", "Image.open(x)"]
+    assert text_without_encoding("\n".join(text + others)) == list(range(1, len(text) + 1))
