@@ -45,6 +45,6 @@ def test_every_text_file_is_opened_with_its_encoding():
 
 
 def test_what_leaves_the_encoding_to_the_system_is_found():
-    text = ["path.read_text(encoding="utf-8")", "path.write_text(x)", "open(x)", "open(x, 'a')", "path.open()", "path.open(mode='w')"]
+    text = ["path.read_text()", "path.write_text(x)", "open(x)", "open(x, 'a')", "path.open()", "path.open(mode='w')"]
     others = ["path.read_text(encoding='utf-8')", "open(x, 'rb')", "path.open('ab' if y else 'wb')", "Image.open(x)"]
     assert text_without_encoding("\n".join(text + others)) == list(range(1, len(text) + 1))

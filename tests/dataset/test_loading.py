@@ -10,6 +10,7 @@ from PIL import Image
 
 from pix2seq import config
 from pix2seq.config import CFG, TASKS
+from pix2seq.dataset import cache
 from pix2seq.dataset.batches import build_loader
 from pix2seq.dataset.sampler import EpochSampler
 from pix2seq.dataset.samples import SequenceDataset
