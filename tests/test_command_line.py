@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from pix2seq.command_line import EVALUATION, INFERENCE, TRAINING, command_line, parse_args
-from pix2seq.config import CFG, FIELDS, GROUP_OF, PRESETS, RENAMED, TASKS, flag, replace, to_json
+from pix2seq.config import CFG, FIELDS, GROUP_OF, PRESETS, RENAMED, flag, replace, to_json
 from pix2seq.config_file import recipes
 from pix2seq.errors import UserError
 from pix2seq.runtime.paths import ROOT
+from pix2seq.tasks import TASKS
 
 PROGRAMS = sorted(
     path.relative_to(ROOT).as_posix()

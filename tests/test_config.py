@@ -15,7 +15,6 @@ from pix2seq.config import (
     GROUP_OF,
     PRESETS,
     RENAMED,
-    TASKS,
     check_training,
     flag,
     from_json,
@@ -28,6 +27,7 @@ from pix2seq.config import (
 from pix2seq.errors import UserError
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.runtime.paths import weights_path
+from pix2seq.tasks import TASKS
 
 NUMBERS = [name for name, member in FIELDS.items() if member.type in ("int", "float")]
 WORDS = [name for name, member in FIELDS.items() if member.metadata["choices"]]

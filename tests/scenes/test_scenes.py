@@ -212,7 +212,7 @@ def test_is_written_compares_all_settings(root: Path):
     assert not scenes.is_written(root, 7, 3, SEED)
     assert not scenes.is_written(root, 6, 3, SEED + 1)
     assert not scenes.is_written(root.parent / "nowhere", 6, 3, SEED)
-    assert json.loads((root / "scenes.json").read_text(encoding="utf-8"))["version"] == scenes.VERSION
+    assert json.loads((root / "scenes.json").read_text())["version"] == scenes.VERSION
 
 
 def test_interrupted_write_leaves_no_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
