@@ -107,7 +107,7 @@ def tiny_cfg(tiny_model_cfg: CFG, scenes_root: Path, tmp_path: Path) -> CFG:
 
 @pytest.fixture(scope="session")
 def tiny_model(tiny_model_cfg: CFG) -> Pix2Seq:
-    """A random model in evaluation mode, with weights large enough that its answers depend on what it sees."""
+    """A random model in evaluation mode, with weights large enough that its predictions depend on what it sees."""
     torch.manual_seed(0)
     model = Pix2Seq(tiny_model_cfg.model).eval()
     with torch.no_grad():

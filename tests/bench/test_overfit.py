@@ -1,4 +1,4 @@
-"""The overfitting test chooses, trains, asks and judges."""
+"""The overfitting test chooses, trains, evaluates and compares with its aims."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,9 +7,11 @@ from types import ModuleType
 import pytest
 
 from pix2seq import config
-from pix2seq.config import CFG, TASKS
+from pix2seq.config import CFG
 from pix2seq.dataset.sources import open_split
 from pix2seq.errors import UserError
+from pix2seq.runtime.paths import project_path
+from pix2seq.tasks import TASKS
 
 
 @pytest.fixture
@@ -26,27 +28,27 @@ def test_a_model_that_knows_nothing_misses_its_aims(overfit: ModuleType, tiny_cf
     assert ended.value.code == 1
     rows = {line[:35].rstrip(): line[35:].split() for line in capsys.readouterr().out.splitlines()[-5:]}
     assert rows.keys() == {f"{task} {name}" for task, names in overfit.AIMED.items() for name in names}
-    reached, aims, ceilings = zip(*(map(float, figures) for figures in rows.values()), strict=True)
-    assert max(reached) < min(aims) and min(ceilings) > 0.89
+    reached, aims, upper_bounds = zip(*(map(float, figures) for figures in rows.values()), strict=True)
+    assert max(reached) < min(aims) and min(upper_bounds) > 0.89
 
 
 def test_the_chosen_images_serve_every_task_and_their_objects_are_large(overfit: ModuleType, tiny_cfg: CFG):
     split = open_split(tiny_cfg, "train2017", TASKS)
     chosen = overfit.choose(split, TASKS)
-    assert len(chosen) == 3 and all(set(chosen) <= set(split.indices_for([task])) for task in TASKS)
+    assert len(chosen) == 3 and all(set(chosen) <= set(split.indices_for([task])) for task in TASKS.values())
 
     def smallest(index: int) -> float:
         boxes = split.target(index).boxes
         return (boxes[:, 2:] - boxes[:, :2]).prod(axis=1).min()
 
-    serving = set.intersection(*(set(split.indices_for([task])) for task in TASKS))
+    serving = set.intersection(*(set(split.indices_for([task])) for task in TASKS.values()))
     assert min(map(smallest, chosen)) >= max(map(smallest, serving - set(chosen)))
 
 
 def test_an_epoch_teaches_every_image_as_often(overfit: ModuleType, tiny_cfg: CFG):
     split = open_split(tiny_cfg, "train2017", TASKS)
     chosen = overfit.choose(split, TASKS)
-    cfg = overfit.write_dataset(split, Path(tiny_cfg.train.run_dir), tiny_cfg)
+    cfg = overfit.write_dataset(split, TASKS, project_path(tiny_cfg.train.run_dir), tiny_cfg)
     train, val = (open_split(cfg, name, TASKS) for name in (cfg.data.train_split, cfg.data.val_split))
     assert (len(train), len(val)) == (6, 3)
     assert sorted(map(str, train.captions.values())) == sorted(2 * [str(split[index].captions) for index in chosen])

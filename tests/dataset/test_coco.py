@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pix2seq.config import CFG, TASKS
+from pix2seq.config import CFG
 from pix2seq.dataset.coco import CocoDataset
 from pix2seq.dataset.detection import detection_sequence
 from pix2seq.dataset.geometry import Geometry
 from pix2seq.errors import UserError
-from pix2seq.scenes.kinds import KINDS
+from pix2seq.scenes.draw import KINDS
+from pix2seq.tasks import DETECTION, SEGMENTATION, TASKS, choose_tasks
 from pix2seq.token_ids import END
 from pix2seq.tokenizers.detection import DetectionTokenizer
 
@@ -32,6 +33,8 @@ def annotation(number: int, **values) -> dict:
 
 IMAGES = [{"id": 1, "file_name": "1.jpg"}, {"id": 2, "file_name": "2.jpg"}]
 CATEGORIES = [{"id": 1, "name": "person"}, {"id": 3, "name": "car"}]
+ONLY_DETECTION = choose_tasks(["detection"])
+ONLY_SEGMENTATION = choose_tasks(["segmentation"])
 
 
 @pytest.fixture(scope="module")
@@ -69,18 +72,18 @@ def test_every_image_has_captions(scenes: CocoDataset):
 
 
 def test_people_are_one_object_with_polygons_and_keypoints(scenes: CocoDataset, scenes_root: Path):
-    alone = CocoDataset(scenes_root, "train2017", ["detection"])
+    alone = CocoDataset(scenes_root, "train2017", ONLY_DETECTION)
     for index in range(len(scenes)):
         example = scenes[index]
         assert np.array_equal(example.boxes, alone[index].boxes)
-        labelled = (example.keypoints[:, :, 2] > 0).any(1)
-        assert np.array_equal(labelled, labelled & (example.classes == 1))
-        assert all(example.polygons[person] for person in np.flatnonzero(labelled))
+        labeled = (example.keypoints[:, :, 2] > 0).any(1)
+        assert np.array_equal(labeled, labeled & (example.classes == 1))
+        assert all(example.polygons[person] for person in np.flatnonzero(labeled))
     assert sum((scenes[index].keypoints[:, :, 2] > 0).any() for index in range(len(scenes))) >= 3
 
 
 def test_keypoints_alone_need_no_other_file(scenes_root: Path):
-    people = CocoDataset(scenes_root, "train2017", ["keypoint"])
+    people = CocoDataset(scenes_root, "train2017", choose_tasks(["keypoint"]))
     assert people.class_names == {1: "person"}
     assert all(np.all(people[index].classes == 1) for index in range(len(people)))
 
@@ -88,16 +91,16 @@ def test_keypoints_alone_need_no_other_file(scenes_root: Path):
 def test_crowds_and_empty_boxes_are_left_out(tmp_path: Path):
     objects = [annotation(1), annotation(2, iscrowd=1), annotation(3, bbox=[5, 5, 0, 4])]
     root = write_split(tmp_path, instances={"images": IMAGES, "annotations": objects, "categories": CATEGORIES})
-    dataset = CocoDataset(root, "val2017", ["detection"])
+    dataset = CocoDataset(root, "val2017", ONLY_DETECTION)
     assert [entry["id"] for entry in dataset.objects[1]] == [1]
 
 
-def test_an_image_without_objects_is_taught_as_an_immediate_end(tmp_path: Path):
+def test_an_image_without_objects_is_trained_as_an_immediate_end(tmp_path: Path):
     root = write_split(tmp_path, instances={"images": IMAGES, "annotations": [annotation(1)], "categories": CATEGORIES})
     for entry in IMAGES:
         Image.new("RGB", (8, 6)).save(root / "val2017" / entry["file_name"])
-    empty = CocoDataset(root, "val2017", ["detection"])[1]
-    tokenizer = DetectionTokenizer(3000, [1, 3], 0.1, 1.0)
+    empty = CocoDataset(root, "val2017", ONLY_DETECTION)[1]
+    tokenizer = DetectionTokenizer(3000, [1, 3], max_objects=100, end_weight=0.5, noise_weight=1.0)
     sequence = detection_sequence(empty, Geometry.letterbox(8, 6, 64), tokenizer, CFG(), np.random.default_rng(0))
     assert sequence.target.tolist() == [END]
 
@@ -106,40 +109,40 @@ def test_instance_tasks_skip_images_they_cannot_learn_from(tmp_path: Path):
     triangle = [[0, 0, 4, 0, 4, 4]]
     objects = [annotation(1), annotation(2, image_id=2, segmentation=triangle)]
     root = write_split(tmp_path, instances={"images": IMAGES, "annotations": objects, "categories": CATEGORIES})
-    dataset = CocoDataset(root, "val2017", ["detection", "segmentation"])
-    assert dataset.indices_for(["segmentation"]) == [1]
-    assert dataset.indices_for(["detection", "segmentation"]) == [0, 1]
+    dataset = CocoDataset(root, "val2017", choose_tasks(["detection", "segmentation"]))
+    assert dataset.indices_for([SEGMENTATION]) == [1]
+    assert dataset.indices_for([DETECTION, SEGMENTATION]) == [0, 1]
 
 
-def test_only_crowds_reach_the_truth_and_not_the_objects(tmp_path: Path):
+def test_only_crowds_reach_the_ground_truth_and_not_the_objects(tmp_path: Path):
     rle = {"size": [6, 8], "counts": [0, 48]}
     objects = [annotation(1), annotation(2, iscrowd=1, segmentation=rle)]
     root = write_split(tmp_path, instances={"images": IMAGES, "annotations": objects, "categories": CATEGORIES})
-    dataset = CocoDataset(root, "val2017", ["segmentation"])
+    dataset = CocoDataset(root, "val2017", ONLY_SEGMENTATION)
     assert dataset.crowds == {1: 1} and len(dataset.objects[1]) == 1
-    assert dataset.truth("segmentation")["annotations"][1]["segmentation"] == rle
+    assert dataset.ground_truth("instances")["annotations"][1]["segmentation"] == rle
 
 
-def test_a_image_of_crowds_alone_is_not_taught_as_empty(tmp_path: Path):
+def test_an_image_of_crowds_alone_is_not_trained_as_empty(tmp_path: Path):
     images = [*IMAGES, {"id": 3, "file_name": "3.jpg"}]
     objects = [annotation(1), annotation(2, image_id=2, iscrowd=1)]
     root = write_split(tmp_path, instances={"images": images, "annotations": objects, "categories": CATEGORIES})
-    assert CocoDataset(root, "val2017", ["detection"]).indices_for(["detection"]) == [0, 2]
+    assert CocoDataset(root, "val2017", ONLY_DETECTION).indices_for([DETECTION]) == [0, 2]
 
 
 @pytest.mark.parametrize("width", [0, -5, "640", None])
-def test_a_image_of_senseless_size_is_of_unknown_size(tmp_path: Path, width):
+def test_an_image_of_senseless_size_is_of_unknown_size(tmp_path: Path, width):
     image = {"id": 1, "file_name": "1.jpg", "width": width, "height": 80}
     objects = [annotation(1, bbox=[700, 70, 40, 40])]
     root = write_split(tmp_path, instances={"images": [image], "annotations": objects, "categories": CATEGORIES})
-    assert CocoDataset(root, "val2017", ["detection"]).target(0).boxes.tolist() == [[700, 70, 740, 80]]
+    assert CocoDataset(root, "val2017", ONLY_DETECTION).target(0).boxes.tolist() == [[700, 70, 740, 80]]
 
 
 def test_several_polygons_and_run_lengths_are_polygons(tmp_path: Path):
     triangle, rle = [0, 0, 4, 0, 4, 4], {"size": [6, 8], "counts": [6, 3, 39]}
     objects = [annotation(1, segmentation=[triangle, triangle]), annotation(2, segmentation=rle), annotation(3)]
     root = write_split(tmp_path, instances={"images": IMAGES, "annotations": objects, "categories": CATEGORIES})
-    dataset = CocoDataset(root, "val2017", ["segmentation"])
+    dataset = CocoDataset(root, "val2017", ONLY_SEGMENTATION)
     polygons = dataset.target(0).polygons
     assert [len(shape) for shape in polygons] == [2, 1, 0]
     assert sorted(map(tuple, polygons[1][0].tolist())) == [(1, 0), (1, 3), (2, 0), (2, 3)]
@@ -148,13 +151,13 @@ def test_several_polygons_and_run_lengths_are_polygons(tmp_path: Path):
 def test_objects_of_one_file_with_the_same_id_are_all_kept(tmp_path: Path):
     objects = [annotation(1), annotation(1, bbox=[5, 5, 1, 1])]
     root = write_split(tmp_path, instances={"images": IMAGES, "annotations": objects, "categories": CATEGORIES})
-    dataset = CocoDataset(root, "val2017", ["detection"])
+    dataset = CocoDataset(root, "val2017", ONLY_DETECTION)
     assert len(dataset.objects[1]) == 2 and "used twice" in dataset.problems.lines()[0]
 
 
-def test_a_dataset_without_any_object_teaches_no_detection(tmp_path: Path):
+def test_detection_cannot_be_trained_on_a_dataset_without_any_object(tmp_path: Path):
     root = write_split(tmp_path, instances={"images": IMAGES, "annotations": [], "categories": CATEGORIES})
-    assert CocoDataset(root, "val2017", ["detection"]).indices_for(["detection"]) == []
+    assert CocoDataset(root, "val2017", ONLY_DETECTION).indices_for([DETECTION]) == []
 
 
 @pytest.mark.parametrize("size", [(64, 48), (65, 47)])
@@ -167,7 +170,7 @@ def test_a_shrunk_image_shows_the_same_under_shrunk_boxes(tmp_path: Path, size: 
     pixels = np.zeros((size[1], size[0], 3), dtype=np.uint8)
     pixels[8:32, 16:48] = 255
     Image.fromarray(pixels).save(root / "val2017" / "1.jpg", quality=95)
-    example = CocoDataset(root, "val2017", TASKS[:3]).load(0, shrink)
+    example = CocoDataset(root, "val2017", choose_tasks(list(TASKS)[:3])).load(0, shrink)
     x1, y1, x2, y2 = example.boxes[0].astype(int)
     assert example.boxes.tolist() == [[value / shrink for value in (16, 8, 48, 32)]]
     assert example.polygons[0][0].tolist() == (np.reshape(polygon, (3, 2)) / shrink).tolist()
@@ -181,7 +184,7 @@ def test_other_files_than_jpeg_come_in_full_size(tmp_path: Path):
     files = {"images": [{"id": 1, "file_name": "1.png"}], "annotations": [annotation(1)], "categories": CATEGORIES}
     root = write_split(tmp_path, instances=files)
     Image.new("RGB", (64, 48)).save(root / "val2017" / "1.png")
-    example = CocoDataset(root, "val2017", ["detection"]).load(0, 4)
+    example = CocoDataset(root, "val2017", ONLY_DETECTION).load(0, 4)
     assert example.image.shape == (48, 64, 3) and example.boxes.tolist() == [[1, 2, 4, 6]]
 
 
@@ -189,7 +192,7 @@ def test_other_files_than_jpeg_come_in_full_size(tmp_path: Path):
 def test_entries_without_what_is_needed_are_named(tmp_path: Path, entry):
     root = write_split(tmp_path, instances={"images": [*IMAGES, entry], "annotations": []})
     with pytest.raises(UserError, match="entry 2 of `images`"):
-        CocoDataset(root, "val2017", ["detection"])
+        CocoDataset(root, "val2017", ONLY_DETECTION)
 
 
 @pytest.mark.parametrize(
@@ -208,23 +211,23 @@ def test_names_and_ids_that_are_none_are_named(tmp_path: Path, name: str, key: s
     content[name] = [content[name][0], content[name][1] | {key: value}]
     root = write_split(tmp_path, instances=content)
     with pytest.raises(UserError, match=rf"entry 1 of `{name}` has .* as its {key}"):
-        CocoDataset(root, "val2017", ["detection"])
+        CocoDataset(root, "val2017", ONLY_DETECTION)
 
 
 def test_a_missing_image_folder_is_named(tmp_path: Path):
     with pytest.raises(UserError, match=r"--data-root expects .*val2017"):
-        CocoDataset(tmp_path, "val2017", ["detection"])
+        CocoDataset(tmp_path, "val2017", ONLY_DETECTION)
 
 
 def test_a_missing_annotation_file_is_named(tmp_path: Path):
     with pytest.raises(UserError, match=r"captions_val2017\.json"):
-        CocoDataset(write_split(tmp_path), "val2017", ["captioning"])
+        CocoDataset(write_split(tmp_path), "val2017", choose_tasks(["captioning"]))
 
 
 def test_a_missing_image_is_named(tmp_path: Path):
     root = write_split(tmp_path, instances={"images": IMAGES, "annotations": [], "categories": CATEGORIES})
     with pytest.raises(UserError, match=r"1\.jpg"):
-        CocoDataset(root, "val2017", ["detection"])[0]
+        CocoDataset(root, "val2017", ONLY_DETECTION)[0]
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"images": []}', '{"images": null, "annotations": []}'])
@@ -232,4 +235,4 @@ def test_annotations_in_another_format_are_refused(tmp_path: Path, content: str)
     root = write_split(tmp_path)
     (root / "annotations" / "instances_val2017.json").write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=r"instances_val2017\.json"):
-        CocoDataset(root, "val2017", ["detection"])
+        CocoDataset(root, "val2017", ONLY_DETECTION)

@@ -5,10 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pix2seq.config import TASKS
 from pix2seq.dataset.coco import CocoDataset
-from pix2seq.dataset.keypoint import has_keypoints
-from pix2seq.dataset.segmentation import has_mask
+from pix2seq.tasks import KEYPOINT, SEGMENTATION, TASKS
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +18,8 @@ def test_everything_is_read_and_nothing_is_wrong(photographs: CocoDataset):
     targets = [photographs.target(index) for index in range(len(photographs))]
     assert (len(targets), len(photographs.class_names)) == (300, 80)
     assert sum(len(target.classes) for target in targets) == 2640
-    assert sum(has_mask(target).sum() for target in targets) == 333
-    assert sum(has_keypoints(target).sum() for target in targets) == 720
+    assert sum(SEGMENTATION.samples.labeled(target).sum() for target in targets) == 333
+    assert sum(KEYPOINT.samples.labeled(target).sum() for target in targets) == 720
     assert sum(len(target.captions) for target in targets) == 1501
     assert not photographs.problems.counts
 

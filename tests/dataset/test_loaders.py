@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pix2seq import config
-from pix2seq.config import CFG, TASKS
+from pix2seq.config import CFG
 from pix2seq.dataset.batches import build_loader, collate
 from pix2seq.dataset.caption_vocabulary import caption_vocabulary
 from pix2seq.dataset.captioning import caption_sequences, mirror_caption
@@ -15,26 +15,31 @@ from pix2seq.dataset.coco import Example
 from pix2seq.dataset.geometry import Geometry
 from pix2seq.dataset.keypoint import keypoint_sequence
 from pix2seq.dataset.sampler import EpochSampler
-from pix2seq.dataset.samples import CanvasObjects, Sample, SequenceDataset
+from pix2seq.dataset.samples import Sample, SampleDataset
 from pix2seq.dataset.segmentation import segmentation_sequence
 from pix2seq.dataset.skeleton import COCO_PERSON
 from pix2seq.dataset.sources import open_split
 from pix2seq.dataset.transforms import jitter_box, jitter_colors
+from pix2seq.dataset.views import CanvasObjects, View
 from pix2seq.errors import UserError
-from pix2seq.tokenizers.build import build_tokenizers
+from pix2seq.tasks import TASKS, choose_tasks
+from pix2seq.tokenizers.build import Tokenizers
 from pix2seq.tokenizers.captioning import CaptioningTokenizer, WordVocabulary
 from pix2seq.tokenizers.keypoint import KeypointTokenizer
 from pix2seq.tokenizers.segmentation import SegmentationTokenizer
-from pix2seq.tokenizers.vocabulary import PROMPTS, TokenSequence
+from pix2seq.tokenizers.vocabulary import LabelSpace, TokenSequence, max_length
 
 SIZE = 64
+PROMPTS = {"detection": 10, "segmentation": 11, "keypoint": 12, "captioning": 13}
+KEYPOINTS = KeypointTokenizer(3000, 17, 0.1)
+POLYGONS = SegmentationTokenizer(3000, 24)
 
 
-def sequences_of(cfg: CFG, tasks: Sequence[str] = TASKS, augment: bool = True) -> SequenceDataset:
-    cfg = config.replace(cfg, task=",".join(tasks))
-    split = open_split(cfg, "train2017", cfg.tasks)
-    text = caption_vocabulary(split.all_captions(), cfg)
-    return SequenceDataset(split, build_tokenizers(cfg, sorted(split.class_names), text), cfg, augment)
+def samples_for(cfg: CFG, names: Sequence[str] = tuple(TASKS), augment: bool = True) -> SampleDataset:
+    cfg, tasks = config.replace(cfg, task=",".join(names)), choose_tasks(names)
+    split = open_split(cfg, "train2017", tasks)
+    labels = LabelSpace(sorted(split.class_names), 17, caption_vocabulary(split.all_captions(), cfg))
+    return SampleDataset(split, tasks, Tokenizers.build(tasks, cfg, labels), cfg, augment)
 
 
 def person() -> Example:
@@ -59,24 +64,24 @@ def assert_same_sample(first: Sample, second: Sample) -> None:
 
 
 def test_the_same_key_gives_the_same_sample(tiny_cfg: CFG):
-    dataset = sequences_of(tiny_cfg)
+    dataset = samples_for(tiny_cfg)
     assert_same_sample(dataset[(3, 5, SIZE)], dataset[(3, 5, SIZE)])
 
 
 def test_another_epoch_augments_differently(tiny_cfg: CFG):
-    dataset = sequences_of(tiny_cfg)
+    dataset = samples_for(tiny_cfg)
     assert not np.array_equal(dataset[(0, 5, SIZE)].canvases[0], dataset[(1, 5, SIZE)].canvases[0])
 
 
 def test_evaluation_samples_are_the_letterboxed_image(tiny_cfg: CFG):
-    dataset = sequences_of(tiny_cfg, ["detection"], augment=False)
+    dataset = samples_for(tiny_cfg, ["detection"], augment=False)
     image = dataset.examples[2].image
     expected = Geometry.letterbox(image.shape[1], image.shape[0], SIZE).warp(image, tiny_cfg.model.pad_value)
     assert np.array_equal(dataset[(0, 2, SIZE)].canvases[0], expected)
 
 
 def test_the_number_of_workers_changes_nothing(tiny_cfg: CFG):
-    dataset = sequences_of(tiny_cfg)
+    dataset = samples_for(tiny_cfg)
     batches = []
     for workers in (0, 2):
         sampler = EpochSampler(len(dataset), 4, seed=0)
@@ -91,47 +96,43 @@ def test_the_number_of_workers_changes_nothing(tiny_cfg: CFG):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_each_task_alone_gives_only_its_sequences(tiny_cfg: CFG, task: str):
-    dataset = sequences_of(tiny_cfg, [task])
+    dataset = samples_for(tiny_cfg, [task])
     for index in range(len(dataset)):
         sequences = dataset[(0, index, SIZE)].sequences
         assert list(sequences) == [task] and sequences[task]
         assert all(sequence.input[0] == PROMPTS[task] for _, sequence in sequences[task])
 
 
-def test_a_dataset_without_anything_to_teach_is_refused(tiny_cfg: CFG):
-    split = open_split(tiny_cfg, "train2017", ["keypoint"])
+def test_a_dataset_without_anything_to_train_on_is_refused(tiny_cfg: CFG):
+    tasks = choose_tasks(["keypoint"])
+    split = open_split(tiny_cfg, "train2017", tasks)
     split.objects = {}
+    tokenizers = Tokenizers.build(tasks, tiny_cfg, LabelSpace([1], 17, WordVocabulary([])))
     with pytest.raises(UserError, match="no image with annotations"):
-        SequenceDataset(split, {}, config.replace(tiny_cfg, task="keypoint"), augment=True)
+        SampleDataset(split, tasks, tokenizers, config.replace(tiny_cfg, task="keypoint"), augment=True)
 
 
 def test_images_of_the_wanted_size_come_out(tiny_cfg: CFG):
-    dataset = sequences_of(tiny_cfg)
+    dataset = samples_for(tiny_cfg)
     assert {canvas.shape for canvas in dataset[(0, 0, 48)].canvases} == {(48, 48, 3)}
 
 
 def test_a_sequence_of_the_most_objects_fits_the_decoder(tiny_cfg: CFG):
-    dataset = sequences_of(tiny_cfg)
-    lengths = [
-        len(sequence.input)
-        for index in range(len(dataset))
-        for pairs in dataset[(0, index, SIZE)].sequences.values()
-        for _, sequence in pairs
-    ]
-    assert max(lengths) <= tiny_cfg.model.max_tokens
+    dataset = samples_for(tiny_cfg)
+    for index in range(len(dataset)):
+        for task, pairs in dataset[(0, index, SIZE)].sequences.items():
+            longest = max(len(sequence.input) for _, sequence in pairs)
+            assert longest <= max_length(dataset.tokenizers[task]) <= tiny_cfg.model.max_tokens
 
 
 # Mirrored samples
 
 
 def test_a_mirrored_person_exchanges_left_and_right_joints():
-    example, tokenizer = person(), KeypointTokenizer(3000, 17, 0.3)
+    geometry = Geometry.letterbox(100, 100, SIZE)
+    views = View(person(), geometry, instance=0), View(person(), geometry.flip(), flipped=True, instance=0)
     straight, mirrored = (
-        keypoint_sequence(example, 0, np.array([0, 0, 1, 1]), geometry, flipped, tokenizer).target[5:].reshape(17, 2)
-        for flipped, geometry in (
-            (False, Geometry.letterbox(100, 100, SIZE)),
-            (True, Geometry.letterbox(100, 100, SIZE).flip()),
-        )
+        keypoint_sequence(view, np.array([0, 0, 1, 1]), KEYPOINTS).target[5:].reshape(17, 2) for view in views
     )
     assert np.array_equal(mirrored[:, 0], straight[list(COCO_PERSON.flip), 0])
     assert np.allclose(mirrored[:, 1] - 1000, 999 - (straight[list(COCO_PERSON.flip), 1] - 1000), atol=1)
@@ -144,7 +145,7 @@ def test_a_mirrored_caption_exchanges_left_and_right():
     )
 
 
-def test_a_mirrored_caption_exchanges_capitalised_words_too():
+def test_a_mirrored_caption_exchanges_capitalized_words_too():
     assert mirror_caption("Left of a man").lower() == "right of a man"
 
 
@@ -152,8 +153,9 @@ def test_mirroring_leaves_words_that_only_contain_left_alone():
     assert mirror_caption("bright leftovers") == "bright leftovers"
 
 
-def test_mirrored_samples_teach_mirrored_captions():
-    tokenizer = CaptioningTokenizer(3200, WordVocabulary(["<unk>", "a", "dog", "left", "man", "of", "right"]), 64, 1.0)
+def test_mirrored_samples_have_mirrored_captions():
+    text = WordVocabulary(["<unk>", "a", "dog", "left", "man", "of", "right"])
+    tokenizer = CaptioningTokenizer(3200, text, max_words=64, end_weight=1.0)
     (sequence,) = caption_sequences(person(), True, tokenizer, 1, np.random.default_rng(0))
     assert tokenizer.decode(sequence.target) == "a man right of a dog"
 
@@ -161,9 +163,9 @@ def test_mirrored_samples_teach_mirrored_captions():
 def test_polygons_run_the_same_way_round_when_mirrored():
     def doubled_area(geometry: Geometry) -> float:
         sequence = segmentation_sequence(
-            person(), 0, np.array([0, 0, 1, 1]), geometry, SegmentationTokenizer(3000), 24, np.random.default_rng(0)
+            person(), 0, np.array([0, 0, 1, 1]), geometry, POLYGONS, np.random.default_rng(0)
         )
-        ((y, x),) = (polygon.T for polygon in SegmentationTokenizer(3000).decode(sequence.target[5:]))
+        ((y, x),) = (polygon.T for polygon in POLYGONS.decode(sequence.target[5:]))
         return x @ np.roll(y, -1) - y @ np.roll(x, -1)
 
     geometry = Geometry.letterbox(100, 100, SIZE)
@@ -173,10 +175,18 @@ def test_polygons_run_the_same_way_round_when_mirrored():
 
 def test_keypoints_off_the_canvas_are_invisible():
     geometry = Geometry.crop(np.array([0.0, 0, 50, 50]), 0.0, SIZE)
-    sequence = keypoint_sequence(person(), 0, np.array([0, 0, 1, 1]), geometry, False, KeypointTokenizer(3000, 17, 0.3))
-    found = KeypointTokenizer(3000, 17, 0.3).decode(sequence.target[5:], np.ones(34))
+    sequence = keypoint_sequence(View(person(), geometry, instance=0), np.array([0, 0, 1, 1]), KEYPOINTS)
+    found = KEYPOINTS.decode(sequence.target[5:], np.ones(34))
     inside = (person().keypoints[0, :, :2] <= 50).all(axis=1)
     assert np.array_equal(found.visible, inside)
+
+
+def test_a_task_without_sequences_is_not_in_the_sample():
+    sequence = TokenSequence.from_response(np.array([10]), np.array([0]), np.ones(1))
+    sample = Sample(canvases=[np.zeros((4, 4, 3), dtype=np.uint8)] * 2)
+    sample.add("segmentation", [])
+    sample.add("detection", [sequence, sequence])
+    assert sample.sequences == {"detection": [(1, sequence), (1, sequence)]}
 
 
 # Batches
@@ -193,7 +203,7 @@ def test_image_index_points_at_the_canvas_of_each_sequence():
         """Sequences whose first token is their canvas's gray level."""
         pixels = [np.full((4, 4, 3), color + number, dtype=np.uint8) for number in range(canvases)]
         sequence = {
-            number: TokenSequence.teach(np.array([color + number]), np.array([7, 0]), np.ones(2))
+            number: TokenSequence.from_response(np.array([color + number]), np.array([7, 0]), np.ones(2))
             for number in range(canvases)
         }
         return sample_of(pixels, {task: [(number, sequence[number]) for number in ns] for task, ns in tasks.items()})
@@ -213,7 +223,8 @@ def test_image_index_points_at_the_canvas_of_each_sequence():
 
 def test_padding_is_not_trained():
     sequences = [
-        TokenSequence.teach(np.array([10]), np.array([5] * length + [0]), np.ones(length + 1)) for length in (1, 6)
+        TokenSequence.from_response(np.array([10]), np.array([5] * length + [0]), np.ones(length + 1))
+        for length in (1, 6)
     ]
     canvas = np.zeros((4, 4, 3), dtype=np.uint8)
     part = collate([sample_of([canvas], {"detection": [(0, sequence) for sequence in sequences]})]).tasks["detection"]
@@ -223,12 +234,12 @@ def test_padding_is_not_trained():
 
 def test_a_task_without_sequences_is_left_out_of_the_batch():
     canvas = np.zeros((4, 4, 3), dtype=np.uint8)
-    sequence = TokenSequence.teach(np.array([10]), np.array([0]), np.ones(1))
+    sequence = TokenSequence.from_response(np.array([10]), np.array([0]), np.ones(1))
     assert list(collate([sample_of([canvas], {"captioning": [], "detection": [(0, sequence)]})]).tasks) == ["detection"]
 
 
 def test_the_objects_of_a_canvas_stand_in_its_row(tiny_cfg: CFG):
-    dataset = sequences_of(tiny_cfg)
+    dataset = samples_for(tiny_cfg)
     samples = [dataset[(0, index, SIZE)] for index in range(4)]
     batch = collate(samples)
     canvases = [objects for sample in samples for objects in sample.objects]

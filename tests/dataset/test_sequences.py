@@ -1,4 +1,4 @@
-"""Sequence augmentation: noise objects, object order, hidden inputs, and what is never taught."""
+"""Sequence augmentation: noise objects, object order, hidden inputs, and what is never trained."""
 
 import dataclasses
 
@@ -9,25 +9,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pix2seq import config
-from pix2seq.config import CFG, PAPER_DATA, TASKS
+from pix2seq.config import CFG, PAPER_DATA
 from pix2seq.dataset.batches import build_loader
 from pix2seq.dataset.caption_vocabulary import caption_vocabulary
 from pix2seq.dataset.coco import Example
 from pix2seq.dataset.detection import detection_sequence, noise_boxes, order_objects, truncated_normal
 from pix2seq.dataset.geometry import Geometry
 from pix2seq.dataset.sampler import EpochSampler
-from pix2seq.dataset.samples import SequenceDataset
+from pix2seq.dataset.samples import SampleDataset
 from pix2seq.dataset.segmentation import clip_polygon, segmentation_sequence, shown_polygons
 from pix2seq.dataset.sources import open_split
 from pix2seq.errors import UserError
+from pix2seq.tasks import TASKS, choose_tasks
 from pix2seq.token_ids import CLASS_SHIFT, END, FAKE, INVISIBLE
-from pix2seq.tokenizers.build import build_tokenizers
+from pix2seq.tokenizers.build import Tokenizers
 from pix2seq.tokenizers.captioning import WordVocabulary
 from pix2seq.tokenizers.detection import DetectionTokenizer
 from pix2seq.tokenizers.segmentation import SegmentationTokenizer
-from pix2seq.tokenizers.vocabulary import PROMPTS, dequantize
+from pix2seq.tokenizers.vocabulary import LabelSpace, dequantize, max_length
 
 SIZE = 64
+PROMPTS = {"detection": 10, "segmentation": 11, "keypoint": 12, "captioning": 13}
 UNIT = np.array([0.0, 0, 1, 1])
 COORDINATES, CLASS = slice(0, 4), 4
 
@@ -38,18 +40,20 @@ def paper_cfg(cfg: CFG, **values) -> CFG:
     return config.replace(dataclasses.replace(cfg, data=data), **{"full_detection": True} | values)
 
 
-def sequences_of(cfg: CFG, augment: bool = True) -> SequenceDataset:
-    split = open_split(cfg, "train2017", cfg.tasks)
+def samples_for(cfg: CFG, augment: bool = True) -> SampleDataset:
+    tasks = choose_tasks(cfg.tasks)
+    split = open_split(cfg, "train2017", tasks)
     text = caption_vocabulary(split.all_captions(), cfg) if "captioning" in cfg.tasks else WordVocabulary(["<unk>"])
-    return SequenceDataset(split, build_tokenizers(cfg, sorted(split.class_names), text), cfg, augment)
+    tokenizers = Tokenizers.build(tasks, cfg, LabelSpace(sorted(split.class_names), 17, text))
+    return SampleDataset(split, tasks, tokenizers, cfg, augment)
 
 
 def objects_of(sequence) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Inputs, targets and weights (n, 5) of a detection sequence's objects."""
     count = len(sequence.target) // 5
-    # The prompt stands first in the input, so that each token is the answer to the one before.
-    said = np.append(sequence.input[1:], END)
-    return tuple(part[: 5 * count].reshape(count, 5) for part in (said, sequence.target, sequence.weight))
+    # The prompt stands first in the input: each target is what is read next.
+    read = np.append(sequence.input[1:], END)
+    return tuple(part[: 5 * count].reshape(count, 5) for part in (read, sequence.target, sequence.weight))
 
 
 def two_objects(polygons: list | None = None) -> Example:
@@ -61,7 +65,7 @@ def two_objects(polygons: list | None = None) -> Example:
 
 def detect(example: Example, seed: int = 0, **values) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     cfg = config.replace(CFG(), max_objects=12, full_detection=True, **values)
-    tokenizer = DetectionTokenizer(3000, [3, 7], cfg.train.end_weight, cfg.train.noise_weight)
+    tokenizer = DetectionTokenizer(3000, [3, 7], 12, cfg.train.end_weight, cfg.train.noise_weight, full=True)
     geometry = Geometry.letterbox(200, 100, SIZE)
     return objects_of(detection_sequence(example, geometry, tokenizer, cfg, np.random.default_rng(seed)))
 
@@ -76,7 +80,7 @@ def test_real_objects_come_first_then_noise_to_the_most():
         assert target[2:, CLASS].tolist() == [FAKE] * 10
 
 
-def test_only_the_class_of_noise_is_taught():
+def test_only_the_class_of_noise_is_trained():
     _, _, weight = detect(two_objects(), noise_objects=True, noise_weight=0.7)
     assert np.all(weight[:2] == 1)
     assert np.all(weight[2:, COORDINATES] == 0) and np.allclose(weight[2:, CLASS], 0.7)
@@ -95,7 +99,7 @@ def test_noise_lies_on_the_image_and_not_in_the_padding():
         assert np.all(boxes[:, 2] <= 0.5 + 1e-3) and np.all(boxes[:, :2] <= boxes[:, 2:])
 
 
-def test_a_image_without_objects_is_nothing_but_noise():
+def test_an_image_without_objects_is_nothing_but_noise():
     nothing = Example(
         np.zeros((9, 9, 3), np.uint8), 1, np.zeros((0, 4)), np.zeros(0, int), [], np.zeros((0, 17, 3)), []
     )
@@ -152,28 +156,28 @@ def test_truncated_normal_numbers_end_at_two_deviations():
 
 def test_noise_without_full_detection_says_what_to_set(tiny_cfg: CFG):
     with pytest.raises(UserError, match="set --full-detection too"):
-        sequences_of(config.replace(tiny_cfg, noise_objects=True, task="detection"))
+        samples_for(config.replace(tiny_cfg, noise_objects=True, task="detection"))
 
 
-# Classes that are read as earlier answers
+# Classes that are read as earlier tokens
 
 
 @pytest.mark.parametrize("mode", ["rand_cls", "rand_n_fake_cls"])
 def test_corrupted_inputs_do_not_tell_the_class_that_targets_do(mode: str):
     real = np.array([3, 7]) + CLASS_SHIFT
-    read = []
+    classes = []
     for seed in range(40):
-        said, target, _ = detect(two_objects(), seed, noise_objects=True, class_corruption=mode)
-        assert np.array_equal(said[:, COORDINATES], target[:, COORDINATES])
+        read, target, _ = detect(two_objects(), seed, noise_objects=True, class_corruption=mode)
+        assert np.array_equal(read[:, COORDINATES], target[:, COORDINATES])
         assert set(target[:2, CLASS]) == set(real)
-        read += said[:-1, CLASS].tolist()  # the last class is never read
-    assert np.mean(np.isin(read, real)) < 0.02
-    assert np.mean(np.array(read) == FAKE) == pytest.approx(0.5 if mode == "rand_n_fake_cls" else 0, abs=0.1)
+        classes += read[:-1, CLASS].tolist()  # the last class is never read
+    assert np.mean(np.isin(classes, real)) < 0.02
+    assert np.mean(np.array(classes) == FAKE) == pytest.approx(0.5 if mode == "rand_n_fake_cls" else 0, abs=0.1)
 
 
 def test_uncorrupted_inputs_are_the_targets():
-    said, target, _ = detect(two_objects(), noise_objects=True)
-    assert np.array_equal(said.ravel()[:-1], target.ravel()[:-1])
+    read, target, _ = detect(two_objects(), noise_objects=True)
+    assert np.array_equal(read.ravel()[:-1], target.ravel()[:-1])
 
 
 # Order of objects
@@ -197,14 +201,14 @@ def test_objects_in_random_order_come_in_every_order():
 def test_of_too_many_objects_the_order_chooses():
     _, target, _ = detect(two_objects(), object_order="area")
     cfg = config.replace(CFG(), max_objects=1, object_order="area")
-    geometry, tokenizer = Geometry.letterbox(200, 100, SIZE), DetectionTokenizer(3000, [3, 7], 0.1, 1.0)
+    geometry, tokenizer = Geometry.letterbox(200, 100, SIZE), DetectionTokenizer(3000, [3, 7], 1, 0.1, 1.0)
     _, first, _ = objects_of(detection_sequence(two_objects(), geometry, tokenizer, cfg, np.random.default_rng(0)))
     assert np.array_equal(first, target[:1]) and first[0, CLASS] == 7 + CLASS_SHIFT
 
 
 @pytest.mark.parametrize("most, has_end", [(1, False), (2, True), (3, True)])
 def test_a_sequence_that_is_cut_at_the_most_objects_has_no_end(most: int, has_end: bool):
-    cfg, tokenizer = config.replace(CFG(), max_objects=most), DetectionTokenizer(3000, [3, 7], 0.1, 1.0)
+    cfg, tokenizer = config.replace(CFG(), max_objects=most), DetectionTokenizer(3000, [3, 7], most, 0.1, 1.0)
     geometry, rng = Geometry.letterbox(200, 100, SIZE), np.random.default_rng(0)
     target = detection_sequence(two_objects(), geometry, tokenizer, cfg, rng).target
     assert len(target) == 5 * min(most, 2) + has_end
@@ -238,16 +242,12 @@ def test_a_clipped_polygon_keeps_the_slope_of_its_sides():
 
 def test_polygons_start_where_they_are_annotated_unless_shuffled():
     outline = np.array([[10.0, 60], [30, 60], [30, 90], [10, 90]])
-    example, geometry, tokenizer = (
-        two_objects([[outline], []]),
-        Geometry.letterbox(200, 100, SIZE),
-        SegmentationTokenizer,
-    )
+    example, geometry = two_objects([[outline], []]), Geometry.letterbox(200, 100, SIZE)
+    tokenizer = SegmentationTokenizer(3000, 24)
 
     def start(shuffle: bool, seed: int) -> tuple:
-        sequence = segmentation_sequence(
-            example, 0, UNIT, geometry, tokenizer(3000), 24, np.random.default_rng(seed), shuffle
-        )
+        rng = np.random.default_rng(seed)
+        sequence = segmentation_sequence(example, 0, UNIT, geometry, tokenizer, rng, shuffle)
         return tuple(sequence.target[5:7])
 
     fixed, shuffled = ({start(shuffle, seed) for seed in range(30)} for shuffle in (False, True))
@@ -255,7 +255,18 @@ def test_polygons_start_where_they_are_annotated_unless_shuffled():
     assert len(shuffled) == 4
 
 
-def test_polygons_off_the_canvas_are_not_taught():
+@pytest.mark.parametrize("separators", [1, 2])
+@given(polygons=st.lists(polygons_around_the_canvas, min_size=1, max_size=12), max_points=st.integers(3, 25))
+def test_no_mask_makes_a_sequence_longer_than_the_longest(polygons: list[np.ndarray], max_points: int, separators: int):
+    geometry, tokenizer = Geometry.letterbox(200, 100, SIZE), SegmentationTokenizer(3000, max_points, separators)
+    example = two_objects([[geometry.from_fractions(polygon) for polygon in polygons], []])
+    if shown_polygons(example, 0, geometry):
+        sequence = segmentation_sequence(example, 0, UNIT, geometry, tokenizer, np.random.default_rng(0))
+        assert len(sequence.input) <= max_length(tokenizer)
+        assert tokenizer.grammar().accepts(sequence.response(tokenizer.prompt_length))
+
+
+def test_polygons_off_the_canvas_are_not_trained_on():
     outside, inside = np.array([[110.0, 60], [130, 60], [130, 90]]), np.array([[10.0, 60], [30, 60], [30, 90]])
     geometry = Geometry.crop(np.array([0.0, 0, 100, 100]), 0.0, SIZE)
     found = shown_polygons(two_objects([[outside, inside], [outside]]), 0, geometry)
@@ -267,20 +278,20 @@ def test_polygons_off_the_canvas_are_not_taught():
 
 
 @pytest.fixture
-def everything(tiny_cfg: CFG) -> SequenceDataset:
+def everything(tiny_cfg: CFG) -> SampleDataset:
     """The papers' augmentation of all tasks."""
-    return sequences_of(paper_cfg(tiny_cfg))
+    return samples_for(paper_cfg(tiny_cfg))
 
 
-def all_sequences(dataset: SequenceDataset) -> list[tuple[str, object]]:
+def all_sequences(dataset: SampleDataset) -> list[tuple[str, object]]:
     samples = [dataset[(0, index, SIZE)] for index in range(len(dataset))]
     return [(task, pair[1]) for sample in samples for task, pairs in sample.sequences.items() for pair in pairs]
 
 
 @pytest.mark.parametrize("segment_whole", [False, True])
-def test_prompts_are_never_taught(tiny_cfg: CFG, segment_whole: bool):
+def test_prompts_are_never_trained(tiny_cfg: CFG, segment_whole: bool):
     found = set()
-    for task, sequence in all_sequences(sequences_of(paper_cfg(tiny_cfg, segment_whole=segment_whole))):
+    for task, sequence in all_sequences(samples_for(paper_cfg(tiny_cfg, segment_whole=segment_whole))):
         prompt_length = 1 if task in ("detection", "captioning") else 6
         assert not sequence.weight[: prompt_length - 1].any()
         assert sequence.weight[prompt_length - 1 :].any()
@@ -290,7 +301,7 @@ def test_prompts_are_never_taught(tiny_cfg: CFG, segment_whole: bool):
     assert found == set(TASKS)
 
 
-def test_only_inputs_of_the_answers_are_hidden(everything: SequenceDataset):
+def test_only_inputs_of_the_responses_are_hidden(everything: SampleDataset):
     hidden = {"keypoint": 0, "captioning": 0}
     shares = []
     for task, sequence in all_sequences(everything):
@@ -308,23 +319,26 @@ def test_only_inputs_of_the_answers_are_hidden(everything: SequenceDataset):
 
 
 def test_evaluation_hides_no_input(tiny_cfg: CFG):
-    for task, sequence in all_sequences(sequences_of(paper_cfg(tiny_cfg), augment=False)):
+    for task, sequence in all_sequences(samples_for(paper_cfg(tiny_cfg), augment=False)):
         if task != "detection":
             assert np.array_equal(sequence.input[1:], sequence.target[:-1])
 
 
-def test_the_sequences_fit_the_decoder_and_hold_every_object_once(everything: SequenceDataset):
-    model = everything.cfg.model
+def test_the_sequences_fit_the_decoder_and_hold_every_object_once(everything: SampleDataset):
+    model, longest = everything.cfg.model, {}
     for task, sequence in all_sequences(everything):
-        assert len(sequence.input) <= model.max_tokens
+        assert len(sequence.input) <= max_length(everything.tokenizers[task]) <= model.max_tokens
+        longest[task] = max(longest.get(task, 0), len(sequence.input))
         if task == "detection":
             _, target, _ = objects_of(sequence)
             assert len(target) == model.max_objects
             real = target[:, CLASS] != FAKE
             assert np.array_equal(real, np.sort(real)[::-1])
+    for task in ("detection", "keypoint"):
+        assert longest[task] == max_length(everything.tokenizers[task])
 
 
-def test_any_number_of_workers_gives_the_same_augmented_batches(everything: SequenceDataset):
+def test_any_number_of_workers_gives_the_same_augmented_batches(everything: SampleDataset):
     batches = []
     for workers in (0, 1, 2):
         sampler = EpochSampler(len(everything), 4, seed=0)
@@ -339,7 +353,7 @@ def test_any_number_of_workers_gives_the_same_augmented_batches(everything: Sequ
 
 def test_whole_images_are_prompted_for_several_instances(tiny_cfg: CFG):
     cfg = paper_cfg(tiny_cfg, task="segmentation", segment_whole=True, copies_per_image=1, prompts_per_image=3)
-    dataset = sequences_of(cfg)
+    dataset = samples_for(cfg)
     counts = []
     for index in range(len(dataset)):
         sample = dataset[(0, index, SIZE)]
@@ -348,7 +362,7 @@ def test_whole_images_are_prompted_for_several_instances(tiny_cfg: CFG):
     assert max(counts) == 3
 
 
-def test_copies_share_a_batch_but_not_their_canvas(everything: SequenceDataset):
+def test_copies_share_a_batch_but_not_their_canvas(everything: SampleDataset):
     sampler = EpochSampler(len(everything), 2, seed=0)
     sampler.set_epoch(0, SIZE, limit=1)
     (batch,) = build_loader(everything, sampler, 0)

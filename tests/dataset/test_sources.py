@@ -12,8 +12,10 @@ from pix2seq.dataset.coco import CocoDataset
 from pix2seq.dataset.sources import open_split
 from pix2seq.dataset.voc import VocDataset
 from pix2seq.errors import UserError
+from pix2seq.tasks import choose_tasks
 
-TASKS = ("detection", "keypoint")
+TASKS = choose_tasks(["detection", "keypoint"])
+ONLY_DETECTION = choose_tasks(["detection"])
 HAND = {"id": 0, "name": "hand", "keypoints": ["wrist", "left_tip", "right_tip"], "skeleton": [[1, 2], [1, 3]]}
 CATEGORIES = [HAND, {"id": 7, "name": "cup"}, {"id": 4000, "name": "ring"}]
 
@@ -89,10 +91,10 @@ def test_a_missing_first_image_hides_no_folder(tmp_path: Path):
 
 def test_images_of_coco_s_layout_may_lie_elsewhere(tmp_path: Path):
     root = write(tmp_path, "annotations/instances_train.json", "elsewhere")
-    split = open_split(cfg(root, train_images="elsewhere"), "train", ["detection"])
+    split = open_split(cfg(root, train_images="elsewhere"), "train", ONLY_DETECTION)
     assert isinstance(split, CocoDataset) and split[0].image.shape == (10, 20, 3)
     with pytest.raises(UserError, match=r"no folder of images .*nope; check --train-images"):
-        open_split(cfg(root, train_images="nope"), "train", ["detection"])
+        open_split(cfg(root, train_images="nope"), "train", ONLY_DETECTION)
 
 
 @pytest.mark.parametrize("layout, named", [("JPEGImages", "Pascal VOC"), ("", "synthetic scenes")])
@@ -105,7 +107,7 @@ def test_layouts_with_images_of_their_own_take_no_others(
     settings = cfg(tmp_path, train_images=str(tmp_path), scenes_train=1, scenes_val=1)
     settings = settings if layout else config.replace(settings, data_root="")
     with pytest.raises(UserError, match=f"leave them out, .*{named}"):
-        open_split(settings, "train", ["detection"])
+        open_split(settings, "train", ONLY_DETECTION)
 
 
 @pytest.mark.parametrize("flag", ["json", "images"])
@@ -117,18 +119,18 @@ def test_two_splits_of_one_name_are_of_the_same_files(tmp_path: Path, flag: str)
         open_split(config.replace(same, **{f"val_{flag}": "b"}), "train", TASKS)
 
 
-def test_what_was_looked_for_is_told(tmp_path: Path):
+def test_what_was_looked_for_is_named(tmp_path: Path):
     with pytest.raises(UserError, match=r"instances_train\.json.*JPEGImages.*train\.json.*--train-json"):
         open_split(cfg(tmp_path), "train", TASKS)
 
 
 def test_coco_and_voc_layouts_are_recognised(tmp_path: Path):
     coco = write(tmp_path / "coco", "annotations/instances_train.json", "train")
-    assert isinstance(open_split(cfg(coco), "train", ["detection"]), CocoDataset)
+    assert isinstance(open_split(cfg(coco), "train", ONLY_DETECTION), CocoDataset)
     for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (tmp_path / "voc" / "VOC2007" / name).mkdir(parents=True)
-    (tmp_path / "voc" / "VOC2007" / "ImageSets" / "Main" / "train.txt").write_text("", encoding="utf-8")
-    assert isinstance(open_split(cfg(tmp_path / "voc"), "train", ["detection"]), VocDataset)
+    (tmp_path / "voc" / "VOC2007" / "ImageSets" / "Main" / "train.txt").write_text("")
+    assert isinstance(open_split(cfg(tmp_path / "voc"), "train", ONLY_DETECTION), VocDataset)
 
 
 # Categories
@@ -139,16 +141,18 @@ def test_sparse_ids_with_0_become_classes_and_go_back(tmp_path: Path):
     assert split.class_names == {1: "hand", 2: "cup", 3: "ring"}
     assert split.category_ids == {1: 0, 2: 7, 3: 4000}
     assert split[0].classes.tolist() == [1, 2, 3]
-    truth = split.truth("detection")
-    assert [entry["category_id"] for entry in truth["annotations"]] == [0, 7, 4000]
-    assert [entry["id"] for entry in truth["annotations"]] == [1, 2, 3]  # pycocotools overlooks a match with id 0
+    ground_truth = split.ground_truth("instances")
+    assert [entry["category_id"] for entry in ground_truth["annotations"]] == [0, 7, 4000]
+    # pycocotools overlooks a match with id 0
+    assert [entry["id"] for entry in ground_truth["annotations"]] == [1, 2, 3]
 
 
-def test_truth_holds_what_evaluators_need(tmp_path: Path):
-    truth = open_split(cfg(write(tmp_path, "train.json", ".")), "train", TASKS).truth("keypoint")
-    for entry in truth["annotations"]:
+def test_the_ground_truth_holds_what_evaluators_need(tmp_path: Path):
+    split = open_split(cfg(write(tmp_path, "train.json", ".")), "train", TASKS)
+    ground_truth = split.ground_truth("person_keypoints", keypoints=True)
+    for entry in ground_truth["annotations"]:
         assert {"area", "iscrowd", "num_keypoints", "keypoints", "segmentation"} <= entry.keys()
-    assert [entry["num_keypoints"] for entry in truth["annotations"]] == [2, 0, 0]
+    assert [entry["num_keypoints"] for entry in ground_truth["annotations"]] == [2, 0, 0]
 
 
 def test_own_keypoints_come_with_their_names(tmp_path: Path):
@@ -162,7 +166,7 @@ def test_chosen_classes_leave_the_others_out(tmp_path: Path):
     root = write(tmp_path, "train.json", ".")
     split = open_split(cfg(root, classes="ring, cup"), "train", TASKS)
     assert set(split.class_names.values()) == {"cup", "ring"} and len(split[0].classes) == 2
-    assert not split.problems.counts and len(split.truth("detection")["annotations"]) == 2
+    assert not split.problems.counts and len(split.ground_truth("instances")["annotations"]) == 2
     with pytest.raises(UserError, match=r"'spoon'.*hand, cup, ring"):
         open_split(cfg(root, classes="spoon"), "train", TASKS)
 
@@ -190,7 +194,7 @@ def test_a_split_without_a_class_of_the_model_is_refused_with_both_lists(tmp_pat
     root = write(tmp_path, "val.json", ".")
     with pytest.raises(UserError, match=r"name hand, cup, ring, .* zebra, yak; classes are matched by name"):
         open_split(cfg(root), "val", TASKS, {1: "zebra", 2: "yak"})
-    assert open_split(cfg(root), "val", ["captioning"], {}).all_captions() == ["a hand with a ring"]
+    assert open_split(cfg(root), "val", choose_tasks(["captioning"]), {}).all_captions() == ["a hand with a ring"]
 
 
 def test_unreadable_images_are_left_out_and_counted(tmp_path: Path):

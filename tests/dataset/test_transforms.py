@@ -15,19 +15,21 @@ from PIL import Image
 from pix2seq import config
 from pix2seq.config import CFG, DataCFG
 from pix2seq.dataset.coco import Example
-from pix2seq.dataset.detection import is_shown, object_boxes
 from pix2seq.dataset.geometry import Geometry
-from pix2seq.dataset.keypoint import keypoints_on_canvas
-from pix2seq.dataset.samples import Sample, SequenceDataset
+from pix2seq.dataset.samples import Sample, SampleDataset
 from pix2seq.dataset.skeleton import COCO_PERSON
 from pix2seq.dataset.sources import open_split
-from pix2seq.dataset.transforms import Jitter, jitter_colors, rand_augment
-from pix2seq.tokenizers.build import build_tokenizers
+from pix2seq.dataset.transforms import Jitter, check_augmentation, jitter_colors, rand_augment
+from pix2seq.dataset.views import is_shown, keypoints_on_canvas, object_boxes
+from pix2seq.errors import UserError
+from pix2seq.tasks import TASKS, choose_tasks
+from pix2seq.tokenizers.build import Tokenizers
 from pix2seq.tokenizers.captioning import WordVocabulary
+from pix2seq.tokenizers.vocabulary import LabelSpace
 
 SIZE = 192
 WIDTH, HEIGHT = 480, 360
-GREY = 128
+GRAY = 128
 STRONG = DataCFG(
     min_scale=0.3,
     max_scale=2.0,
@@ -39,6 +41,7 @@ STRONG = DataCFG(
     box_jitter=0.0,
     orders_per_image=1,
 )
+LABELS = LabelSpace([1, 2, 3], 17, WordVocabulary(["<unk>"]))
 
 
 @st.composite
@@ -173,7 +176,7 @@ def turned_example(polygons: list[list[np.ndarray]]) -> Example:
 
 
 @given(st.floats(-180, 180))
-def test_a_turned_box_lies_within_its_turned_corners_and_keeps_its_centre(angle: float):
+def test_a_turned_box_lies_within_its_turned_corners_and_keeps_its_center(angle: float):
     geometry = Geometry.letterbox(300, 200, SIZE).rotate(angle, (40.0, 70.0))
     x1, y1, x2, y2 = box = np.array([100.0, 50, 180, 90])
     corners = geometry.apply(np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]]))
@@ -216,7 +219,7 @@ BOXES = np.array([[0.2, 0.2, 0.4, 0.4], [-0.5, 0, 0.5, 1], [-0.9, 0, 0.1, 1], [1
 @pytest.mark.parametrize(
     ("min_visible", "shown"), [(0.0, [True, True, True]), (0.3, [True, True, False]), (1.0, [True, False, False])]
 )
-def test_objects_are_taught_that_show_enough_and_never_empty_ones(min_visible: float, shown: list[bool]):
+def test_objects_are_trained_on_that_show_enough_and_never_empty_ones(min_visible: float, shown: list[bool]):
     assert is_shown(BOXES, min_visible).tolist() == [*shown, False, False]
 
 
@@ -237,7 +240,7 @@ def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         2: [[460, 20], [450, 330], [260, 120]],
         3: [[30, 340], [120, 200], [230, 350]],
     }
-    image = np.full((HEIGHT, WIDTH, 3), GREY, dtype=np.uint8)
+    image = np.full((HEIGHT, WIDTH, 3), GRAY, dtype=np.uint8)
     annotations = []
     for class_id, corners in triangles.items():
         color = [0, 0, 0]
@@ -245,17 +248,17 @@ def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cv2.fillPoly(image, [np.array(corners)], color)
         (x1, y1), (x2, y2) = np.min(corners, axis=0), np.max(corners, axis=0) + 1
         box = [int(value) for value in (x1, y1, x2 - x1, y2 - y1)]
-        polygon = (np.ravel(corners) + 0.5).tolist()  # OpenCV paints from pixel centre to pixel centre
+        polygon = (np.ravel(corners) + 0.5).tolist()  # OpenCV paints from pixel center to pixel center
         annotations.append({"id": class_id, "image_id": 1, "category_id": class_id, "bbox": box, "iscrowd": 0})
         annotations[-1] |= {"area": box[2] * box[3], "segmentation": [polygon]}
-    people = np.full((HEIGHT, WIDTH, 3), GREY, dtype=np.uint8)
+    people = np.full((HEIGHT, WIDTH, 3), GRAY, dtype=np.uint8)
     joints = [(60 + 70 * (joint % 6), 70 + 100 * (joint // 6)) for joint in range(17)]
     for (x, y), color in zip(joints, joint_colors(), strict=True):
         people[y - 20 : y + 20, x - 20 : x + 20] = color
     keypoints = [value for joint in joints for value in (*joint, 2)]
     person = {"id": 9, "image_id": 2, "category_id": 1, "bbox": [30, 30, 420, 300], "iscrowd": 0, "area": 126000}
     person |= {"keypoints": keypoints, "num_keypoints": 17, "segmentation": []}
-    planks = np.full((HEIGHT, WIDTH, 3), GREY, dtype=np.uint8)
+    planks = np.full((HEIGHT, WIDTH, 3), GRAY, dtype=np.uint8)
     for class_id, (x, y, w, h) in {1: (20, 30, 150, 90), 2: (200, 10, 60, 300), 3: (300, 200, 170, 150)}.items():
         planks[y : y + h, x : x + w] = np.eye(3)[class_id - 1] * 255
         annotations.append({"id": 10 + class_id, "image_id": 3, "category_id": class_id, "bbox": [x, y, w, h]})
@@ -277,25 +280,26 @@ def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def samples_of(painted: Path, cfg: CFG, data: DataCFG, task: str, count: int = 25, **model) -> Iterator[Sample]:
-    """Augmented samples of the last image that teaches `task`, in several epochs."""
+    """Augmented samples of the last image that `task` is trained on, in several epochs."""
     cfg = config.replace(dataclasses.replace(cfg, data=data, task=task), data_root=str(painted), **model)
-    split = open_split(cfg, "train2017", cfg.tasks)
-    dataset = SequenceDataset(split, build_tokenizers(cfg, [1, 2, 3], WordVocabulary(["<unk>"])), cfg, augment=True)
+    tasks = choose_tasks(cfg.tasks)
+    split = open_split(cfg, "train2017", tasks)
+    dataset = SampleDataset(split, tasks, Tokenizers.build(tasks, cfg, LABELS), cfg, augment=True)
     return (dataset[(epoch, len(dataset) - 1, SIZE)] for epoch in range(count))
 
 
-def decoded(sample: Sample, task: str, tokenizers: dict) -> Iterator[tuple[np.ndarray, object, int]]:
-    """Canvas, decoded answer and prompted class of each sequence of a sample."""
+def decoded(sample: Sample, task: str, tokenizers: Tokenizers) -> Iterator[tuple[np.ndarray, object, int]]:
+    """Canvas, decoded response and prompted class of each sequence of a sample."""
     for number, sequence in sample.sequences.get(task, []):
         prompt_length = 1 if task == "detection" else 6
-        answer = sequence.target[prompt_length - 1 :]
-        probs = () if task == "segmentation" else (np.ones(len(answer)),)
-        yield sample.canvases[number], tokenizers[task].decode(answer, *probs), int(sequence.input[prompt_length - 1])
+        response = sequence.response(prompt_length)
+        probs = () if task == "segmentation" else (np.ones(len(response)),)
+        yield sample.canvases[number], tokenizers[task].decode(response, *probs), int(sequence.input[prompt_length - 1])
 
 
 @pytest.fixture
-def tokenizers(tiny_model_cfg: CFG) -> dict:
-    return build_tokenizers(tiny_model_cfg, [1, 2, 3], WordVocabulary(["<unk>"]))
+def tokenizers(tiny_model_cfg: CFG) -> Tokenizers:
+    return Tokenizers.build(TASKS, tiny_model_cfg, LABELS)
 
 
 @pytest.mark.parametrize("placement", ["anywhere", "corner"])
@@ -345,7 +349,7 @@ def test_keypoints_lie_on_their_joint_after_every_change(tiny_model_cfg, painted
     assert 4 <= mirrored <= 21
 
 
-def test_copies_of_a_image_are_augmented_independently(tiny_model_cfg, painted):
+def test_copies_of_an_image_are_augmented_independently(tiny_model_cfg, painted):
     data = dataclasses.replace(STRONG, copies_per_image=2)
     for sample in samples_of(painted, tiny_model_cfg, data, "detection", count=3):
         assert len(sample.canvases) == 2
@@ -356,7 +360,7 @@ def test_copies_of_a_image_are_augmented_independently(tiny_model_cfg, painted):
 # Colors
 
 
-def test_color_jitter_mixes_with_grey_as_it_should():
+def test_color_jitter_mixes_with_gray_as_it_should():
     image = np.random.default_rng(0).integers(60, 180, (40, 40, 3), dtype=np.uint8)
     brightness, contrast, saturation = 1 + 0.3 * np.random.default_rng(5).uniform(-1, 1, 3)
     gray = image @ np.array([0.299, 0.587, 0.114])

@@ -8,9 +8,12 @@ from PIL import Image
 
 from pix2seq.dataset.voc import VOC_CLASSES, VocDataset, find_voc_folders
 from pix2seq.errors import UserError
+from pix2seq.tasks import DETECTION, SEGMENTATION, choose_tasks
 
 BOX = (11, 21, 40, 60)
 NOT_FINITE = "box that is not four finite numbers"
+ONLY_DETECTION = choose_tasks(["detection"])
+ONLY_SEGMENTATION = choose_tasks(["segmentation"])
 
 
 def thing(name: str = "dog", box: tuple = BOX, difficult: int | None = 0) -> str:
@@ -49,49 +52,49 @@ def root(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("below", ["", "VOCdevkit", "VOCdevkit/VOC2012"])
 def test_the_root_may_be_the_folder_or_one_above(root: Path, below: str):
     assert find_voc_folders(root / below) == [root / "VOCdevkit" / "VOC2012"]
-    split = VocDataset(root / below, "trainval", ["detection"])
+    split = VocDataset(root / below, "trainval", ONLY_DETECTION)
     assert [split[index].image_id for index in range(len(split))] == [2007000027, 2007000032]
     assert split[0].image.shape == (50, 64, 3)
 
 
-def test_boxes_become_continuous_and_difficult_is_told(root: Path):
-    example = VocDataset(root, "trainval", ["detection"])[0]
+def test_boxes_become_continuous_and_difficult_is_marked(root: Path):
+    example = VocDataset(root, "trainval", ONLY_DETECTION)[0]
     assert example.boxes.tolist() == [[10, 20, 40, 50]] * 2  # the image ends at 50
     assert example.difficult.tolist() == [False, True]
 
 
 def test_the_twenty_classes_keep_their_order(root: Path):
-    split = VocDataset(root, "val", ["detection"])
+    split = VocDataset(root, "val", ONLY_DETECTION)
     assert list(split.class_names.values()) == list(VOC_CLASSES)
     assert split[0].classes.tolist() == [15]
 
 
-def test_a_image_without_objects_is_taught_and_one_of_difficult_ones_is_not(tmp_path: Path):
+def test_an_image_without_objects_is_trained_on_and_one_of_difficult_ones_is_not(tmp_path: Path):
     images = {"1": thing(), "2": "", "3": thing(difficult=1)}
-    split = VocDataset(write_voc(tmp_path / "own", images, {"all": list("123")}), "all", ["detection"])
-    assert split.indices_for(["detection"], with_difficult=False) == [0, 1]
-    assert split.indices_for(["detection"]) == [0, 1, 2]
+    split = VocDataset(write_voc(tmp_path / "own", images, {"all": list("123")}), "all", ONLY_DETECTION)
+    assert split.indices_for([DETECTION], with_difficult=False) == [0, 1]
+    assert split.indices_for([DETECTION]) == [0, 1, 2]
     assert split[0].without(split[0].difficult).boxes.shape == (1, 4)
     assert split[2].without(split[2].difficult).boxes.shape == (0, 4)
 
 
-def test_the_truth_has_difficult_objects_that_do_not_count(root: Path):
-    truth = VocDataset(root, "trainval", ["detection"]).truth("detection")
-    assert [entry["iscrowd"] for entry in truth["annotations"]] == [0, 1]
-    assert [entry["id"] for entry in truth["annotations"]] == [1, 2]
+def test_the_ground_truth_has_difficult_objects_that_do_not_count(root: Path):
+    ground_truth = VocDataset(root, "trainval", ONLY_DETECTION).ground_truth("instances")
+    assert [entry["iscrowd"] for entry in ground_truth["annotations"]] == [0, 1]
+    assert [entry["id"] for entry in ground_truth["annotations"]] == [1, 2]
 
 
 def test_own_classes_are_those_of_all_image_sets(tmp_path: Path):
     objects = {"a": thing("zebra"), "b": thing("ant"), "c": thing("dog")}
     folder = write_voc(tmp_path / "own", objects, {"train": ["a"], "val": ["b", "c"]})
-    names = [VocDataset(folder, split, ["detection"]).class_names for split in ("train", "val")]
+    names = [VocDataset(folder, split, ONLY_DETECTION).class_names for split in ("train", "val")]
     assert names == [{1: "ant", 2: "dog", 3: "zebra"}] * 2
-    assert [entry["id"] for entry in VocDataset(folder, "val", ["detection"]).images] == [1, 2]
+    assert [entry["id"] for entry in VocDataset(folder, "val", ONLY_DETECTION).images] == [1, 2]
 
 
 def test_chosen_classes_are_numbered_as_they_are_given(tmp_path: Path):
     folder = write_voc(tmp_path / "own", {"a": thing("zebra") + thing("ant") + thing("dog")}, {"train": ["a"]})
-    split = VocDataset(folder, "train", ["detection"], classes=["zebra", "ant"])
+    split = VocDataset(folder, "train", ONLY_DETECTION, classes=["zebra", "ant"])
     assert split.class_names == {1: "zebra", 2: "ant"}
     assert split[0].classes.tolist() == [1, 2]
 
@@ -100,14 +103,19 @@ def test_a_chosen_class_that_no_annotation_has_is_refused(tmp_path: Path):
     objects = {"a": thing("mug"), "b": thing("spoon")}
     folder = write_voc(tmp_path / "own", objects, {"train": ["a"], "val": ["b"]})
     with pytest.raises(UserError, match=r"'spon'.*mug, spoon"):
-        VocDataset(folder, "train", ["detection"], classes=["mug", "spon"])
-    names = [VocDataset(folder, split, ["detection"], None, ["spoon", "mug"]).class_names for split in ("train", "val")]
+        VocDataset(folder, "train", ONLY_DETECTION, classes=["mug", "spon"])
+    names = [
+        VocDataset(folder, split, ONLY_DETECTION, None, ["spoon", "mug"]).class_names for split in ("train", "val")
+    ]
     assert names == [{1: "spoon", 2: "mug"}] * 2
-    assert VocDataset(folder, "train", ["detection"], classes=["mug", "dog"]).class_names == {1: "mug", 2: "dog"}
+    assert VocDataset(folder, "train", ONLY_DETECTION, classes=["mug", "dog"]).class_names == {
+        1: "mug",
+        2: "dog",
+    }
 
 
 def test_classes_of_a_model_are_matched_by_name(root: Path):
-    split = VocDataset(root, "trainval", ["detection"], class_names={5: "dog", 9: "cup"})
+    split = VocDataset(root, "trainval", ONLY_DETECTION, class_names={5: "dog", 9: "cup"})
     assert split[0].classes.tolist() == [5] and split.category_ids == {5: VOC_CLASSES.index("dog") + 1}
     assert split.problems.lines()[1:] == [
         "1 × object of a class that the model does not know, left out (first: annotation 2 of image 2007000027: cat)"
@@ -117,31 +125,29 @@ def test_classes_of_a_model_are_matched_by_name(root: Path):
 def test_image_sets_of_two_years_are_joined(tmp_path: Path):
     for year, name in (("VOC2007", "000005"), ("VOC2012", "2008_000001")):
         write_voc(tmp_path / year, {name: thing()}, {"trainval": [name]})
-    split = VocDataset(tmp_path, "VOC2007/trainval, VOC2012/trainval", ["detection"])
+    split = VocDataset(tmp_path, "VOC2007/trainval, VOC2012/trainval", ONLY_DETECTION)
     assert [split[index].image_id for index in range(2)] == [5, 2008000001]
     with pytest.raises(UserError, match="VOC2007, VOC2012"):
-        VocDataset(tmp_path, "trainval", ["detection"])
+        VocDataset(tmp_path, "trainval", ONLY_DETECTION)
 
 
 def test_a_missing_image_set_is_answered_with_those_that_are_there(root: Path):
     with pytest.raises(UserError, match=r"test\.txt.*: trainval, val$"):
-        VocDataset(root, "test", ["detection"])
+        VocDataset(root, "test", ONLY_DETECTION)
 
 
 @pytest.mark.parametrize("task", ["keypoint", "captioning"])
 def test_tasks_that_voc_does_not_annotate_are_refused(root: Path, task: str):
     with pytest.raises(UserError, match=task):
-        VocDataset(root, "val", [task])
+        VocDataset(root, "val", choose_tasks([task]))
 
 
 def test_damaged_annotations_are_counted(tmp_path: Path):
     images = {"1": thing(box=(5, 5, "x", 9)) + thing(box=(9, 9, 5, 12)) + thing(box=(5.5, 6, 9, 9)), "2": "", "3": ""}
     folder = write_voc(tmp_path / "own", images, {"all": list("1234")})
-    (folder / "Annotations" / "2.xml").write_text("<annotation><object>", encoding="utf-8")
-    (folder / "Annotations" / "3.xml").write_text(
-        '<!DOCTYPE a [<!ENTITY e SYSTEM "file:///etc/passwd">]><a>&e;</a>', encoding="utf-8"
-    )
-    split = VocDataset(folder, "all", ["detection"])
+    (folder / "Annotations" / "2.xml").write_text("<annotation><object>")
+    (folder / "Annotations" / "3.xml").write_text('<!DOCTYPE a [<!ENTITY e SYSTEM "file:///etc/passwd">]><a>&e;</a>')
+    split = VocDataset(folder, "all", ONLY_DETECTION)
     assert len(split) == 1 and split[0].boxes.tolist() == [[4.5, 5, 9, 9]]
     assert sorted(split.problems.counts.values()) == [1, 1, 1, 2]
 
@@ -149,8 +155,8 @@ def test_damaged_annotations_are_counted(tmp_path: Path):
 def test_objects_without_a_name_or_a_finite_size_are_counted(tmp_path: Path):
     folder = write_voc(tmp_path / "own", {"1": thing("") + thing("bolt") + thing(box=(5, 5, "inf", 9))}, {"all": ["1"]})
     xml = folder / "Annotations" / "1.xml"
-    xml.write_text(xml.read_text(encoding="utf-8").replace("<width>64", "<width>inf"), encoding="utf-8")
-    split = VocDataset(folder, "all", ["detection"])
+    xml.write_text(xml.read_text().replace("<width>64", "<width>inf"))
+    split = VocDataset(folder, "all", ONLY_DETECTION)
     assert list(split.class_names.values()) == ["bolt", "dog"] and len(split[0].boxes) == 1
     assert [split.problems.counts.get(kind) for kind in ("object without a name, left out", NOT_FINITE)] == [1, 1]
 
@@ -163,8 +169,8 @@ def test_damaged_masks_are_counted(root: Path, damage: str):
         path.write_text("no image", encoding="utf-8")
     else:
         Image.new("RGB", (64, 50), "red").save(path)
-    split = VocDataset(root, "trainval", ["segmentation"])
-    assert split.indices_for(["segmentation"]) == []
+    split = VocDataset(root, "trainval", ONLY_SEGMENTATION)
+    assert split.indices_for([SEGMENTATION]) == []
     assert split.problems.counts["mask file that is no image of object numbers, left out"] == 1
 
 
@@ -176,8 +182,8 @@ def test_masks_are_those_of_segmentation_object(root: Path):
     image = Image.fromarray(numbers, mode="P")
     image.putpalette(list(range(256)) * 3)
     image.save(folder / "SegmentationObject" / "2007_000027.png")
-    split = VocDataset(root, "trainval", ["segmentation"])
+    split = VocDataset(root, "trainval", ONLY_SEGMENTATION)
     ((dog,), (cat,)) = split[0].polygons
     assert (dog.min(axis=0).tolist(), dog.max(axis=0).tolist()) == ([10, 20], [40, 50])
     assert cat.max() == 5
-    assert split.indices_for(["segmentation"]) == [0]
+    assert split.indices_for([SEGMENTATION]) == [0]

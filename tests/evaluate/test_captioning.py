@@ -2,8 +2,9 @@
 
 import pytest
 
-from pix2seq.evaluate.captioning import caption_metrics, score_captioning, split_words
-from pix2seq.evaluate.predictions import Answers
+from pix2seq.config import InferCFG
+from pix2seq.evaluate.captioning import TASK, caption_metrics, score, split_words
+from pix2seq.evaluate.predictions import ImagePredictions, Scores
 
 # Captions in COCO's manner as people wrote them, and as Stanford's PTBTokenizer gives them to COCO's scorers: lower
 # case, contractions and possessives split, punctuation marks taken out, hyphens inside words kept.
@@ -32,6 +33,15 @@ CAPTIONS = {
 }
 
 
+def predicted(image_id: int, caption: str, references: list[str]) -> ImagePredictions:
+    return ImagePredictions(image_id, image_id, whole={TASK: caption}, evidence={TASK: references})
+
+
+def scores_of(predictions: list[ImagePredictions]) -> Scores:
+    """Captions are scored by what is in the predictions alone."""
+    return score(predictions, split=None, settings=InferCFG())
+
+
 def test_words_are_those_of_the_penn_treebank():
     for pairs in (*REFERENCES.values(), dict(CAPTIONS.values())):
         for caption, words in pairs.items():
@@ -39,8 +49,7 @@ def test_words_are_those_of_the_penn_treebank():
 
 
 def test_figures_are_those_of_penn_treebank_words():
-    answers = [Answers(n, n, caption=CAPTIONS[n][0], references=list(REFERENCES[n])) for n in REFERENCES]
-    ours = score_captioning(answers).metrics
+    ours = scores_of([predicted(n, CAPTIONS[n][0], list(REFERENCES[n])) for n in REFERENCES]).metrics
     references = {n: list(pairs.values()) for n, pairs in REFERENCES.items()}
     theirs, _ = caption_metrics(references, {n: [CAPTIONS[n][1]] for n in CAPTIONS})
     assert ours == pytest.approx(theirs, abs=1e-9)
@@ -60,7 +69,7 @@ def test_a_short_caption_is_punished():
 
 
 def test_rouge_by_hand():
-    # the longest common subsequence "a c d" has 3 of 3 words said and 3 of 4 true ones; beta is 1.2
+    # the longest common subsequence "a c d" has 3 of 3 predicted words and 3 of 4 of the reference; beta is 1.2
     figures, _ = caption_metrics({1: ["a b c d"]}, {1: ["a c d"]})
     assert figures["ROUGE-L"] == pytest.approx((1 + 1.44) * 1 * 0.75 / (0.75 + 1.44 * 1))
 
@@ -73,13 +82,13 @@ def test_cider_of_perfect_captions_is_ten():
 
 
 def test_images_without_references_do_not_count():
-    answers = [Answers(0, 1, caption="a dog", references=["a dog"]), Answers(1, 2, caption="nonsense")]
-    scores = score_captioning(answers)
+    predictions = [predicted(1, "a dog", ["a dog"]), predicted(2, "nonsense", [])]
+    scores = scores_of(predictions)
     assert scores.metrics["BLEU-1"] == pytest.approx(1)
     assert [entry["image_id"] for entry in scores.results] == [1, 2] and list(scores.quality) == [1]
-    assert score_captioning(answers[1:]).metrics == {}
+    assert scores_of(predictions[1:]).metrics == {}
 
 
-def test_silence_scores_zero():
-    scores = score_captioning([Answers(n, n, caption="", references=["a dog sits here"]) for n in (1, 2)])
+def test_empty_captions_score_zero():
+    scores = scores_of([predicted(n, "", ["a dog sits here"]) for n in (1, 2)])
     assert set(scores.metrics.values()) == {0}

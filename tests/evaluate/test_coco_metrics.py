@@ -13,7 +13,8 @@ from pycocotools.coco import COCO as ReferenceCOCO
 from pycocotools.cocoeval import COCOeval
 
 from pix2seq.dataset.coco import CocoDataset
-from pix2seq.evaluate.coco_metrics import METRICS, CocoScore, open_truth
+from pix2seq.evaluate.coco_metrics import METRICS, CocoScore, open_ground_truth
+from pix2seq.tasks import choose_tasks
 
 SIDE, IMAGES = 200, 12
 CATEGORIES = [{"id": 1, "name": "person"}, {"id": 7, "name": "kite"}]
@@ -27,7 +28,7 @@ def polygon(box: np.ndarray, rng: np.random.Generator) -> list[float]:
     return (box[:2] + points * box[2:]).round(2).ravel().tolist()
 
 
-def make_truth(rng: np.random.Generator) -> dict:
+def make_ground_truth(rng: np.random.Generator) -> dict:
     annotations = []
     for image_id in range(1, IMAGES + 1):
         for _ in range(rng.integers(0, 6)):
@@ -48,10 +49,10 @@ def make_truth(rng: np.random.Generator) -> dict:
     return {"images": images, "annotations": annotations, "categories": CATEGORIES}
 
 
-def make_results(truth: dict, rng: np.random.Generator) -> list[dict]:
-    """Answers that are more or less right, some twice, some about nothing."""
+def make_results(ground_truth: dict, rng: np.random.Generator) -> list[dict]:
+    """Predictions that are more or less right, some twice, some about nothing."""
     results = []
-    for entry in truth["annotations"] * 2:
+    for entry in ground_truth["annotations"] * 2:
         if rng.random() < 0.3:
             continue
         box = np.array(entry["bbox"]) + rng.normal(0, 0.08, 4) * np.tile(entry["bbox"][2:], 2)
@@ -70,8 +71,8 @@ def make_results(truth: dict, rng: np.random.Generator) -> list[dict]:
 @pytest.fixture(scope="module")
 def made() -> tuple[dict, list[dict]]:
     rng = np.random.default_rng(0)
-    truth = make_truth(rng)
-    return truth, make_results(truth, rng)
+    ground_truth = make_ground_truth(rng)
+    return ground_truth, make_results(ground_truth, rng)
 
 
 def alone(results: list[dict], kind: str) -> list[dict]:
@@ -80,10 +81,10 @@ def alone(results: list[dict], kind: str) -> list[dict]:
     return [{name: r[name] for name in ("image_id", "category_id", "score", part)} for r in results]
 
 
-def reference(truth: dict, results: list[dict], kind: str, image_ids: list[int]) -> np.ndarray:
+def reference(ground_truth: dict, results: list[dict], kind: str, image_ids: list[int]) -> np.ndarray:
     with contextlib.redirect_stdout(io.StringIO()):
         coco = ReferenceCOCO()
-        coco.dataset = copy.deepcopy(truth)
+        coco.dataset = copy.deepcopy(ground_truth)
         coco.createIndex()
         evaluation = COCOeval(coco, coco.loadRes(copy.deepcopy(results)), kind)
         evaluation.params.imgIds = image_ids
@@ -96,21 +97,23 @@ def reference(truth: dict, results: list[dict], kind: str, image_ids: list[int])
 @pytest.mark.parametrize("image_ids", [list(range(1, IMAGES + 1)), [2, 3, 5, 8]], ids=["all", "some"])
 @pytest.mark.parametrize("kind", ["bbox", "segm", "keypoints"])
 def test_figures_are_those_of_pycocotools(made, kind: str, image_ids: list[int]):
-    truth, results = made  # results with boxes, masks and poses: each kind has the area of its own shape
-    ours = CocoScore(truth, results, kind, image_ids).metrics()
-    theirs = dict(zip(METRICS[kind], reference(truth, alone(results, kind), kind, image_ids).tolist(), strict=True))
+    ground_truth, results = made  # results with boxes, masks and poses: each kind has the area of its own shape
+    ours = CocoScore(ground_truth, results, kind, image_ids).metrics()
+    theirs = dict(
+        zip(METRICS[kind], reference(ground_truth, alone(results, kind), kind, image_ids).tolist(), strict=True)
+    )
     assert ours == pytest.approx({name: value for name, value in theirs.items() if value >= 0}, abs=1e-6)
     assert 0.1 < ours["AP"] < 0.9
 
 
 def test_metrics_by_class_average_to_the_whole(made):
-    truth, results = made
-    score = CocoScore(truth, results, "bbox", list(range(1, IMAGES + 1)))
+    ground_truth, results = made
+    score = CocoScore(ground_truth, results, "bbox", list(range(1, IMAGES + 1)))
     rows = score.per_class()
     assert rows.keys() == {"person", "kite"}
     for name in ("AP", "AP50"):
         assert np.mean([row[name] for row in rows.values()]) == pytest.approx(score.metrics()[name])
-    assert sum(row["objects"] for row in rows.values()) == sum(not a["iscrowd"] for a in truth["annotations"])
+    assert sum(row["objects"] for row in rows.values()) == sum(not a["iscrowd"] for a in ground_truth["annotations"])
 
 
 def one_image(*annotations: dict) -> dict:
@@ -144,9 +147,9 @@ def test_no_results_score_zero():
 
 def test_quality_pairs_each_object_once():
     results = [box_result([10, 10, 20, 20], 0.9), box_result([10, 10, 20, 18], 0.8), box_result([50, 50, 9, 9], 0.2)]
-    truth = {"bbox": [10, 10, 20, 20]}, {"bbox": [10, 100, 20, 20]}
-    assert CocoScore(one_image(*truth), results, "bbox", [1]).quality(0.5)[1] == pytest.approx(1 / 3)
-    assert CocoScore(one_image(*truth), results, "bbox", [1]).quality(0.1)[1] == pytest.approx(1 / 4)
+    ground_truth = {"bbox": [10, 10, 20, 20]}, {"bbox": [10, 100, 20, 20]}
+    assert CocoScore(one_image(*ground_truth), results, "bbox", [1]).quality(0.5)[1] == pytest.approx(1 / 3)
+    assert CocoScore(one_image(*ground_truth), results, "bbox", [1]).quality(0.1)[1] == pytest.approx(1 / 4)
 
 
 @pytest.fixture
@@ -173,8 +176,8 @@ def partial(tmp_path: Path) -> CocoDataset:
     for name, annotations in (("instances", [known, unknown, nowhere]), ("person_keypoints", [posed])):
         categories = [CATEGORIES[0] | ({"keypoints": names} if name == "person_keypoints" else {})]
         content = {"images": images, "annotations": annotations, "categories": categories}
-        (tmp_path / "annotations" / f"{name}_val2017.json").write_text(json.dumps(content), encoding="utf-8")
-    return CocoDataset(tmp_path, "val2017", ("segmentation", "keypoint"))
+        (tmp_path / "annotations" / f"{name}_val2017.json").write_text(json.dumps(content))
+    return CocoDataset(tmp_path, "val2017", choose_tasks(("segmentation", "keypoint")))
 
 
 def filled(x: int, y: int, side: int) -> dict:
@@ -189,7 +192,7 @@ def test_objects_whose_mask_is_not_known_do_not_count(partial: CocoDataset):
         {"image_id": 1, "category_id": 1, "score": 0.9, "segmentation": filled(105, 105, 40)},
         {"image_id": 1, "category_id": 1, "score": 0.8, "segmentation": filled(10, 10, 40)},
     ]
-    assert CocoScore(open_truth(partial, "segm"), results, "segm", [1]).metrics()["AP"] == pytest.approx(1)
+    assert CocoScore(open_ground_truth(partial, "segm"), results, "segm", [1]).metrics()["AP"] == pytest.approx(1)
 
 
 def test_people_whose_joints_are_not_known_do_not_count(partial: CocoDataset):
@@ -197,7 +200,8 @@ def test_people_whose_joints_are_not_known_do_not_count(partial: CocoDataset):
         {"image_id": 1, "category_id": 1, "score": 0.9, "keypoints": [130, 130, 2] * 17},
         {"image_id": 1, "category_id": 1, "score": 0.8, "keypoints": [30, 30, 2] * 17},
     ]
-    assert CocoScore(open_truth(partial, "keypoints"), results, "keypoints", [1]).metrics()["AP"] == pytest.approx(1)
-    for images in (None, partial.root):  # whatever other tasks are asked, wherever the images are
-        alone = CocoDataset(partial.root, "val2017", ("keypoint",), images=images)
-        assert len(open_truth(alone, "keypoints")["annotations"]) == 2
+    score = CocoScore(open_ground_truth(partial, "keypoints"), results, "keypoints", [1])
+    assert score.metrics()["AP"] == pytest.approx(1)
+    for images in (None, partial.root):  # whatever other tasks are evaluated, wherever the images are
+        alone = CocoDataset(partial.root, "val2017", choose_tasks(("keypoint",)), images=images)
+        assert len(open_ground_truth(alone, "keypoints")["annotations"]) == 2

@@ -15,22 +15,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from pix2seq import config
 from pix2seq.command_line import EVALUATION, command_line, parse_args
 from pix2seq.config import CFG
-from pix2seq.dataset.coco import CocoDataset
 from pix2seq.errors import UserError
 from pix2seq.evaluate import evaluate_detection, evaluate_multi_task, evaluation, report, run
 from pix2seq.models.weights import Weights, load_weights, save_weights
 from pix2seq.runtime.paths import ROOT
+from pix2seq.tasks import TASKS
 from pix2seq.train.engine import train
-
-TASKS = ("detection", "segmentation", "keypoint", "captioning")
 
 
 @pytest.fixture
-def weights_path(tiny_model, tiny_cfg: CFG, scenes_root: Path, tmp_path: Path) -> Path:
-    split = CocoDataset(scenes_root, "val2017", TASKS)
-    words = ["<unk>", *sorted({word for caption in split.all_captions() for word in caption.split()})]
-    short = config.replace(tiny_cfg, max_objects=3, max_points=6, max_words=6)  # a random model would chatter for long
-    save_weights(tmp_path / "tiny.safetensors", Weights(tiny_model, short, split.class_names, {"words": words}))
+def weights_path(random_weights: Weights, tmp_path: Path) -> Path:
+    save_weights(tmp_path / "tiny.safetensors", random_weights)
     return tmp_path / "tiny.safetensors"
 
 
@@ -41,7 +36,7 @@ def flags(weights_path: Path, scenes_root: Path, tmp_path: Path) -> list[str]:
     return [str(part) for name, value in named.items() for part in (f"--{name}", value)]
 
 
-def test_the_script_writes_figures_results_and_sheets(flags: list[str], tmp_path: Path, monkeypatch, capsys):
+def test_the_script_writes_figures_results_and_grids(flags: list[str], tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["evaluate_multi_task.py", *flags])
     command_line(evaluate_multi_task.run, evaluate_multi_task.__doc__, EVALUATION, output_dir="results")
     out = tmp_path / "out"
@@ -50,9 +45,9 @@ def test_the_script_writes_figures_results_and_sheets(flags: list[str], tmp_path
     assert set(report["metrics"]) == set(report["tokens"]) == set(TASKS)
     assert "person" in report["per_class"]["detection"]
     for task in TASKS:
-        assert isinstance(json.loads((out / f"{task}_results.json").read_text(encoding="utf-8")), list)
-        sheet = cv2.imread(str(out / f"{task}_sheet.png"))
-        assert sheet is not None and sheet.std() > 20, f"{task}'s sheet is blank"
+        assert isinstance(json.loads((out / f"{task}_results.json").read_text()), list)
+        grid = cv2.imread(str(out / f"{task}_grid.png"))
+        assert grid is not None and grid.std() > 20, f"{task}'s grid is blank"
     printed = capsys.readouterr().out
     assert all(name in printed for name in ("BLEU-4", "VOC AP50", "token accuracy, class", "valid without grammar"))
     assert scalars(out / "tensorboard", 0)["eval/detection/AP"] == pytest.approx(report["metrics"]["detection"]["AP"])
@@ -127,7 +122,7 @@ def test_training_evaluates_every_so_many_epochs(tiny_cfg: CFG):
     train(config.replace(cfg, task="detection,keypoint"))
     folder = Path(cfg.train.run_dir)
     assert [path.name for path in (folder / "evaluation").iterdir()] == ["step_0000002"]
-    assert (folder / "evaluation" / "step_0000002" / "detection_sheet.png").is_file()
+    assert (folder / "evaluation" / "step_0000002" / "detection_grid.png").is_file()
     found = scalars(folder / "tensorboard", 2)
     assert {"eval/detection/AP", "eval/keypoint/perplexity", "val_accuracy/keypoint/y"} <= found.keys()
     header, *rows = [line.split(",") for line in (folder / "metrics.csv").read_text(encoding="utf-8").splitlines()]
@@ -145,8 +140,8 @@ def test_a_failed_evaluation_ends_no_training(tiny_cfg: CFG, capsys):
     assert load_weights(folder / "last.safetensors").step == 2
 
 
-def test_a_folder_that_cannot_be_written_is_told_before_asking(flags: list[str], tmp_path: Path, monkeypatch):
-    (tmp_path / "out").write_text("a file, where a folder is needed", encoding="utf-8")
+def test_a_folder_that_cannot_be_written_is_reported_before_asking(flags: list[str], tmp_path: Path, monkeypatch):
+    (tmp_path / "out").write_text("a file, where a folder is needed")
     monkeypatch.setattr(evaluation, "ask", lambda *_: pytest.fail("the model was asked first"))
     with pytest.raises(UserError, match="--output-dir"):
         run.evaluate_weights(parse_args(flags))

@@ -6,11 +6,13 @@ import cv2
 import numpy as np
 import pytest
 
+from pix2seq.config import InferCFG
 from pix2seq.dataset.voc import VocDataset
-from pix2seq.evaluate.detection import score_detection
-from pix2seq.evaluate.predictions import Answers
+from pix2seq.evaluate.detection import score
+from pix2seq.evaluate.predictions import ImagePredictions
 from pix2seq.evaluate.voc_metrics import ImageBoxes, average_precision, voc_precision
 from pix2seq.infer.results import Instances, Result
+from pix2seq.tasks import choose_tasks
 
 HERE, THERE, AWAY = [0, 0, 10, 10], [20, 20, 30, 30], [50, 50, 60, 60]
 
@@ -20,66 +22,69 @@ def true(*boxes: list[float], difficult: tuple[int, ...] = ()) -> ImageBoxes:
     return ImageBoxes(np.array(boxes, dtype=float).reshape(-1, 4), difficult=flags)
 
 
-def said(*boxes: list[float], scores: tuple[float, ...] = ()) -> ImageBoxes:
+def predicted(*boxes: list[float], scores: tuple[float, ...] = ()) -> ImageBoxes:
     return ImageBoxes(np.array(boxes, dtype=float).reshape(-1, 4), scores=np.array(scores, dtype=float))
 
 
-def both(truth: list[ImageBoxes], answers: list[ImageBoxes]) -> tuple[float, float]:
-    return tuple(average_precision(truth, answers, eleven_points=points) for points in (False, True))
+def both(ground_truth: list[ImageBoxes], predictions: list[ImageBoxes]) -> tuple[float, float]:
+    return tuple(average_precision(ground_truth, predictions, eleven_points=points) for points in (False, True))
 
 
 def test_all_found_is_one():
-    assert both([true(HERE, THERE)], [said(THERE, HERE, scores=(0.4, 0.9))]) == (1, 1)
+    assert both([true(HERE, THERE)], [predicted(THERE, HERE, scores=(0.4, 0.9))]) == (1, 1)
 
 
 def test_right_wrong_right():
     # precision 1, 1/2, 2/3 at recall 1/2, 1/2, 1: the area is ½ · 1 + ½ · 2/3; of 11 recalls six see 1, five 2/3
-    answers = [said(HERE, AWAY, THERE, scores=(0.9, 0.8, 0.7))]
-    area, eleven = both([true(HERE, THERE)], answers)
+    predictions = [predicted(HERE, AWAY, THERE, scores=(0.9, 0.8, 0.7))]
+    area, eleven = both([true(HERE, THERE)], predictions)
     assert area == pytest.approx(0.5 + 0.5 * 2 / 3)
     assert eleven == pytest.approx((6 * 1 + 5 * 2 / 3) / 11)
 
 
 def test_a_missed_object_ends_the_curve():
     # recall stops at 1/2, where precision is 1: recalls 0, 0.1 … 0.5 are reached
-    assert both([true(HERE, THERE)], [said(HERE, scores=(0.9,))]) == (pytest.approx(0.5), pytest.approx(6 / 11))
+    assert both([true(HERE, THERE)], [predicted(HERE, scores=(0.9,))]) == (pytest.approx(0.5), pytest.approx(6 / 11))
 
 
-def test_a_second_answer_about_an_object_is_wrong():
+def test_a_second_prediction_of_an_object_is_wrong():
     # sorted: right, wrong (the same object), right: the same curve as with a stray box
-    answers = [said(HERE, [0, 0, 10, 9.5], THERE, scores=(0.9, 0.8, 0.7))]
-    assert both([true(HERE, THERE)], answers)[0] == pytest.approx(0.5 + 0.5 * 2 / 3)
+    predictions = [predicted(HERE, [0, 0, 10, 9.5], THERE, scores=(0.9, 0.8, 0.7))]
+    assert both([true(HERE, THERE)], predictions)[0] == pytest.approx(0.5 + 0.5 * 2 / 3)
 
 
-def test_an_answer_belongs_to_the_object_that_it_overlaps_most():
-    # the second answer overlaps HERE most, which is taken, though it overlaps the neighbour by half too
+def test_a_prediction_belongs_to_the_object_that_it_overlaps_most():
+    # the second prediction overlaps HERE most, which is taken, though it overlaps the neighbour by half too
     near = [0, 4, 10, 14]
-    answers = [said(HERE, [0, 1, 10, 11], scores=(0.9, 0.8))]
-    assert both([true(HERE, near)], answers)[0] == pytest.approx(0.5)
+    predictions = [predicted(HERE, [0, 1, 10, 11], scores=(0.9, 0.8))]
+    assert both([true(HERE, near)], predictions)[0] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("width, right", [(5.0, True), (4.99, False)])
 def test_an_iou_of_one_half_is_enough(width: float, right: bool):
-    assert both([true(HERE)], [said([0, 0, width, 10], scores=(0.9,))]) == ((1, 1) if right else (0, 0))
+    assert both([true(HERE)], [predicted([0, 0, width, 10], scores=(0.9,))]) == ((1, 1) if right else (0, 0))
 
 
 def test_difficult_objects_neither_count_nor_hurt():
-    truth = [true(HERE, THERE, difficult=(1,))]
-    assert both(truth, [said(HERE, scores=(0.9,))]) == (1, 1)  # the difficult one is not missed
-    assert both(truth, [said(THERE, THERE, HERE, scores=(0.9, 0.8, 0.7))]) == (1, 1)  # nor is finding it wrong
+    objects = [true(HERE, THERE, difficult=(1,))]
+    assert both(objects, [predicted(HERE, scores=(0.9,))]) == (1, 1)  # the difficult one is not missed
+    assert both(objects, [predicted(THERE, THERE, HERE, scores=(0.9, 0.8, 0.7))]) == (1, 1)  # nor is finding it wrong
 
 
 def test_nothing_counts_where_all_is_difficult():
-    assert average_precision([true(HERE, difficult=(0,))], [said(HERE, scores=(0.9,))], eleven_points=False) is None
+    assert (
+        average_precision([true(HERE, difficult=(0,))], [predicted(HERE, scores=(0.9,))], eleven_points=False) is None
+    )
 
 
-def test_answers_are_ranked_over_all_images():
-    # the sure answer in the empty image comes before the right one
-    assert both([true(HERE), true()], [said(HERE, scores=(0.5,)), said(HERE, scores=(0.9,))])[0] == pytest.approx(0.5)
+def test_predictions_are_ranked_over_all_images():
+    # the prediction in the empty image has a higher score than the right one
+    predictions = [predicted(HERE, scores=(0.5,)), predicted(HERE, scores=(0.9,))]
+    assert both([true(HERE), true()], predictions)[0] == pytest.approx(0.5)
 
 
-def test_no_answers_are_zero():
-    assert both([true(HERE)], [said()]) == (0, 0)
+def test_no_predictions_are_zero():
+    assert both([true(HERE)], [predicted()]) == (0, 0)
 
 
 def test_a_category_of_coco_entries():
@@ -111,8 +116,8 @@ def voc_image(root: Path) -> VocDataset:
     )
     size = "<size><width>120</width><height>100</height><depth>3</depth></size>"
     text = f"<annotation><filename>000001.jpg</filename>{size}{objects}</annotation>"
-    (root / "Annotations" / "000001.xml").write_text(text, encoding="utf-8")
-    return VocDataset(root, "test", ("detection",))
+    (root / "Annotations" / "000001.xml").write_text(text)
+    return VocDataset(root, "test", choose_tasks(["detection"]))
 
 
 def test_a_voc_folder_is_scored_by_its_own_protocol(tmp_path: Path):
@@ -120,8 +125,8 @@ def test_a_voc_folder_is_scored_by_its_own_protocol(tmp_path: Path):
     dog = next(number for number, name in split.class_names.items() if name == "dog")
     boxes = np.array([[60, 10, 90, 40], [10, 10, 40, 40], [60, 60, 90, 90.0]])  # difficult, ordinary, nothing
     found = Result(Instances(boxes, np.full(3, dog), np.array([0.9, 0.8, 0.7])))
-    answers = [Answers(0, split.images[0]["id"], detected=found)]
-    scores = score_detection(answers, split, threshold=0.75)
+    predictions = [ImagePredictions(0, split.images[0]["id"], detected=found)]
+    scores = score(predictions, split, InferCFG(score_threshold=0.75))
     assert scores.metrics["VOC AP50"] == scores.metrics["VOC AP50, 11 points"] == pytest.approx(1)
     assert scores.per_class["dog"]["objects"] == 1
     assert scores.quality == {split.images[0]["id"]: pytest.approx(1)}

@@ -1,6 +1,6 @@
-"""A weights file of a tiny model, and a way to put words into its mouth."""
+"""A weights file of a tiny model, and predictors whose responses a test may write itself."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +9,43 @@ import torch
 
 from pix2seq import config
 from pix2seq.config import CFG
-from pix2seq.infer.predictor import Answer, Predictor
+from pix2seq.dataset.geometry import Geometry
+from pix2seq.infer.generator import Encoded
+from pix2seq.infer.predictor import Predictor
+from pix2seq.infer.responses import Response
 from pix2seq.models.pix2seq import Pix2Seq
+from pix2seq.models.sampling import Sampling
 from pix2seq.models.weights import Weights, load_weights, save_weights
+from pix2seq.tasks import TASKS
 
 CLASS_NAMES = {1: "person", 3: "car", 18: "dog"}
 TEXT = {"words": ["<unk>", "a", "person", "car", "beside"]}
+
+Tokens = Mapping[str, Sequence[Sequence[int]]]
+
+
+class FakeGenerator:
+    """Gives every prompt of a task the same responses; several of them take turns as samples.
+
+    `encoded` says how many canvases each call of `encode` got.
+    """
+
+    def __init__(self, responses: Tokens, prob: float = 0.9) -> None:
+        self.responses = {
+            task: [Response(np.array(tokens, dtype=np.int64), np.full(len(tokens), prob)) for tokens in samples]
+            for task, samples in responses.items()
+        }
+        self.encoded: list[int] = []
+
+    def encode(self, images: Sequence[np.ndarray], geometries: Sequence[Geometry]) -> Encoded:
+        self.encoded.append(len(geometries))
+        return Encoded(torch.zeros(len(geometries), 1, 1), geometries, np.arange(len(geometries)))
+
+    def generate(
+        self, task: str, encoded: Encoded, prompts: Sequence[np.ndarray], sampling: Sampling, num_samples: int
+    ) -> list[Response]:
+        samples = self.responses[task]
+        return [samples[number % len(samples)] for _ in prompts for number in range(num_samples)]
 
 
 @pytest.fixture(scope="session")
@@ -24,27 +55,20 @@ def weights_path(tiny_model: Pix2Seq, tiny_model_cfg: CFG, tmp_path_factory: pyt
     return path
 
 
+@pytest.fixture(scope="session")
+def fake_generator() -> type[FakeGenerator]:
+    return FakeGenerator
+
+
 @pytest.fixture
 def make_predictor(weights_path: Path, tiny_model_cfg: CFG) -> Callable[..., Predictor]:
-    """A predictor with some settings changed."""
+    """A predictor with some settings changed, those of the model as it was trained among them; with `responses`, token
+    lists by task, it asks a FakeGenerator."""
 
-    def make(**values) -> Predictor:
-        cfg = config.replace(tiny_model_cfg, **values)
-        return Predictor(load_weights(weights_path), cfg, torch.device("cpu"))
+    def make(responses: Tokens | None = None, prob: float = 0.9, **values) -> Predictor:
+        weights, cfg = load_weights(weights_path), config.replace(tiny_model_cfg, **values)
+        weights = Weights(weights.model, cfg, weights.class_names, weights.text)
+        predictor = Predictor.from_weights(weights, TASKS, cfg.infer, torch.device("cpu"), cfg.seed)
+        return predictor if responses is None else predictor.with_generator(FakeGenerator(responses, prob))
 
     return make
-
-
-@pytest.fixture
-def answer_with(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Let every prompt of a task be answered with the same tokens; several answers take turns as samples."""
-    said: dict[str, list[Answer]] = {}
-
-    def answers(self, task, encoded, prompts, sampling=None, num_samples=1) -> list[Answer]:
-        return [said[task][sample % len(said[task])] for _ in prompts for sample in range(num_samples)]
-
-    def teach(task: str, *samples: Sequence[int], prob: float = 0.9) -> None:
-        said[task] = [Answer(np.array(tokens, dtype=np.int64), np.full(len(tokens), prob)) for tokens in samples]
-
-    monkeypatch.setattr(Predictor, "_answers", answers)
-    return teach

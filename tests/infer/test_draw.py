@@ -3,12 +3,19 @@
 import numpy as np
 import pytest
 
-from pix2seq.infer.draw import class_color, draw_detections, draw_keypoints, draw_masks
-from pix2seq.infer.masks import Mask, encode_mask
+from pix2seq.dataset.masks import encode_mask
+from pix2seq.infer.draw import Drawing
+from pix2seq.infer.masks import Mask
+from pix2seq.infer.overlay import class_color
 from pix2seq.infer.results import Instances, Pose, Result
+from pix2seq.tasks import TASKS
 
-NAMES = {1: "person", 3: "car"}
-PAINTERS = [draw_detections, draw_masks, draw_keypoints]
+DRAWING = Drawing({1: "person", 3: "car"})
+DRAWN = [name for name, task in TASKS.items() if task.inference.IMAGE_FILE]
+
+
+def draw(task: str, image: np.ndarray, result: Result) -> np.ndarray:
+    return TASKS[task].inference.draw(image, result.instances, result.predictions[task], DRAWING)
 
 
 def result_on(height: int, width: int) -> Result:
@@ -20,43 +27,49 @@ def result_on(height: int, width: int) -> Result:
     pose = Pose(np.column_stack([points, np.full(17, 2)]), 1.0)
     empty = Mask(encode_mask(np.zeros_like(mask)), 0.0)
     instances = Instances(boxes, np.array([1, 3]), np.array([0.9, 0.5]))
-    return Result(instances, [Mask(encode_mask(mask), 1.0), empty], [pose, None])
+    masks = [Mask(encode_mask(mask), 1.0), empty]
+    return Result(instances, {"detection": instances, "segmentation": masks, "keypoint": [pose, None]})
 
 
-@pytest.mark.parametrize("draw", PAINTERS)
+def test_every_task_but_captioning_is_drawn():
+    assert DRAWN == ["detection", "segmentation", "keypoint"]
+
+
+@pytest.mark.parametrize("task", DRAWN)
 @pytest.mark.parametrize("shape", [(240, 320), (1, 1), (200, 1), (1, 200), (7, 9), (1500, 1000)])
-def test_a_drawing_has_the_image_s_size(draw, shape):
+def test_a_drawing_has_the_image_s_size(task: str, shape: tuple[int, int]):
     image = np.full((*shape, 3), 128, np.uint8)
-    drawing = draw(image, result_on(*shape), NAMES)
+    drawing = draw(task, image, result_on(*shape))
     assert (drawing.shape, drawing.dtype) == (image.shape, np.uint8)
     assert (image == 128).all()
 
 
-@pytest.mark.parametrize("draw", PAINTERS)
-def test_nothing_found_leaves_the_image_as_it_is(draw):
+@pytest.mark.parametrize("task", DRAWN)
+def test_nothing_found_leaves_the_image_as_it_is(task: str):
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-    assert (draw(image, Result(Instances.none(), [], []), NAMES) == image).all()
+    nothing = Result(Instances.none(), {"detection": Instances.none(), "segmentation": [], "keypoint": []})
+    assert (draw(task, image, nothing) == image).all()
 
 
 def test_a_box_and_its_tag_have_the_color_of_the_class():
-    drawing = draw_detections(np.zeros((240, 320, 3), np.uint8), result_on(240, 320), NAMES)
-    for class_id in NAMES:
+    drawing = draw("detection", np.zeros((240, 320, 3), np.uint8), result_on(240, 320))
+    for class_id in DRAWING.class_names:
         assert (drawing == class_color(class_id)).all(axis=2).sum() > 200
 
 
 def test_a_mask_tints_its_own_pixels_only():
     image = np.full((240, 320, 3), 128, np.uint8)
     result = result_on(240, 320)
-    alone = Result(result.instances[[0]], result.masks[:1])
-    changed = (draw_masks(image, alone, NAMES) != image).any(axis=2)
+    alone = Result(result.instances[[0]], {"segmentation": result.predictions["segmentation"][:1]})
+    changed = (draw("segmentation", image, alone) != image).any(axis=2)
     assert changed[130:].all()
     assert not changed[40:110, 120:].any()  # below the tag, above the mask
 
 
 def test_invisible_keypoints_are_not_drawn():
     result = result_on(240, 320)
-    result.poses[0].keypoints[:, 2] = 0
-    assert (draw_keypoints(np.zeros((240, 320, 3), np.uint8), result, NAMES) == 0).all()
+    result.predictions["keypoint"][0].keypoints[:, 2] = 0
+    assert (draw("keypoint", np.zeros((240, 320, 3), np.uint8), result) == 0).all()
 
 
 def test_classes_that_follow_each_other_look_different():

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from pix2seq.infer.masks import decode_mask, encode_mask, rasterize, vote
+from pix2seq.dataset.masks import decode_mask, encode_mask, rasterize
+from pix2seq.infer.masks import vote
 
 HEIGHT, WIDTH = 50, 70
 coordinate = st.floats(-20, 90)

@@ -1,4 +1,4 @@
-"""The inference scripts as a user meets them: files written, tables printed, mistakes answered in one line."""
+"""The inference scripts as a user meets them: files written, tables printed, mistakes reported in one line."""
 
 import json
 import runpy
@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from pix2seq import config
-from pix2seq.infer.run import unique_names
+from pix2seq.infer.load import load_predictor
+from pix2seq.infer.run import LISTED, unique_names
 from pix2seq.runtime.files import output_folder
 from pix2seq.runtime.paths import ROOT
 from pix2seq.token_ids import CLASS_SHIFT, INVISIBLE, TEXT_SHIFT
@@ -47,13 +48,18 @@ def run_script(monkeypatch: pytest.MonkeyPatch, weights_path: Path, out: Path):
 
 
 @pytest.fixture
-def talkative(answer_with) -> None:
-    """The model sees a person and a car, and has an answer to everything."""
+def responsive(monkeypatch: pytest.MonkeyPatch, fake_generator) -> None:
+    """The weights predict a person and a car, and something for every task."""
     boxes = [*quantize([0.1, 0.2, 0.6, 0.6]), CLASS_SHIFT + 1, *quantize([0.1, 0.2, 0.5, 0.9]), CLASS_SHIFT + 3, 0]
-    answer_with("detection", boxes)
-    answer_with("segmentation", [*quantize(np.array([0.3, 0.3, 0.3, 0.6, 0.6, 0.6])), 0])
-    answer_with("keypoint", [*quantize(np.linspace(0.3, 0.7, 32)), INVISIBLE, INVISIBLE])
-    answer_with("captioning", [TEXT_SHIFT + 1, TEXT_SHIFT + 2, 0])
+    responses = {
+        "detection": [boxes],
+        "segmentation": [[*quantize(np.array([0.3, 0.3, 0.3, 0.6, 0.6, 0.6])), 0]],
+        "keypoint": [[*quantize(np.linspace(0.3, 0.7, 32)), INVISIBLE, INVISIBLE]],
+        "captioning": [[TEXT_SHIFT + 1, TEXT_SHIFT + 2, 0]],
+    }
+    monkeypatch.setattr(
+        "pix2seq.infer.load.load_predictor", lambda cfg: load_predictor(cfg).with_generator(fake_generator(responses))
+    )
 
 
 def files(folder: Path) -> set[str]:
@@ -71,14 +77,14 @@ def files(folder: Path) -> set[str]:
         ("multi_task", PNGS),
     ],
 )
-def test_each_script_writes_its_files(run_script, talkative, image, out, script, expected):
+def test_each_script_writes_its_files(run_script, responsive, image, out, script, expected):
     run_script(script, "--image", image)
     assert files(out) == expected | {"result.json"}
     assert all(Image.open(out / name).size == (90, 60) for name in expected)
     assert all(entry["image_id"] == 42 for entry in json.loads((out / "result.json").read_text(encoding="utf-8")))
 
 
-def test_the_table_and_the_caption_are_printed(run_script, talkative, image, capsys):
+def test_the_table_and_the_caption_are_printed(run_script, responsive, image, capsys):
     run_script("multi_task", "--image", image)
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split() == ["class", "score", "x", "y", "w", "h"]
@@ -87,19 +93,19 @@ def test_the_table_and_the_caption_are_printed(run_script, talkative, image, cap
     assert lines[4] == "  caption: a person"
 
 
-def test_a_box_is_asked_about_without_detection(run_script, talkative, image, out):
+def test_a_box_is_a_prompt_without_detection(run_script, responsive, image, out):
     run_script("segmentation", "--image", image, "--box", "10,5,30.5,200", "--box-class", "dog")
     (entry,) = json.loads((out / "result.json").read_text(encoding="utf-8"))
     assert (entry["bbox"], entry["category_id"], entry["score"]) == ([10, 5, 30.5, 55], 18, 1)
 
 
-def test_keypoints_are_sought_in_people_only(run_script, talkative, image, out):
+def test_keypoints_are_predicted_for_people_only(run_script, responsive, image, out):
     run_script("keypoint", "--image", image)
     (entry,) = json.loads((out / "result.json").read_text(encoding="utf-8"))
     assert (entry["category_id"], len(entry["keypoints"])) == (1, 51)
 
 
-def test_each_of_several_images_has_its_folder(run_script, talkative, image, out, tmp_path):
+def test_each_of_several_images_has_its_folder(run_script, responsive, image, out, tmp_path):
     other = tmp_path / "more"
     other.mkdir()
     for suffix in ("jpg", "png"):
@@ -108,6 +114,33 @@ def test_each_of_several_images_has_its_folder(run_script, talkative, image, out
     run_script("object_detection", "--image", image, other)
     names = ["000000000042", "000000000042_2", "000000000042_3"]
     assert files(out) == {f"{name}/{file}" for name in names for file in ("object_detection.png", "result.json")}
+
+
+def wrote(capsys) -> str:
+    """What the last line of the output says of files."""
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith("wrote ")
+    return line.removeprefix("wrote ")
+
+
+def test_the_last_line_names_the_files_that_were_written(run_script, responsive, image, out, capsys):
+    run_script("multi_task", "--image", image)
+    named = [Path(name) for name in wrote(capsys).split(", ")]
+    assert named[0] == out / "result.json"
+    assert {str(path.relative_to(out)) for path in named} == files(out) == PNGS | {"result.json"}
+
+
+def test_the_last_line_names_the_first_few_of_many_files(run_script, responsive, out, tmp_path, capsys):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("a", "b", "c"):
+        Image.new("RGB", (20, 30)).save(folder / f"{name}.png")
+    run_script("multi_task", "--image", folder)
+    names, more = wrote(capsys).split(" and ")
+    named = names.split(", ")
+    assert (len(named), more) == (LISTED, f"{3 * 4 - LISTED} more")
+    assert all(Path(name).is_file() for name in named)
+    assert [Path(name).parent.name for name in named] == ["a"] * 4 + ["b"] * 4
 
 
 def test_names_are_unique_even_where_a_number_is_taken():
@@ -145,19 +178,19 @@ def save_as(path: Path, kind: str) -> Path:
         ("cmyk.jpg", (30, 40)),
     ],
 )
-def test_every_kind_of_image_works(run_script, talkative, tmp_path, out, kind, size):
+def test_every_kind_of_image_works(run_script, responsive, tmp_path, out, kind, size):
     run_script("multi_task", "--image", save_as(tmp_path, kind))
     assert files(out) == PNGS | {"result.json"}
     assert all(Image.open(out / name).size == size for name in PNGS)
 
 
-def test_the_untalkative_model_works_too(run_script, image, out):
+def test_a_random_model_works_too(run_script, image, out):
     run_script("multi_task", "--image", image, "--score-threshold", "0")
     assert files(out) == PNGS | {"result.json"}
 
 
 def refused(run_script, capsys, name: str, *flags: str | Path) -> str:
-    """The one line that a mistake is answered with; the exit status is 2."""
+    """The one line that reports a mistake; the exit status is 2."""
     with pytest.raises(SystemExit) as stop:
         run_script(name, *flags)
     error = capsys.readouterr().err
@@ -184,7 +217,6 @@ def refused(run_script, capsys, name: str, *flags: str | Path) -> str:
         (["--image", "{image}", "--task", "painting"], "this script is for segmentation"),
         (["--image", "{image}", "--num-samples", "0"], "--num-samples expects"),
         (["--image", "{image}", "--device", "abacus"], "--device abacus"),
-        (["--image", "{image}", "--image-size", "640"], "the weights file tells what its model is"),
         (["--image", "{image}", "--weights", "{tmp}/missing.safetensors"], "no weights file"),
         (["--image", "{image}", "--weights", "{tmp}/notes.png"], "not a safetensors file"),
         (["--image", "{image}", "--weights", "{tmp}/half.safetensors"], "not a safetensors file"),
@@ -193,8 +225,8 @@ def refused(run_script, capsys, name: str, *flags: str | Path) -> str:
         (["--image", "{image}", "--output-dir", "/proc/nowhere"], "--output-dir"),
     ],
 )
-def test_a_mistake_is_answered_in_one_line(
-    run_script, talkative, capsys, image, tmp_path, out, weights_path, flags, message
+def test_a_mistake_is_reported_in_one_line(
+    run_script, responsive, capsys, image, tmp_path, out, weights_path, flags, message
 ):
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.png").write_text("no image, no weights", encoding="utf-8")
@@ -227,7 +259,7 @@ def test_a_task_that_the_weights_cannot_do_is_refused(run_script, capsys, image,
     run_script("segmentation", *flags, "--box", "10,10,20,20")
 
 
-def test_old_output_outlives_a_failure(run_script, talkative, capsys, image, out, tmp_path):
+def test_old_output_outlives_a_failure(run_script, responsive, capsys, image, out, tmp_path):
     run_script("object_detection", "--image", image)
     before = (out / "result.json").read_bytes()
     (tmp_path / "notes.png").write_text("no image", encoding="utf-8")

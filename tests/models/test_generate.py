@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from pix2seq.config import TASKS
 from pix2seq.models import decoder
 from pix2seq.models import generate as generate_module
 from pix2seq.models.decoder import Cache
-from pix2seq.models.generate import GrammarTables, Sampling, choose, choose_likeliest, generate, truncate_logits
+from pix2seq.models.generate import GrammarTables, choose, choose_likeliest, generate, truncate_logits
 from pix2seq.models.pix2seq import Pix2Seq
+from pix2seq.models.sampling import GREEDY, Sampling
+from pix2seq.tasks import TASKS
 from pix2seq.token_ids import COORDS, END
 from pix2seq.tokenizers.captioning import CaptioningTokenizer, WordVocabulary
 from pix2seq.tokenizers.detection import DetectionTokenizer
@@ -25,10 +26,10 @@ SAMPLED = Sampling(temperature=1.0, top_p=0.95)
 BOX = np.array([0.1, 0.1, 0.8, 0.7])
 
 tokenizers = {
-    "detection": DetectionTokenizer(VOCAB_SIZE, (1, 3, 18), 0.1, 1.0),
-    "segmentation": SegmentationTokenizer(VOCAB_SIZE),
-    "keypoint": KeypointTokenizer(VOCAB_SIZE, 17, 0.3),
-    "captioning": CaptioningTokenizer(VOCAB_SIZE, WordVocabulary(["<unk>", *"abcdefgh"]), 64, 1.0),
+    "detection": DetectionTokenizer(VOCAB_SIZE, (1, 3, 18), max_objects=20, end_weight=0.1, noise_weight=1.0),
+    "segmentation": SegmentationTokenizer(VOCAB_SIZE, max_points=24),
+    "keypoint": KeypointTokenizer(VOCAB_SIZE, num_points=17, invisible_weight=0.1),
+    "captioning": CaptioningTokenizer(VOCAB_SIZE, WordVocabulary(["<unk>", *"abcdefgh"]), max_words=64, end_weight=1.0),
 }
 
 

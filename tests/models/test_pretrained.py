@@ -62,7 +62,7 @@ def test_the_packages_weights_name_what_photographs_show(coco_people: Path, tens
     model = timm.create_model(NAME).eval()
     model.load_state_dict(tensors)
     known = timm.get_pretrained_cfg(NAME)
-    crops, classes = large_objects(CocoDataset(coco_people, "train2017", ("detection",)))
+    crops, classes = large_objects(CocoDataset(coco_people, "train2017", choose_tasks(["detection"])))
     images = torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255
     images = (images - torch.tensor(known.mean).view(3, 1, 1)) / torch.tensor(known.std).view(3, 1, 1)
     with torch.inference_mode():

@@ -7,8 +7,8 @@ import pytest
 
 from pix2seq.config import ModelCFG
 from pix2seq.dataset.geometry import Geometry
-from pix2seq.dataset.keypoint import keypoints_on_canvas
 from pix2seq.dataset.skeleton import COCO_PERSON
+from pix2seq.dataset.views import keypoints_on_canvas
 
 PAD = 0.3
 OFFICIAL = replace(ModelCFG(), crop_inside=True, crop_padding=0.5)

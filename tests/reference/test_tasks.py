@@ -1,24 +1,35 @@
-"""Tokens, weights, decoded answers and scores are those of the official code, on its own numbers."""
+"""Tokens, weights, decoded responses and scores are those of the official code, on its own numbers."""
 
 import numpy as np
 import pytest
 import torch
 
+from pix2seq.config import InferCFG
 from pix2seq.dataset.geometry import Geometry
-from pix2seq.dataset.keypoint import keypoints_on_canvas
+from pix2seq.dataset.masks import decode_mask, rasterize
 from pix2seq.dataset.skeleton import COCO_PERSON
-from pix2seq.infer.masks import decode_mask, rasterize, vote
-from pix2seq.infer.predictor import likeliest_coords, pose_in_image
-from pix2seq.infer.results import Instances, Result, coco_results
+from pix2seq.dataset.views import keypoints_on_canvas
+from pix2seq.infer import keypoint as keypoint_inference
+from pix2seq.infer.generator import likeliest_coords
+from pix2seq.infer.masks import vote
+from pix2seq.infer.responses import Response
+from pix2seq.infer.results import Canvas, Instances, Prompt, Result, coco_results
 from pix2seq.models.generate import truncate_logits
+from pix2seq.tasks import TASKS
 from pix2seq.token_ids import CLASS_SHIFT, COORD_SHIFT, END, FAKE, INVISIBLE, is_coord
 from pix2seq.tokenizers.detection import CLASS_TOKENS, CORRUPTIONS, DetectionTokenizer, corrupt_classes
 from pix2seq.tokenizers.keypoint import KeypointTokenizer, mask_points
 from pix2seq.tokenizers.segmentation import SegmentationTokenizer
-from pix2seq.tokenizers.vocabulary import TokenSequence, dequantize, quantize
+from pix2seq.tokenizers.vocabulary import TokenSequence, dequantize, quantize, until_end
 
 VOCAB_SIZE = 3000
 ALL_CLASSES = range(1, COORD_SHIFT - CLASS_SHIFT)
+POLYGONS = SegmentationTokenizer(VOCAB_SIZE, max_points=128, separators=2)
+KEYPOINTS = KeypointTokenizer(VOCAB_SIZE, 17, invisible_weight=0.1)
+
+
+def detection_tokenizer(end_weight: float = 0.1, noise_weight: float = 1.0, full: bool = False) -> DetectionTokenizer:
+    return DetectionTokenizer(VOCAB_SIZE, ALL_CLASSES, 100, end_weight, noise_weight, full)
 
 
 def placement(original: np.ndarray, unpadded: np.ndarray, size: np.ndarray) -> Geometry:
@@ -68,8 +79,8 @@ def objects(reference) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 @pytest.mark.parametrize("max_objects", [7, 10])
-def test_detection_is_taught_alike(reference, objects, max_objects: int):
-    data, tokenizer = reference("detection.npz"), DetectionTokenizer(VOCAB_SIZE, ALL_CLASSES, 0.1, 1.0)
+def test_detection_is_trained_alike(reference, objects, max_objects: int):
+    data, tokenizer = reference("detection.npz"), detection_tokenizer()
     names = [f"batch_max{max_objects}_{name}" for name in ("input_seq", "target_seq", "token_weights")]
     for row, (boxes, classes) in enumerate(objects):
         assert_same(tokenizer.encode(boxes, classes, pad_to=max_objects), *(data[name][row] for name in names))
@@ -78,13 +89,13 @@ def test_detection_is_taught_alike(reference, objects, max_objects: int):
 @pytest.mark.parametrize("noise_weight", [1.0, 0.25, 0.0])
 def test_noise_objects_weigh_alike(reference, objects, noise_weight: float):
     expected = reference("detection.npz")[f"token_weights_noise{noise_weight}"]
-    tokenizer = DetectionTokenizer(VOCAB_SIZE, ALL_CLASSES, 1.0, noise_weight)  # padding still has weight 1 there
+    tokenizer = detection_tokenizer(1.0, noise_weight)  # padding still has weight 1 there
     for row, (boxes, classes) in enumerate(objects):
         assert np.array_equal(tokenizer.encode(boxes, classes, pad_to=7).weight, expected[row])
 
 
 def test_noise_may_be_given_apart_from_the_objects(reference, objects):
-    data, tokenizer = reference("detection.npz"), DetectionTokenizer(VOCAB_SIZE, ALL_CLASSES, 0.1, 1.0)
+    data, tokenizer = reference("detection.npz"), detection_tokenizer()
     boxes, classes = objects[0]
     real = classes > 0
     assert not np.any(real[np.argmin(real) :]), "the first image's noise follows its objects"
@@ -98,7 +109,7 @@ def test_corruption_changes_input_classes_only(reference, objects, mode: str):
     names = {"none": "response_seq_cm_none"}
     drawn = data[names.get(mode, f"random_sample_response_seq_cm_{mode}")]
     for row, (boxes, classes) in enumerate(objects):
-        sequence = DetectionTokenizer(VOCAB_SIZE, ALL_CLASSES, 0.1, 1.0).encode(boxes, classes, pad_to=7)
+        sequence = detection_tokenizer().encode(boxes, classes, pad_to=7)
         corrupted = corrupt_classes(sequence, mode, np.random.default_rng(row))
         unchanged = np.ones(len(sequence.input), dtype=bool)
         unchanged[CLASS_TOKENS] = False
@@ -122,7 +133,7 @@ def test_corruption_changes_input_classes_only(reference, objects, mode: str):
 )
 def test_corrupted_classes_have_the_official_odds(mode: str, real: float, fake: float):
     count = 20_000
-    tokenizer = DetectionTokenizer(VOCAB_SIZE, ALL_CLASSES, 0.1, 1.0)
+    tokenizer = detection_tokenizer()
     sequence = tokenizer.encode(np.zeros((count, 4)), np.full(count, 17))
     classes = corrupt_classes(sequence, mode, np.random.default_rng(0)).input[CLASS_TOKENS]
     random = classes[(classes != 17 + CLASS_SHIFT) & (classes != FAKE)]
@@ -136,20 +147,20 @@ def test_corrupted_classes_have_the_official_odds(mode: str, real: float, fake: 
 
 @pytest.mark.parametrize("case", ["a", "b"])
 def test_classes_and_scores_are_decoded_alike(reference, case: str):
-    """The grammar says the likeliest class: what was sampled in the file is replaced by it, as the official code does.
+    """The grammar takes the likeliest class: what was sampled in the file is replaced by it, as the official code does.
 
-    The official code clips coordinates that are none and reads on after an end; the grammar says neither, so whole
-    groups of coordinates are compared, each on its own. It drops class 0 as padding, which no grammar lets be said.
+    The official code clips coordinates that are none and reads on after an end; the grammar allows neither, so whole
+    groups of coordinates are compared, each on its own. It drops class 0 as padding, which no grammar allows.
     """
-    data, tokenizer = reference("detection.npz"), DetectionTokenizer(VOCAB_SIZE, ALL_CLASSES, 0.1, 1.0, full=True)
+    data, tokenizer = reference("detection.npz"), detection_tokenizer(full=True)
     allowed = torch.from_numpy(tokenizer.grammar().allowed[4])
     logits = torch.from_numpy(data[f"dec_{case}_logits_f16"].astype(np.float32))
     compared = 0
-    for row, said in enumerate(data[f"dec_{case}_pred_seq"]):
-        for number in range(len(said) // 5):
+    for row, predicted in enumerate(data[f"dec_{case}_pred_seq"]):
+        for number in range(len(predicted) // 5):
             at_class = logits[row, 5 * number + 4]
             best = at_class.masked_fill(~allowed, -torch.inf).argmax()
-            tokens = np.append(said[5 * number : 5 * number + 4], int(best))
+            tokens = np.append(predicted[5 * number : 5 * number + 4], int(best))
             expected = data[f"dec_{case}_class"][row, number]
             if not is_coord(tokens[:4]).all() or expected == 0:
                 continue
@@ -180,7 +191,7 @@ def test_annotations_are_written_alike(reference, reference_json):
         kept = data["dec_a_class"][row] > 0
         boxes = data["post_bbox_rescaled"][row][kept][:, [1, 0, 3, 2]]
         instances = Instances(boxes, data["dec_a_class"][row][kept], data["dec_a_score"][row][kept])
-        found += coco_results(int(data["post_image_ids"][row]), Result(instances))
+        found += coco_results(int(data["post_image_ids"][row]), Result(instances), TASKS)
     assert len(found) == len(expected)
     for ours, theirs in zip(found, expected, strict=True):
         assert (ours["image_id"], ours["category_id"]) == (theirs["image_id"], theirs["category_id"])
@@ -198,11 +209,11 @@ def split_polygons(floats: np.ndarray) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize(("prefix", "length", "end_weight"), [("", 24, 1.0), ("longer_", 30, 0.3)])
-def test_segmentation_is_taught_alike(reference, prefix: str, length: int, end_weight: float):
-    """Real instances; where theirs teaches an empty instance that fills a batch up, ours has no sequence."""
+def test_segmentation_is_trained_alike(reference, prefix: str, length: int, end_weight: float):
+    """Real instances; where theirs trains on an empty instance that fills a batch up, ours has no sequence."""
     data, tokenizer = (
         reference("instance_segmentation.npz"),
-        SegmentationTokenizer(VOCAB_SIZE, end_weight, separators=2),
+        SegmentationTokenizer(VOCAB_SIZE, 128, separators=2, end_weight=end_weight),
     )
     names = [f"{prefix}{name}" for name in ("input_seq", "target_seq", "token_weights")]
     for image, instance in np.argwhere(data["label"] > 0):
@@ -214,29 +225,24 @@ def test_segmentation_is_taught_alike(reference, prefix: str, length: int, end_w
 
 
 def grammatical(tokens: np.ndarray) -> bool:
-    """Whether an answer is one that our decoding can give: whole points, at least three to a polygon."""
-    grammar, state = SegmentationTokenizer(VOCAB_SIZE, separators=2).grammar(), 0
-    for token in tokens:
-        if not grammar.allowed[state, token]:
-            return False
-        state = grammar.next_state[state, token]
-    return True
+    """Whether a response is one that our decoding can give: whole points, at least three to a polygon."""
+    return POLYGONS.grammar().accepts(tokens)
 
 
 @pytest.fixture
 def outlines(reference) -> list[tuple[int, list[np.ndarray]]]:
-    """Polygons x y in image pixels of every answer of the file that our grammar can give, by its number.
+    """Polygons x y in image pixels of every response of the file that our grammar can give, by its number.
 
-    The other answers hold broken points and polygons of one or two points, which the official code passes on.
+    The other responses hold broken points and polygons of one or two points, which the official code passes on.
     """
-    data, tokenizer = reference("instance_segmentation.npz"), SegmentationTokenizer(VOCAB_SIZE, separators=2)
+    data = reference("instance_segmentation.npz")
     rows = len(data["pred_seq"]) // len(data["orig_image_size"])
     found = []
     for number, tokens in enumerate(data["pred_seq"]):
         sizes = [data[name][number // rows] for name in ("orig_image_size", "unpadded_image_size")]
         geometry = placement(*sizes, data["image_size"])
         if grammatical(tokens):
-            found.append((number, [geometry.from_fractions(polygon) for polygon in tokenizer.decode(tokens)]))
+            found.append((number, [geometry.from_fractions(polygon) for polygon in POLYGONS.decode(tokens)]))
     return found
 
 
@@ -250,11 +256,12 @@ def test_polygons_are_decoded_and_rescaled_alike(outlines, reference_json):
 
 
 def test_decoded_points_are_the_same_numbers(reference):
-    data, tokenizer = reference("instance_segmentation.npz"), SegmentationTokenizer(VOCAB_SIZE, separators=2)
+    data = reference("instance_segmentation.npz")
     for tokens, floats in zip(data["pred_seq"], data["decoded_points"], strict=True):
         if grammatical(tokens):
-            points = np.concatenate(tokenizer.decode(tokens))
-            assert np.array_equal(points.ravel(), floats[is_coord(tokens)])
+            points = np.concatenate(POLYGONS.decode(tokens))
+            read = until_end(tokens)
+            assert np.array_equal(points.ravel(), floats[: len(read)][is_coord(read)])
 
 
 def test_masks_are_the_same_pixels(reference, outlines):
@@ -285,12 +292,12 @@ def test_samples_vote_alike(reference, reference_json, threshold: float):
 # Keypoints
 
 
-def test_keypoints_are_taught_alike(reference):
+def test_keypoints_are_trained_alike(reference):
     """Real instances; an instance that fills a batch up has weight 0 there, and no sequence here."""
-    data, tokenizer = reference("keypoints.npz"), KeypointTokenizer(VOCAB_SIZE, 17, 0.1)
+    data = reference("keypoints.npz")
     for image, instance in np.argwhere(data["label"] > 0):
         points = data["keypoints_yx"][image, instance].reshape(17, 2)
-        sequence = tokenizer.encode(data["bbox"][image, instance], 1, points, points[:, 0] != -3)
+        sequence = KEYPOINTS.encode(data["bbox"][image, instance], 1, points, points[:, 0] != -3)
         names = ("clean_input_seq", "target_seq", "token_weights")
         assert_same(sequence, *(data[name][image, instance] for name in names))
 
@@ -316,17 +323,17 @@ def test_the_ratio_is_the_share_of_masked_points():
 
 
 def token_probs(data: dict, row: int) -> np.ndarray:
-    """Probabilities (T,) of what was said in the softmax over the whole vocabulary."""
+    """Probabilities (T,) of what was chosen in the softmax over the whole vocabulary."""
     probs = torch.from_numpy(data["logits_f16"][row].astype(np.float32)).softmax(-1)
     return probs[torch.arange(probs.shape[0]), torch.from_numpy(data["pred_seq"][row])].numpy()
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.3, 0.0])
 def test_poses_are_scored_alike(reference, weight: float):
-    """Not the third row of `final_scores`: its class is no person's, who is never asked for keypoints here."""
-    data, tokenizer = reference("keypoints.npz"), KeypointTokenizer(VOCAB_SIZE, 17, 0.3)
+    """Not the third row of `final_scores`: its class is no person's, which is never asked for keypoints here."""
+    data = reference("keypoints.npz")
     for row, (tokens, box_score) in enumerate(zip(data["pred_seq"], data["det_scores"], strict=True)):
-        score = weight * tokenizer.decode(tokens, token_probs(data, row)).score + (1 - weight) * box_score
+        score = weight * KEYPOINTS.decode(tokens, token_probs(data, row)).score + (1 - weight) * box_score
         if data["pred_class"][row] == 1:
             assert score == pytest.approx(data[f"final_scores_w{weight}"][row], abs=1e-6)
         if weight:
@@ -334,16 +341,16 @@ def test_poses_are_scored_alike(reference, weight: float):
 
 
 def test_keypoints_are_placed_alike(reference):
-    """Points of which both tokens are coordinates, or neither is: the grammar says no half-invisible ones."""
-    data, tokenizer = reference("keypoints.npz"), KeypointTokenizer(VOCAB_SIZE, 17, 0.3)
+    """Points of which both tokens are coordinates, or neither is: the grammar allows no half-invisible ones."""
+    data = reference("keypoints.npz")
     compared = np.zeros(2, dtype=int)
     for row, tokens in enumerate(data["pred_seq"]):
         sizes = [data[name][row // 2] for name in ("orig_image_size", "unpadded_image_size")]
         geometry = placement(*sizes, data["image_size"])
-        decoded = tokenizer.decode(tokens, np.ones(34))
+        decoded = KEYPOINTS.decode(tokens, np.ones(34))
         box = geometry.from_fractions(data["pred_bbox"][row].reshape(2, 2)).ravel()
-        image = np.zeros((2000, 2000, 3), np.uint8)  # larger than the random points reach: none is clipped
-        pose = pose_in_image(decoded, decoded.visible, geometry, box, image)
+        canvas = Canvas(2000, 2000, geometry, Prompt(0, box, 1))  # larger than the random points reach: none is clipped
+        pose = keypoint_inference.read([Response.certain(tokens)], canvas, KEYPOINTS, InferCFG())
         expected = data["final_points_rescaled"][row].reshape(17, 2)[:, ::-1]
         pairs = tokens.reshape(17, 2)
         seen, unseen = is_coord(pairs).all(axis=1), (pairs == INVISIBLE).all(axis=1)
@@ -376,11 +383,11 @@ def test_points_are_mirrored_alike(reference):
         np.testing.assert_allclose(found[visible], expected[visible], rtol=0, atol=1e-6)
 
 
-def test_suppression_says_a_coordinate_at_every_place(reference):
+def test_suppression_puts_a_coordinate_at_every_place(reference):
     """The official code draws from what its truncation leaves of the logits without "invisible".
 
     Called with logits of rank 3, that truncation lets more through than its nucleus (see the notes of the reference);
-    ours says the likeliest coordinate, which is among what is left there in either case, and draws nothing.
+    ours chooses the likeliest coordinate, which is among what is left there in either case, and draws nothing.
     """
     data = reference("keypoints.npz")
     logits = torch.from_numpy(data["suppress_logits_in"])

@@ -1,4 +1,4 @@
-"""Captions through a SentencePiece model: ids, what may be said, where they end, and the official sequences."""
+"""Captions through a SentencePiece model: ids, what may be predicted, where they end, and the official sequences."""
 
 import io
 import json
@@ -16,8 +16,7 @@ from pix2seq.config import CFG
 from pix2seq.dataset.caption_vocabulary import caption_vocabulary
 from pix2seq.errors import UserError
 from pix2seq.token_ids import END, FAKE, TEXT_SHIFT
-from pix2seq.tokenizers.captioning import CaptioningTokenizer, SentencePieceVocabulary, drop_words, read_text
-from pix2seq.tokenizers.vocabulary import PROMPTS
+from pix2seq.tokenizers.captioning import PROMPT, CaptioningTokenizer, SentencePieceVocabulary, drop_words, read_text
 
 VOCAB_SIZE = 3400
 CAPTION = "a man walks near the red dog"
@@ -31,7 +30,7 @@ def text(text_model_path: Path) -> SentencePieceVocabulary:
 
 @pytest.fixture(scope="module")
 def tokenizer(text: SentencePieceVocabulary) -> CaptioningTokenizer:
-    return CaptioningTokenizer(VOCAB_SIZE, text, 64, 1.0)
+    return CaptioningTokenizer(VOCAB_SIZE, text, max_words=64, end_weight=1.0)
 
 
 def trained(**changes) -> bytes:
@@ -46,9 +45,8 @@ def trained(**changes) -> bytes:
 @pytest.fixture(scope="module")
 def byte_tokenizer() -> CaptioningTokenizer:
     """What is no piece is spelt in bytes."""
-    return CaptioningTokenizer(
-        VOCAB_SIZE, SentencePieceVocabulary(trained(vocab_size=300, byte_fallback=True)), 64, 1.0
-    )
+    text = SentencePieceVocabulary(trained(vocab_size=300, byte_fallback=True))
+    return CaptioningTokenizer(VOCAB_SIZE, text, max_words=64, end_weight=1.0)
 
 
 def test_text_ids_are_the_models_own(text: SentencePieceVocabulary, text_model_path: Path):
@@ -69,8 +67,8 @@ def test_bytes_spell_what_no_piece_does(byte_tokenizer: CaptioningTokenizer):
 
 
 def test_what_follows_the_end_is_not_read(tokenizer: CaptioningTokenizer):
-    said = tokenizer.encode("a dog").target
-    assert tokenizer.decode(np.concatenate([said, [END], said])) == "a dog"
+    tokens = tokenizer.encode("a dog").target
+    assert tokenizer.decode(np.concatenate([tokens, [END], tokens])) == "a dog"
 
 
 any_tokens = st.lists(st.integers(0, FAR) | st.integers(TEXT_SHIFT, TEXT_SHIFT + 320), max_size=60)
@@ -87,25 +85,25 @@ def test_any_tokens_can_be_decoded(
 @given(caption=st.text(max_size=300))
 def test_any_caption_can_be_encoded(tokenizer: CaptioningTokenizer, caption: str):
     sequence = tokenizer.encode(caption)
-    assert sequence.input[0] == PROMPTS["captioning"]
+    assert sequence.input[0] == PROMPT
     assert sequence.target[-1] == tokenizer.text.end
-    assert len(sequence.target) <= tokenizer.max_words + 1
+    assert len(sequence.target) <= tokenizer.max_words + 1 == tokenizer.max_response
 
 
-def test_every_piece_that_spells_something_may_be_said(tokenizer: CaptioningTokenizer):
+def test_every_piece_that_spells_something_may_be_predicted(tokenizer: CaptioningTokenizer):
     grammar, pieces = tokenizer.grammar(), range(len(tokenizer.text))
     spelling = {TEXT_SHIFT + index for index in pieces if index > 2}  # after padding, end and unknown
     assert set(np.flatnonzero(grammar.allowed[0])) == spelling
     assert set(np.flatnonzero(grammar.allowed[1])) == spelling | {TEXT_SHIFT + 1}
 
 
-def test_the_models_end_ends_the_answer(tokenizer: CaptioningTokenizer):
+def test_the_models_end_ends_the_response(tokenizer: CaptioningTokenizer):
     grammar = tokenizer.grammar()
     assert grammar.next_state[1, TEXT_SHIFT + 1] == grammar.end
     assert np.flatnonzero(grammar.allowed[grammar.end]).tolist() == [END]
 
 
-def test_bytes_and_added_pieces_may_be_said():
+def test_bytes_and_added_pieces_may_be_predicted():
     text = SentencePieceVocabulary(trained(vocab_size=300, byte_fallback=True, user_defined_symbols=["<x>"]))
     pieces = SentencePieceProcessor(model_proto=text.model)
     assert {pieces.piece_to_id("<0x41>"), pieces.piece_to_id("<x>")} <= set(text.predictable)
@@ -200,7 +198,7 @@ def test_caption_sequences_equal_the_official_ones(reference):
 def test_hidden_words_are_chosen_as_in_the_official_code(reference):
     data = reference("captioning.npz")
     official, clean = data["random_sample_input_seq_drop0.5"], data["input_seq_no_drop"]
-    tokenizer = CaptioningTokenizer(35_000, Numbers(), 64, 1.0)
+    tokenizer = CaptioningTokenizer(35_000, Numbers(), max_words=64, end_weight=1.0)
     sequence = tokenizer.encode(" ".join(map(str, range(3, 60))))
     rng = np.random.default_rng(0)
     found = np.array([drop_words(sequence, 0.5, rng).input for _ in range(50)])
@@ -211,7 +209,7 @@ def test_hidden_words_are_chosen_as_in_the_official_code(reference):
         assert changed[..., 0].any()  # the prompt too
 
 
-def test_hiding_words_changes_no_answer(tokenizer: CaptioningTokenizer):
+def test_hiding_words_changes_no_target(tokenizer: CaptioningTokenizer):
     sequence = tokenizer.encode(CAPTION)
     hidden = drop_words(sequence, 1.0, np.random.default_rng(0))
     assert set(hidden.input) == {FAKE}

@@ -6,25 +6,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pix2seq.config import TASKS
+from pix2seq.tasks import TASKS
 from pix2seq.token_ids import COORD_BINS, COORD_SHIFT, END, FAKE, INVISIBLE, SEPARATOR, TEXT_SHIFT
 from pix2seq.tokenizers.captioning import CaptioningTokenizer, WordVocabulary
 from pix2seq.tokenizers.detection import FAKE_CLASS, DetectionTokenizer
 from pix2seq.tokenizers.keypoint import KeypointTokenizer
 from pix2seq.tokenizers.segmentation import MIN_POINTS, SegmentationTokenizer
-from pix2seq.tokenizers.vocabulary import PROMPTS, Grammar
+from pix2seq.tokenizers.vocabulary import Grammar, TokenSequence, max_length
 
 VOCAB_SIZE = 3200
 HALF_BIN = 0.5 / (COORD_BINS - 1) + 1e-6
 CLASS_IDS = (1, 3, 18, 90)
 BOX = np.array([0.1, 0.2, 0.6, 0.9])
+PROMPTS = {"detection": 10, "segmentation": 11, "keypoint": 12, "captioning": 13}
 WORDS = ("<unk>", "a", "boat", "by", "the", "red", "tree")
 
+full_detection = DetectionTokenizer(VOCAB_SIZE, CLASS_IDS, max_objects=12, end_weight=0.25, noise_weight=0.5, full=True)
 tokenizers = {
-    "detection": DetectionTokenizer(VOCAB_SIZE, CLASS_IDS, 0.25, 1.0),
-    "segmentation": SegmentationTokenizer(VOCAB_SIZE),
-    "keypoint": KeypointTokenizer(VOCAB_SIZE, 17, 0.3),
-    "captioning": CaptioningTokenizer(VOCAB_SIZE, WordVocabulary(WORDS), 64, 1.0),
+    "detection": DetectionTokenizer(VOCAB_SIZE, CLASS_IDS, max_objects=12, end_weight=0.25, noise_weight=1.0),
+    "segmentation": SegmentationTokenizer(VOCAB_SIZE, max_points=48),
+    "keypoint": KeypointTokenizer(VOCAB_SIZE, 17, invisible_weight=0.3),
+    "captioning": CaptioningTokenizer(VOCAB_SIZE, WordVocabulary(WORDS), max_words=64, end_weight=1.0),
 }
 detection, segmentation, keypoint, captioning = (tokenizers[task] for task in TASKS)
 
@@ -56,14 +58,14 @@ def people(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     return draw(hnp.arrays(np.float64, (17, 2), elements=corners)), draw(hnp.arrays(bool, 17))
 
 
-def answer(sequence) -> np.ndarray:
+def response(sequence: TokenSequence) -> np.ndarray:
     """The response of a sequence: the prompt's tokens are the leading ones without weight."""
     first = np.flatnonzero(sequence.weight)[0]
     return sequence.target[first:]
 
 
 def decode(task: str, tokens: np.ndarray):
-    """What `tokens` say, whatever the task."""
+    """What `tokens` stand for, whatever the task."""
     if task in ("segmentation", "captioning"):
         return tokenizers[task].decode(tokens)
     return tokenizers[task].decode(tokens, np.full(len(tokens), 0.5))
@@ -81,16 +83,6 @@ def walk(grammar: Grammar, choices: np.random.Generator, length: int) -> np.ndar
     return np.array(tokens)
 
 
-def accepts(grammar: Grammar, tokens: np.ndarray) -> bool:
-    """Whether every token is allowed where it stands."""
-    state = 0
-    for token in tokens:
-        if not grammar.allowed[state, token]:
-            return False
-        state = grammar.next_state[state, token]
-    return True
-
-
 # What is encoded comes back
 
 
@@ -105,7 +97,7 @@ def test_boxes_and_classes_come_back(target: tuple[np.ndarray, np.ndarray]):
 
 @given(polygon_lists)
 def test_polygons_come_back(polygons: list[np.ndarray]):
-    found = segmentation.decode(answer(segmentation.encode(BOX, 1, polygons)))
+    found = segmentation.decode(response(segmentation.encode(BOX, 1, polygons)))
     assert [len(polygon) for polygon in found] == [len(polygon) for polygon in polygons]
     assert all(np.all(np.abs(a - b) <= HALF_BIN) for a, b in zip(found, polygons, strict=True))
 
@@ -114,14 +106,14 @@ def test_polygons_come_back(polygons: list[np.ndarray]):
 def test_visible_keypoints_come_back(target: tuple[np.ndarray, np.ndarray]):
     points, visible = target
     sequence = keypoint.encode(BOX, 1, points, visible)
-    found = keypoint.decode(answer(sequence), np.ones(34))
+    found = keypoint.decode(response(sequence), np.ones(34))
     assert np.array_equal(found.visible, visible)
     assert np.all(np.abs(found.points - points)[visible] <= HALF_BIN)
 
 
 @given(st.lists(st.sampled_from(WORDS[1:]), max_size=30).map(" ".join))
 def test_captions_of_known_words_come_back(caption: str):
-    assert captioning.decode(answer(captioning.encode(caption))) == caption
+    assert captioning.decode(response(captioning.encode(caption))) == caption
 
 
 # Any tokens can be decoded
@@ -181,42 +173,42 @@ def test_the_end_can_be_reached_from_every_state(task: str):
 def test_what_the_grammar_allows_decodes_without_loss(task: str, seed: int):
     tokens = walk(tokenizers[task].grammar(), np.random.default_rng(seed), 120)
     ends = np.flatnonzero(tokens == END)
-    said = tokens[: ends[0]] if len(ends) else tokens
-    assert not tokens[len(said) :].any()
+    predicted = tokens[: ends[0]] if len(ends) else tokens
+    assert not tokens[len(predicted) :].any()
     found = decode(task, tokens)
     if task == "detection":
-        assert len(found.classes) == len(said) // 5
+        assert len(found.classes) == len(predicted) // 5
         assert set(found.classes.tolist()) <= set(CLASS_IDS)
     elif task == "segmentation":
         points = sum(len(polygon) for polygon in found)
         unfinished = 0 if len(ends) else 2 * MIN_POINTS  # a walk cut short may stop within a polygon
-        assert 2 * points >= np.sum(said >= COORD_SHIFT) - unfinished
+        assert 2 * points >= np.sum(predicted >= COORD_SHIFT) - unfinished
     elif task == "keypoint":
-        assert len(said) == 34
-        assert found.visible.sum() == np.sum(said >= COORD_SHIFT) // 2
+        assert len(predicted) == 34
+        assert found.visible.sum() == np.sum(predicted >= COORD_SHIFT) // 2
     else:
-        assert len(found.split()) == len(said) > 0
+        assert len(found.split()) == len(predicted) > 0
         assert "<unk>" not in found
 
 
 @given(detections())
 def test_detection_targets_obey_the_grammar(target: tuple[np.ndarray, np.ndarray]):
-    assert accepts(detection.grammar(), detection.encode(*target).target)
+    assert detection.grammar().accepts(detection.encode(*target).target)
 
 
 @given(polygon_lists)
 def test_segmentation_targets_obey_the_grammar(polygons: list[np.ndarray]):
-    assert accepts(segmentation.grammar(), answer(segmentation.encode(BOX, 1, polygons)))
+    assert segmentation.grammar().accepts(response(segmentation.encode(BOX, 1, polygons)))
 
 
 @given(people())
 def test_keypoint_targets_obey_the_grammar(target: tuple[np.ndarray, np.ndarray]):
-    tokens = answer(keypoint.encode(BOX, 1, *target))
-    assert accepts(keypoint.grammar(), np.append(tokens, END))
+    tokens = response(keypoint.encode(BOX, 1, *target))
+    assert keypoint.grammar().accepts(np.append(tokens, END))
 
 
 def test_caption_targets_obey_the_grammar():
-    assert accepts(captioning.grammar(), answer(captioning.encode("a red boat by the tree")))
+    assert captioning.grammar().accepts(response(captioning.encode("a red boat by the tree")))
 
 
 def test_grammars_forbid_an_end_within_an_object():
@@ -226,35 +218,89 @@ def test_grammars_forbid_an_end_within_an_object():
         "keypoint": [1000, 1000, END],
         "captioning": [END],
     }.items():
-        assert not accepts(tokenizers[task].grammar(), np.array(tokens)), task
+        assert not tokenizers[task].grammar().accepts(np.array(tokens)), task
 
 
 def test_a_full_detection_never_ends():
-    grammar = DetectionTokenizer(VOCAB_SIZE, CLASS_IDS, 0.1, 1.0, full=True).grammar()
+    grammar = full_detection.grammar()
     assert not grammar.allowed[: grammar.num_states, END].any()
     assert np.array_equal(grammar.allowed[0, 1:], detection.grammar().allowed[0, 1:])
 
 
 @given(polygon_lists)
 def test_polygons_come_back_through_pairs_of_separators(polygons: list[np.ndarray]):
-    tokenizer = SegmentationTokenizer(VOCAB_SIZE, separators=2)
-    tokens = answer(tokenizer.encode(BOX, 1, polygons))
-    assert accepts(tokenizer.grammar(), tokens)
+    tokenizer = SegmentationTokenizer(VOCAB_SIZE, max_points=48, separators=2)
+    tokens = response(tokenizer.encode(BOX, 1, polygons))
+    assert tokenizer.grammar().accepts(tokens)
     assert np.sum(tokens == SEPARATOR) == 2 * (len(polygons) - 1)
     assert [len(polygon) for polygon in tokenizer.decode(tokens)] == [len(polygon) for polygon in polygons]
 
 
 def test_pairs_of_separators_are_never_single():
     triangle = [1000, 1000, 1500, 1500, 1000, 1500]
-    grammar = SegmentationTokenizer(VOCAB_SIZE, separators=2).grammar()
-    assert accepts(grammar, np.array([*triangle, SEPARATOR, SEPARATOR, *triangle, END]))
-    assert not accepts(grammar, np.array([*triangle, SEPARATOR, *triangle, END]))
-    assert not accepts(grammar, np.array([*triangle, SEPARATOR, SEPARATOR, SEPARATOR]))
+    grammar = SegmentationTokenizer(VOCAB_SIZE, max_points=48, separators=2).grammar()
+    assert grammar.accepts(np.array([*triangle, SEPARATOR, SEPARATOR, *triangle, END]))
+    assert not grammar.accepts(np.array([*triangle, SEPARATOR, *triangle, END]))
+    assert not grammar.accepts(np.array([*triangle, SEPARATOR, SEPARATOR, SEPARATOR]))
 
 
-def test_detection_says_only_classes_that_exist():
+def test_detection_predicts_only_classes_that_exist():
     allowed = np.flatnonzero(detection.grammar().allowed[4])
     assert allowed.tolist() == [101, 103, 118, 190]
+
+
+# Lengths
+
+
+def triangles(num_points: int) -> list[np.ndarray]:
+    """As many polygons as so many points can make."""
+    count = num_points // MIN_POINTS
+    return [np.zeros((MIN_POINTS + (num_points % MIN_POINTS if not number else 0), 2)) for number in range(count)]
+
+
+polygon_tokenizers = [
+    SegmentationTokenizer(VOCAB_SIZE, points, separators) for points in (48, 50) for separators in (1, 2)
+]
+LONGEST = [
+    (detection, detection.encode(np.zeros((12, 4)), np.full(12, 3))),
+    (full_detection, full_detection.encode(np.zeros((12, 4)), np.full(12, 3), noise=np.zeros((0, 4)))),
+    *((part, part.encode(BOX, 1, triangles(part.max_points))) for part in polygon_tokenizers),
+    (keypoint, keypoint.encode(BOX, 1, np.full((17, 2), 0.5), np.arange(17) % 2 == 0)),
+    (captioning, captioning.encode("a boat " * 40)),
+]
+
+
+@pytest.mark.parametrize("tokenizer, sequence", LONGEST)
+def test_the_longest_targets_have_the_longest_length(tokenizer, sequence: TokenSequence):
+    tokens = sequence.response(tokenizer.prompt_length)
+    assert len(tokens) == tokenizer.max_response
+    assert len(sequence.input) == max_length(tokenizer)
+    assert tokenizer.grammar().accepts(tokens)
+
+
+@given(detections())
+def test_no_detection_target_exceeds_the_longest(target: tuple[np.ndarray, np.ndarray]):
+    assert len(detection.encode(*target).input) <= max_length(detection)
+    noise = np.zeros((12 - len(target[0]), 4))
+    assert len(full_detection.encode(*target, noise).input) == max_length(full_detection)
+
+
+@pytest.mark.parametrize("tokenizer", polygon_tokenizers)
+@given(polygons=polygon_lists)
+def test_no_segmentation_target_exceeds_the_longest(tokenizer: SegmentationTokenizer, polygons: list[np.ndarray]):
+    sequence = tokenizer.encode(BOX, 1, polygons)
+    assert len(sequence.input) <= max_length(tokenizer)
+    assert len(response(sequence)) == tokenizer.length(sum(map(len, polygons)), len(polygons))
+
+
+@given(people())
+def test_every_keypoint_target_is_as_long_as_the_longest(target: tuple[np.ndarray, np.ndarray]):
+    assert len(keypoint.encode(BOX, 1, *target).input) == max_length(keypoint)
+
+
+@given(st.lists(st.sampled_from(WORDS), max_size=90).map(" ".join))
+def test_no_caption_exceeds_the_longest(caption: str):
+    assert len(captioning.encode(caption).input) <= max_length(captioning)
 
 
 # Weights
@@ -274,8 +320,9 @@ def test_a_prompt_opens_with_its_task(task: str):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_exactly_the_answer_is_trained_from_its_first_token(task: str):
+def test_exactly_the_response_is_trained_from_its_first_token(task: str):
     prompt_length, sequence = EXAMPLES[task]
+    assert tokenizers[task].prompt_length == prompt_length
     untrained = prompt_length - 1
     assert np.all(sequence.weight[:untrained] == 0)
     assert np.all(sequence.weight[untrained:] > 0)
@@ -290,11 +337,10 @@ def test_detection_end_has_its_own_weight():
 
 def test_noise_follows_the_objects_and_needs_no_end():
     boxes = np.array([[0.1, 0.2, 0.3, 0.4], [0.5, 0.5, 0.6, 0.7]])
-    tokenizer = DetectionTokenizer(VOCAB_SIZE, CLASS_IDS, 0.1, 0.5)
-    sequence = tokenizer.encode(boxes[:1], np.array([3]), boxes[1:])
+    sequence = full_detection.encode(boxes[:1], np.array([3]), boxes[1:])
     assert sequence.target[[4, 9]].tolist() == [103, FAKE]
     assert sequence.weight.tolist() == [1] * 5 + [0] * 4 + [0.5]
-    same = tokenizer.encode(boxes, np.array([3, FAKE_CLASS]), pad_to=2)
+    same = full_detection.encode(boxes, np.array([3, FAKE_CLASS]), pad_to=2)
     assert np.array_equal(sequence.target, same.target)
 
 
@@ -304,7 +350,7 @@ def test_padding_stands_for_missing_objects():
     assert sequence.weight[5:].tolist() == [0.25] * 10
 
 
-def test_a_image_without_objects_is_an_immediate_end():
+def test_an_image_without_objects_is_an_immediate_end():
     sequence = detection.encode(np.zeros((0, 4)), np.zeros(0, dtype=np.int64))
     assert (sequence.input.tolist(), sequence.target.tolist()) == ([PROMPTS["detection"]], [END])
 
@@ -340,6 +386,6 @@ def test_keypoint_decoding_of_too_few_tokens_leaves_the_rest_invisible():
     assert found.score == pytest.approx(0.4)
 
 
-def test_unknown_words_are_taught_as_unknown():
+def test_unknown_words_are_trained_as_unknown():
     sequence = captioning.encode("a zeppelin")
     assert sequence.target.tolist() == [TEXT_SHIFT + 1, TEXT_SHIFT, END]

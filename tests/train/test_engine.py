@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 
 from pix2seq import config
-from pix2seq.config import CFG, TASKS
+from pix2seq.config import CFG
 from pix2seq.errors import UserError
 from pix2seq.models.weights import load_weights
 from pix2seq.runtime.paths import ROOT
+from pix2seq.tasks import TASKS
 from pix2seq.train import engine
 from pix2seq.train.checkpoint import load_checkpoint, save_checkpoint
 from pix2seq.train.engine import Trainer, batch_losses, train

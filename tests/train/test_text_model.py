@@ -10,6 +10,7 @@ from pix2seq import config
 from pix2seq.config import CFG
 from pix2seq.infer.predictor import Predictor
 from pix2seq.models.weights import load_weights
+from pix2seq.tasks import TASKS
 from pix2seq.token_ids import TEXT_SHIFT
 from pix2seq.tokenizers.captioning import SentencePieceVocabulary
 from pix2seq.train.engine import Trainer, train
@@ -22,10 +23,10 @@ def test_weights_of_a_run_with_a_text_model_caption_images(tiny_cfg: CFG, text_m
     train(cfg)
     model.unlink()
     weights = load_weights(Path(cfg.train.run_dir) / "last.safetensors")
-    predictor = Predictor(weights, cfg, torch.device("cpu"))
+    predictor = Predictor.from_weights(weights, TASKS, cfg.infer, torch.device("cpu"))
     text = SentencePieceVocabulary.read(text_model_path)
     assert predictor.tokenizers["captioning"].text == text
-    (caption,) = predictor.caption([np.zeros((40, 60, 3), dtype=np.uint8)])
+    (caption,) = predictor.predict("captioning", [np.zeros((40, 60, 3), dtype=np.uint8)])
     assert isinstance(caption, str) and "⁇" not in caption
 
 
