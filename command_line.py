@@ -299,7 +299,7 @@ def _why_not(word: str, uses: Uses, only: str, tasks: tuple[str, ...]) -> str:
         reason = "the weights file tells what its model is"
     else:
         reason = f"this script uses no such setting of {TITLES[group]}"
-    return f"{flag(name)} has no effect here: {reason}; leave the flag out"
+    return f"{flag(name)} has no effect here: {reason}; leave it out"
 
 
 def _settings_of_file(file: str, uses: Uses, defaults: CFG) -> dict[str, Any]:
