@@ -222,6 +222,10 @@ def test_scripts_that_detect_first_take_settings_of_detection():
         parse_args(["--end-threshold", "0"], None, INFERENCE, "captioning")
 
 
+def test_a_script_with_task_takes_the_settings_of_all_of_them(run):
+    assert "--max-words" in flags_in(run("evaluate/upper_bound.py", "--help-all")[1])
+
+
 @pytest.mark.parametrize("old", RENAMED)
 def test_an_old_flag_is_understood_and_says_its_new_name(old: str, capsys: pytest.CaptureFixture):
     assert parse_args([flag(old), "5"]) == replace(CFG(), **{RENAMED[old]: 5})
