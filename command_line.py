@@ -149,12 +149,12 @@ def parse_args(
     """
     uses = uses.without("task", "task_weights") if only else uses
     defaults |= {"task": only} if only else {}
-    accepted = uses.for_tasks(replace(CFG(), **defaults).tasks)
-    flags = _read_flags(args, doc, accepted, only, replace(CFG(), **defaults))
+    usual = replace(CFG(), **defaults)
+    flags = _read_flags(args, doc, uses.for_tasks([only]) if only else uses, only, usual)
     from pix2seq.tasks import choose_tasks  # --help does not need it
 
     file = flags.pop("config", "")
-    given = _settings_of_file(file, uses, replace(CFG(), **defaults)) | flags if file else flags
+    given = _settings_of_file(file, uses, usual) | flags if file else flags
     preset = given.get("preset", CFG.preset)
     if preset not in PRESETS:
         raise UserError(f"--preset expects one of {', '.join(PRESETS)}, got {preset!r}")
@@ -211,7 +211,7 @@ def _read_flags(args: list[str], doc: str | None, uses: Uses, only: str, default
     found, unknown = parser.parse_known_args(args)
     if unknown:
         word = next((word for word in unknown if word.startswith("-")), unknown[0])
-        raise UserError(_why_not(word, uses, only, defaults.tasks))
+        raise UserError(_why_not(word, uses, only))
     return {name: tuple(value) if isinstance(value, list) else value for name, value in vars(found).items()}
 
 
@@ -288,7 +288,7 @@ def _reader(name: str) -> Callable[[str], Any]:
     return read
 
 
-def _why_not(word: str, uses: Uses, only: str, tasks: tuple[str, ...]) -> str:
+def _why_not(word: str, uses: Uses, only: str) -> str:
     """A sentence about a word that is no flag of this script."""
     if not word.startswith("-"):
         return f"expected a flag such as --seed, got {word!r}; a value follows its flag, a switch has none"
@@ -300,13 +300,13 @@ def _why_not(word: str, uses: Uses, only: str, tasks: tuple[str, ...]) -> str:
     own, group = FIELDS[name].metadata["tasks"], GROUP_OF[name]
     if only and name in ("task", "task_weights"):
         reason = f"this script is for {only} alone"
-    elif own and not set(own) & set(tasks):
-        reason = f"it is for {' and '.join(own)}, this script for {', '.join(tasks)}"
+    elif only and own and only not in own:
+        reason = f"it is for {' and '.join(own)}, this script for {only}"
     elif group == "model" and "weights" in uses.names:
         reason = "the weights file tells what its model is"
     else:
         reason = f"this script uses no such setting of {TITLES[group]}"
-    return f"{flag(name)} has no effect here: {reason}; leave the flag out"
+    return f"{flag(name)} has no effect here: {reason}; leave it out"
 
 
 def _settings_of_file(file: str, uses: Uses, defaults: CFG) -> dict[str, Any]:

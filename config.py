@@ -157,7 +157,7 @@ class DataCFG:
         1.15, "longer side of a training image at most, times the canvas's side", low=0.01, high=100, tasks=WHOLE_IMAGE
     )
     placement: str = setting(
-        "anywhere", "of a scaled image; corner: smaller ones in the upper left", choices=("anywhere", "corner")
+        "anywhere", "place of a scaled image; corner: smaller ones in the upper left", choices=("anywhere", "corner")
     )
     min_visible: float = setting(
         0.3,
@@ -172,7 +172,7 @@ class DataCFG:
     crop_min_scale: float = setting(
         0.85, "min_scale of prompted instances' crops, or images (segment_whole)", low=0.01, high=100, tasks=PROMPTED
     )
-    crop_max_scale: float = setting(1.15, "max_scale of the same", low=0.01, high=100, tasks=PROMPTED)
+    crop_max_scale: float = setting(1.15, "max_scale of the same crops, or images", low=0.01, high=100, tasks=PROMPTED)
     crop_rotation: float = setting(
         0.0, "canvases of prompted instances are turned by this angle at most, degrees", low=0, high=180, tasks=PROMPTED
     )
@@ -187,7 +187,7 @@ class DataCFG:
         0.2, "brightness, contrast and saturation change by a factor of 1 ± this at most", low=0, high=1
     )
     rand_augment: int = setting(0, "random color operations of RandAugment on the image of each training canvas", low=0)
-    rand_magnitude: float = setting(9.0, "strength of these operations", low=0, high=30)
+    rand_magnitude: float = setting(9.0, "strength of RandAugment's operations", low=0, high=30)
     object_order: str = setting(
         "random",
         "largest first; nearest to the upper left first",

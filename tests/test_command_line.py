@@ -223,6 +223,10 @@ def test_scripts_that_detect_first_take_settings_of_detection():
         parse_args(["--end-threshold", "0"], None, INFERENCE, "captioning")
 
 
+def test_a_script_with_task_takes_the_settings_of_all_of_them(run):
+    assert "--max-words" in flags_in(run("evaluate/upper_bound.py", "--help-all")[1])
+
+
 @pytest.mark.parametrize("old", RENAMED)
 def test_an_old_flag_is_understood_and_says_its_new_name(old: str, capsys: pytest.CaptureFixture):
     assert parse_args([flag(old), "5"]) == replace(CFG(), **{RENAMED[old]: 5})
@@ -256,14 +260,19 @@ def test_a_user_error_is_one_line_and_status_2(monkeypatch: pytest.MonkeyPatch, 
     assert capsys.readouterr().err == "error: expected that, got this\n"
 
 
-@pytest.mark.parametrize("name", ["README.md", "Makefile"])
-def test_the_settings_of_written_commands_are_in_range(name: str):
+WRITTEN = ("README.md", "Makefile", *(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")))
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_written_commands_have_flags_that_their_scripts_take_and_numbers_in_range(run, name: str):
+    text = (ROOT / name).read_text(encoding="utf-8").replace("\\\n", " ")
+    for script, flags in re.findall(r"(\w+/\w+\.py)\b([^\n|`#]*)", text):
+        if script in SCRIPTS:
+            taken = flags_in(run(script, "--help-all")[1]) | {"--no-check-data"}
+            assert set(re.findall(r"--[a-z][a-z-]*", flags)) - {"--nproc-per-node"} <= taken, script
     kinds = {name: {"int": int, "float": float}.get(member.type) for name, member in FIELDS.items()}
-    found = re.findall(r"--([a-z0-9-]+) (-?[\d.]+)", (ROOT / name).read_text(encoding="utf-8"))
-    settings = [(word.replace("-", "_"), number.rstrip(".")) for word, number in found]
-    settings = [(setting, kinds[setting](number)) for setting, number in settings if kinds.get(setting)]
-    assert all(replace(CFG(), **{setting: number}) for setting, number in settings)
-    assert settings
+    found = [(word.replace("-", "_"), number) for word, number in re.findall(r"--([a-z-]+) (-?\d[\d.]*)", text)]
+    assert all(replace(CFG(), **{name: kinds[name](number.rstrip("."))}) for name, number in found if kinds.get(name))
 
 
 # Files of settings

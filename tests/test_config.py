@@ -210,6 +210,7 @@ def test_what_fits_is_not_reported(values: dict):
 def test_presets_name_themselves_fit_together_and_leave_the_task_alone(name: str):
     assert (PRESETS[name].preset, PRESETS[name].task) == (name, CFG.task)
     check_training(PRESETS[name])
+    assert name in FIELDS["preset"].metadata["help"]
     assert notices(PRESETS[name]) == []
 
 

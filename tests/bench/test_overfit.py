@@ -1,7 +1,6 @@
 """The overfitting test chooses, trains, evaluates and compares with its aims."""
 
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 
 import pytest

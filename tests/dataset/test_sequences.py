@@ -19,7 +19,6 @@ from pix2seq.dataset.sampler import EpochSampler
 from pix2seq.dataset.samples import SampleDataset
 from pix2seq.dataset.segmentation import clip_polygon, segmentation_sequence, shown_polygons
 from pix2seq.dataset.sources import open_split
-from pix2seq.errors import UserError
 from pix2seq.tasks import TASKS, choose_tasks
 from pix2seq.token_ids import CLASS_SHIFT, END, FAKE, INVISIBLE
 from pix2seq.tokenizers.build import Tokenizers
@@ -152,11 +151,6 @@ def test_truncated_normal_numbers_end_at_two_deviations():
     values = truncated_normal(0.5, (4000,), np.random.default_rng(0))
     assert np.abs(values).max() <= 1
     assert values.std() == pytest.approx(0.5 * 0.88, abs=0.02)
-
-
-def test_noise_without_full_detection_says_what_to_set(tiny_cfg: CFG):
-    with pytest.raises(UserError, match="set --full-detection too"):
-        samples_for(config.replace(tiny_cfg, noise_objects=True, task="detection"))
 
 
 # Classes that are read as earlier tokens

@@ -101,7 +101,7 @@ def test_images_of_coco_s_layout_may_lie_elsewhere(tmp_path: Path):
 def test_layouts_with_images_of_their_own_take_no_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str, named: str
 ):
-    monkeypatch.setattr("pix2seq.scenes.root.ROOT", tmp_path / "unused")
+    monkeypatch.setenv("PIX2SEQ_CACHE", str(tmp_path / "unused"))
     for name in ("JPEGImages", "Annotations"):
         (tmp_path / name).mkdir()
     settings = cfg(tmp_path, train_images=str(tmp_path), scenes_train=1, scenes_val=1)

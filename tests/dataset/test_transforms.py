@@ -19,9 +19,8 @@ from pix2seq.dataset.geometry import Geometry
 from pix2seq.dataset.samples import Sample, SampleDataset
 from pix2seq.dataset.skeleton import COCO_PERSON
 from pix2seq.dataset.sources import open_split
-from pix2seq.dataset.transforms import Jitter, check_augmentation, jitter_colors, rand_augment
+from pix2seq.dataset.transforms import Jitter, jitter_colors, rand_augment
 from pix2seq.dataset.views import is_shown, keypoints_on_canvas, object_boxes
-from pix2seq.errors import UserError
 from pix2seq.tasks import TASKS, choose_tasks
 from pix2seq.tokenizers.build import Tokenizers
 from pix2seq.tokenizers.captioning import WordVocabulary

@@ -61,7 +61,8 @@ def scalars(folder: Path, step: int) -> dict[str, float]:
 
 
 def test_a_script_of_one_task_scores_that_alone(flags: list[str], tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["evaluate_detection.py", *flags])
+    start = flags.index("--num-samples")  # of masks
+    monkeypatch.setattr(sys, "argv", ["evaluate_detection.py", *flags[:start], *flags[start + 2 :]])
     command_line(evaluate_detection.run, evaluate_detection.__doc__, EVALUATION, only="detection", output_dir="results")
     report = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
     assert set(report["metrics"]) == {"detection"}

@@ -40,7 +40,8 @@ def run_script(monkeypatch: pytest.MonkeyPatch, weights_path: Path, out: Path):
 
     def run(name: str, *flags: str | Path) -> None:
         path = ROOT / "infer" / f"infer_single_image_{name}.py"
-        common = ["--weights", weights_path, "--output-dir", out, "--device", "cpu", "--num-samples", "2"]
+        common = ["--weights", weights_path, "--output-dir", out, "--device", "cpu"]
+        common += ["--num-samples", "2"] if name in ("segmentation", "multi_task") else []
         monkeypatch.setattr(sys, "argv", [str(word) for word in [path, *common, *flags]])
         runpy.run_path(str(path), run_name="__main__")
 

@@ -11,7 +11,7 @@ from pix2seq.models import generate as generate_module
 from pix2seq.models.decoder import Cache
 from pix2seq.models.generate import GrammarTables, choose, choose_likeliest, generate, truncate_logits
 from pix2seq.models.pix2seq import Pix2Seq
-from pix2seq.models.sampling import GREEDY, Sampling
+from pix2seq.models.sampling import Sampling
 from pix2seq.tasks import TASKS
 from pix2seq.token_ids import COORDS, END
 from pix2seq.tokenizers.captioning import CaptioningTokenizer, WordVocabulary

@@ -11,6 +11,7 @@ from pix2seq.config import CFG, from_json, to_json
 from pix2seq.errors import UserError
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.models.weights import Weights, load_weights, save_weights
+from pix2seq.runtime.paths import ROOT, weights_path
 
 NAMES = {1: "person", 18: "dog"}
 TEXT = {"words": ["<unk>", "a", "dög"]}
@@ -46,6 +47,19 @@ def test_a_file_of_the_first_version_has_a_word_list(path: Path):
     del metadata["text"]
     save_file(tensors, path, metadata | {"words": '["<unk>", "a"]'})
     assert load_weights(path).text == {"words": ["<unk>", "a"]}
+
+
+def test_a_file_of_the_first_version_has_the_model_that_it_describes(tmp_path: Path):
+    text = (ROOT / "tests" / "first_version_cfg.json").read_text(encoding="utf-8")
+    model = Pix2Seq(from_json(text).model)
+    described = {"format": "pix2seq-toolkit", "cfg": text, "class_names": '{"1": "person"}', "words": '["<unk>", "a"]'}
+    save_file(model.state_dict(), tmp_path / "first.safetensors", described)
+    weights = load_weights(tmp_path / "first.safetensors")
+    assert (weights.cfg.model.max_objects, weights.class_names) == (33, {1: "person"})
+
+
+def test_the_shipped_file_has_names_of_an_earlier_version_and_loads():
+    assert load_weights(weights_path("scenes")).cfg.train.auxiliary_weight == 1.0
 
 
 def test_metadata_can_be_read_without_the_toolkit(tiny_model_cfg: CFG, path: Path):
@@ -111,7 +125,9 @@ def test_missing_and_surplus_tensors_are_counted(path: Path):
         load_weights(path)
 
 
-@pytest.mark.parametrize("changes", [{"cfg": "{}"}, {"cfg": "no json"}, {"text": "{"}, {"class_names": "[]"}])
+@pytest.mark.parametrize(
+    "changes", [{"cfg": "{}"}, {"cfg": "no json"}, {"cfg": "[]"}, {"text": "{"}, {"class_names": "[]"}]
+)
 def test_damaged_metadata_are_refused(tiny_model_cfg: CFG, path: Path, changes: dict[str, str]):
     tensors, metadata = contents(path)
     assert metadata["cfg"] == to_json(tiny_model_cfg)

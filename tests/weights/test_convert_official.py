@@ -254,7 +254,8 @@ def test_a_projection_that_the_checkpoint_has_not_is_refused(damaged: Path):
 
 @pytest.mark.parametrize("size", [-640, 0, 15])
 def test_a_canvas_without_a_whole_patch_is_refused(damaged: Path, size: int):
-    with pytest.raises(UserError, match=rf"--image-size expects at least (1|16 for patches), got {size}"):
+    limits = "at least 16 for patches" if size > 0 else "a whole number of at least 1"
+    with pytest.raises(UserError, match=f"--image-size expects {limits}, got {size}"):
         convert(damaged, damaged.parent / "out.safetensors", image_size=size)
 
 
