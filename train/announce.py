@@ -11,6 +11,7 @@ from tqdm import tqdm
 from pix2seq.config import CFG
 from pix2seq.dataset.coco import ImageDataset
 from pix2seq.runtime import distributed
+from pix2seq.runtime.device import computes_bf16
 
 MEASURED_STEPS = 10
 SCENES_ARE_DRAWN = "; less once every scene is drawn"
@@ -41,9 +42,10 @@ def describe_steps(cfg: CFG, step: int, total: int, device: torch.device, folder
     """The steps of a run of which `step` are done, and where it writes."""
     train = cfg.train
     images = train.batch_size * distributed.world_size()
+    plain = "" if train.precision == "fp32" or computes_bf16(device) else " in fp32, as it has no bf16 arithmetic"
     begun = f"{total - step} of {total} steps" if step else f"{total} steps"
     limit = f", no longer than the epoch that passes {train.limit_minutes:g} minutes" if train.limit_minutes else ""
-    return f"{begun} of {images} images in {train.epochs} epochs on {device}{limit}; files go to {folder}"
+    return f"{begun} of {images} images in {train.epochs} epochs on {device}{plain}{limit}; files go to {folder}"
 
 
 def steps_left(cfg: CFG, step: int, total: int) -> float:
