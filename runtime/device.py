@@ -23,7 +23,7 @@ def pick_device(name: str) -> torch.device:
     device = {"auto": here[0], "cuda": "cuda:0"}.get(name, name)
     if device not in here:
         example = f"; a GPU is named with its kind, as in cuda:{name}" if name.isdecimal() else ""
-        raise UserError(f"--device {name} is not there; expected auto or one of {', '.join(here)}{example}")
+        raise UserError(f"--device {name} is not there; expected one of {', '.join(['auto', *here])}{example}")
     return torch.device(device)
 
 

@@ -1,5 +1,6 @@
 """Settings, a model and images small enough for a test."""
 
+import contextlib
 import json
 import os
 import sys
@@ -7,7 +8,7 @@ import sys
 os.environ.setdefault("PIX2SEQ_TEST_THREADS", "1")  # tiny models lose time to threads
 os.environ["OMP_NUM_THREADS"] = os.environ["PIX2SEQ_TEST_THREADS"]  # before torch; inherited by processes of tests
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from pix2seq.config import CFG
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.runtime.paths import ROOT
 from pix2seq.scenes.coco_layout import write_dataset
+from tests.rounding import Rounding
 
 cv2.setNumThreads(0)
 torch.set_num_threads(int(os.environ["PIX2SEQ_TEST_THREADS"]))
@@ -64,6 +66,14 @@ CAPTIONS = [
     "the café is closed today",
     "people walk in the park with a dog",
 ]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def rounding() -> Iterator[None]:
+    """With PIX2SEQ_TEST_ROUNDING, all tests compute as another processor might."""
+    units = float(os.environ.get("PIX2SEQ_TEST_ROUNDING", 0))
+    with Rounding(units) if units else contextlib.nullcontext():
+        yield
 
 
 @pytest.fixture(scope="session")

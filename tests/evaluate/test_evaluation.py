@@ -26,6 +26,7 @@ from pix2seq.infer.results import Instances, Result, xywh
 from pix2seq.models.sampling import Sampling
 from pix2seq.models.weights import Weights
 from pix2seq.tasks import TASKS, choose_tasks
+from tests.exact_model import with_exact_model
 
 SIZES = Sizes(chunk=4)  # no tokens are counted
 WITH_TOKENS = replace(SIZES, token_images=4)
@@ -147,7 +148,8 @@ def test_images_may_have_names_as_ids(upper_cfg: CFG, split: CocoDataset, scenes
 def test_images_that_cannot_be_read_are_left_out(
     make_predictor: Callable[..., Predictor], split: CocoDataset, damaged_root: Path, batch_size: int
 ):
-    predictor, sizes = make_predictor(eval_batch_size=batch_size), replace(SIZES, chunk=batch_size)
+    predictor = with_exact_model(make_predictor(eval_batch_size=batch_size))
+    sizes = replace(SIZES, chunk=batch_size)
     damaged = CocoDataset(damaged_root, "val2017", TASKS)
     found = evaluate(predictor, damaged, list(TASKS), replace(sizes, token_images=4))
     assert len(found.predictions) == len(split) - 2
@@ -226,7 +228,8 @@ def by_image(evaluation: Evaluation) -> dict[int | str, ImagePredictions]:
 
 def test_predictions_do_not_depend_on_the_batch(make_predictor: Callable[..., Predictor], split: CocoDataset):
     together, apart = (
-        evaluate(make_predictor(eval_batch_size=size), split, list(TASKS), Sizes(chunk=size)) for size in (4, 3)
+        evaluate(with_exact_model(make_predictor(eval_batch_size=size)), split, list(TASKS), Sizes(chunk=size))
+        for size in (4, 3)
     )
     for image_id, each in by_image(together).items():
         other = by_image(apart)[image_id]

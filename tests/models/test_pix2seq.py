@@ -11,6 +11,7 @@ from pix2seq.errors import UserError
 from pix2seq.models.layers import sincos_1d, sincos_2d
 from pix2seq.models.pix2seq import Pix2Seq
 
+ROUNDING = {"atol": 1e-4, "rtol": 0}  # of logits up to ten, in float32, in whatever order they are added
 SMALL_VIT = {"embed_dim": 32, "depth": 2, "num_heads": 2}
 
 
@@ -43,7 +44,7 @@ def test_cached_decoding_equals_uncached(tiny_model: Pix2Seq, images, tokens, pr
     cache = tiny_model.start(tiny_model.encode(images), IMAGE_INDEX, tokens.shape[1])
     steps = [tokens[:, :prompt_length], *tokens.split(1, dim=1)[prompt_length:]]
     logits = torch.stack([tiny_model.step(step, cache) for step in steps], dim=1)
-    torch.testing.assert_close(logits, expected[:, prompt_length - 1 :], atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits, expected[:, prompt_length - 1 :], **ROUNDING)
 
 
 @torch.no_grad()
@@ -51,14 +52,27 @@ def test_cached_decoding_in_chunks_equals_uncached(tiny_model: Pix2Seq, images, 
     expected = tiny_model(images, tokens, IMAGE_INDEX)
     cache = tiny_model.start(tiny_model.encode(images), IMAGE_INDEX, 40)
     for end, chunk in zip((5, 8, 12), tokens.split([5, 3, 4], dim=1), strict=True):
-        torch.testing.assert_close(tiny_model.step(chunk, cache), expected[:, end - 1], atol=1e-5, rtol=0)
+        torch.testing.assert_close(tiny_model.step(chunk, cache), expected[:, end - 1], **ROUNDING)
+
+
+@torch.no_grad()
+def test_rows_that_a_cache_keeps_go_on_as_before(tiny_model: Pix2Seq, images, tokens):
+    expected = tiny_model(images, tokens, IMAGE_INDEX)
+    cache = tiny_model.start(tiny_model.encode(images), IMAGE_INDEX, tokens.shape[1])
+    tiny_model.step(tokens[:, :6], cache)
+    rows = torch.arange(5)
+    for place, kept in ((6, [0, 2, 3, 4]), (7, [1, 3]), (8, [1])):  # of the rows that there still are
+        cache.keep(torch.tensor(kept))
+        rows = rows[kept]
+        logits = tiny_model.step(tokens[rows, place : place + 1], cache)
+        torch.testing.assert_close(logits, expected[rows, place], **ROUNDING)
 
 
 @torch.no_grad()
 def test_forward_in_groups_equals_forward(tiny_model: Pix2Seq, images, tokens):
     groups = [(tokens[:2], IMAGE_INDEX[:2]), (tokens[2:, :7], IMAGE_INDEX[2:])]
     for found, (part, index) in zip(tiny_model.forward_groups(images, groups), groups, strict=True):
-        torch.testing.assert_close(found, tiny_model(images, part, index), atol=1e-5, rtol=0)
+        torch.testing.assert_close(found, tiny_model(images, part, index), **ROUNDING)
 
 
 @torch.no_grad()
@@ -66,7 +80,7 @@ def test_image_index_selects_the_image(tiny_model: Pix2Seq, images, tokens):
     together = tiny_model(images, tokens, IMAGE_INDEX)
     for row, image in enumerate(IMAGE_INDEX.tolist()):
         alone = tiny_model(images[image : image + 1], tokens[row : row + 1], torch.tensor([0]))
-        torch.testing.assert_close(together[row], alone[0], atol=1e-4, rtol=0)
+        torch.testing.assert_close(together[row], alone[0], **ROUNDING)
 
 
 @torch.no_grad()
@@ -80,7 +94,7 @@ def test_no_token_sees_what_comes_after_it(tiny_model: Pix2Seq, images, tokens):
     changed = tokens.clone()
     changed[:, 7:] = 5
     before, after = (tiny_model(images, t, IMAGE_INDEX) for t in (tokens, changed))
-    torch.testing.assert_close(before[:, :7], after[:, :7], atol=1e-6, rtol=0)
+    torch.testing.assert_close(before[:, :7], after[:, :7], **ROUNDING)
     assert (before[:, 7:] - after[:, 7:]).abs().max() > 1e-3
 
 

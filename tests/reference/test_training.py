@@ -78,9 +78,9 @@ def test_losses(reference, name: str, smoothing: float):
         alone = torch.zeros_like(weights)
         alone[position] = 1
         found[position] = token_loss(logits, labels, alone, label_smoothing=smoothing)
-    torch.testing.assert_close(found, data[f"loss_{name}"], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found, data[f"loss_{name}"], rtol=1e-5, atol=1e-5)
     whole = token_loss(logits, labels, weights, label_smoothing=smoothing)
-    torch.testing.assert_close(whole, data[f"scalar_{name}"], rtol=1e-6, atol=0)
+    torch.testing.assert_close(whole, data[f"scalar_{name}"], rtol=1e-5, atol=0)
 
 
 # Updates

@@ -37,13 +37,13 @@ def test_a_device_that_is_not_there_is_one_sentence(monkeypatch, name: str):
     machine(monkeypatch)
     with pytest.raises(UserError) as error:
         pick_device(name)
-    assert str(error.value).startswith(f"--device {name} is not there; expected auto or one of cpu")
+    assert str(error.value).startswith(f"--device {name} is not there; expected one of auto, cpu")
     assert "\n" not in str(error.value)
 
 
 def test_what_is_there_is_named(monkeypatch):
     machine(monkeypatch, gpus=2, mps=True)
-    with pytest.raises(UserError, match="expected auto or one of cuda:0, cuda:1, mps, cpu"):
+    with pytest.raises(UserError, match="expected one of auto, cuda:0, cuda:1, mps, cpu"):
         pick_device("cuda:2")
 
 

@@ -36,7 +36,7 @@ def test_batch_norm_takes_its_statistics_over_all_processes(tmp_path: Path, monk
     norm, y, gradient = statistics(x)
     states, answers, gradients = zip(*(torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1)), strict=True)
     torch.testing.assert_close(torch.cat(answers), y)
-    torch.testing.assert_close(torch.cat(gradients), gradient)
+    torch.testing.assert_close(torch.cat(gradients), gradient, atol=1e-4, rtol=1e-5)
     for state in states:
         torch.testing.assert_close(state["running_mean"], norm.running_mean)
         torch.testing.assert_close(state["running_var"], norm.running_var)

@@ -12,8 +12,9 @@ from pix2seq.models.generate import GrammarTables, generate
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.models.weights import Weights
 
-FEATURES = {"atol": 3e-5, "rtol": 0}
-LOGITS = {"atol": 5e-5, "rtol": 0}  # what the reference suggests: the official code differs from itself by 1e-5
+# The official code differs from itself by 1e-5; processors differ a few times as much (see tests/rounding.py).
+FEATURES = {"atol": 1e-4, "rtol": 0}
+LOGITS = {"atol": 1e-4, "rtol": 0}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,78 @@
+"""A model without rounding, for tests of what is made of a model's responses.
+
+A random network has near ties, and its last digits depend on the processor, the number of threads and the size of a
+batch: tokens that it chooses are no promise. These logits are looked up, and the same wherever a row stands.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pix2seq import config
+from pix2seq.config import ModelCFG
+from pix2seq.infer.predictor import Predictor
+
+STATES = 1009  # prime
+
+
+@dataclass
+class ExactCache:
+    """What the sequences hold so far, `state` (S,)."""
+
+    state: Tensor
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some of the sequences."""
+        self.state = self.state[rows]
+
+
+class ExactModel:
+    """In the place of `Pix2Seq`: the next logits are a row of a table, by the image and all tokens so far."""
+
+    def __init__(self, cfg: ModelCFG) -> None:
+        self.cfg = cfg
+        self.table = 3 * torch.randn(STATES, cfg.vocab_size, generator=torch.Generator().manual_seed(0))
+
+    def eval(self) -> ExactModel:
+        return self
+
+    def to(self, *args: object, **options: object) -> ExactModel:
+        return self
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] → memory (B, 1, 1), a number of each image's pixels."""
+        pixels = (255 * images).round().long().flatten(1)
+        places = torch.arange(pixels.shape[1]) % STATES + 1
+        return ((pixels * places).sum(1) % STATES).float()[:, None, None]
+
+    def start(self, memory: Tensor, image_index: Tensor, max_length: int) -> ExactCache:
+        return ExactCache(memory[image_index, 0, 0].long())
+
+    def step(self, tokens: Tensor, cache: ExactCache) -> Tensor:
+        for column in tokens.unbind(1):
+            cache.state = (31 * cache.state + column) % STATES
+        return self.table[cache.state]
+
+    def forward_groups(self, images: Tensor, groups: Iterable[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        return self.decode_groups(self.encode(images), groups)
+
+    def decode_groups(self, memory: Tensor, groups: Iterable[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        logits = []
+        for tokens, image_index in groups:
+            cache = self.start(memory, image_index, tokens.shape[1])
+            logits.append(torch.stack([self.step(column, cache) for column in tokens.split(1, dim=1)], dim=1))
+        return logits
+
+
+def with_exact_model(predictor: Predictor) -> Predictor:
+    """The predictor with such a model: its responses are the same in any batch and on any processor."""
+    generator = copy.copy(predictor.generator)
+    generator.model = ExactModel(predictor.trained.model)
+    other = predictor.with_generator(generator)
+    other.trained = config.replace(predictor.trained, coord_window=0)  # a mean would be rounded
+    return other
