@@ -128,15 +128,9 @@ def to_pixels(image: ImageLike) -> np.ndarray:
     """Pixels (H, W, 3) uint8 RGB; raise UserError if they cannot be had."""
     if isinstance(image, (str, Path)):
         return read_image(Path(image))
-    if isinstance(image, np.ndarray) and image.shape[2:] == (3,) and image.dtype == np.uint8 and image.size:
+    if isinstance(image, Image.Image):
         return upright_rgb(image)
-    if (
-        isinstance(image, np.ndarray)
-        and image.ndim == 3
-        and image.shape[2] == 3
-        and image.dtype == np.uint8
-        and image.size
-    ):
+    if isinstance(image, np.ndarray) and image.shape[2:] == (3,) and image.dtype == np.uint8 and image.size:
         return image
     kind = f"an array {image.shape} of {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
     raise UserError(f"an image is a path, a PIL image or an RGB array (H, W, 3) of uint8, got {kind}")

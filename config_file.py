@@ -47,8 +47,10 @@ def _what_is_wrong(name: str, value: Any) -> str:
     if name == "preset" and value not in PRESETS:
         return f"one of {', '.join(PRESETS)}"
     if name == "task":
+        from pix2seq.tasks import choose_tasks  # --help does not need it
+
         try:
-            parse_tasks(value)
+            choose_tasks(parse_tasks(value))
         except UserError as error:
             return str(error).partition(" expects ")[2].partition(", got ")[0] or "each task once"
     return ""

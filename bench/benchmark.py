@@ -86,9 +86,10 @@ def decode_uncached(model: Pix2Seq, memory: Tensor, length: int) -> None:
 def benchmark_training(cfg: CFG) -> None:
     """Steps of the training loop on real batches, and how long they wait for these."""
     from pix2seq.dataset.sources import open_split
+    from pix2seq.tasks import choose_tasks
     from pix2seq.train.engine import Trainer
 
-    open_split(cfg, cfg.data.train_split, cfg.tasks)  # synthetic scenes are drawn now, not while they are waited for
+    open_split(cfg, cfg.data.train_split, choose_tasks(cfg.tasks))  # draws synthetic scenes now, not in the steps
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             replace(cfg, run_dir=folder, steps_per_epoch=TRAIN_STEPS + 1, small_epochs=0, pretrained=False)

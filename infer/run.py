@@ -16,7 +16,6 @@ import numpy as np
 from pix2seq.config import CFG
 from pix2seq.errors import UserError
 from pix2seq.runtime.files import output_folder, writing
-from pix2seq.tasks import TASKS, choose_tasks
 
 if TYPE_CHECKING:
     from pix2seq.infer.predictor import Predictor
@@ -30,11 +29,13 @@ IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tif
 def run(cfg: CFG) -> None:
     """Do `cfg.tasks` on the images of `--image`; all files are written at the end, or none."""
     images, target = find_images(cfg.infer.image), Path(cfg.infer.output_dir)
+    from pix2seq.dataset.images import read_image
+    from pix2seq.tasks import choose_tasks
+
     tasks = choose_tasks(cfg.tasks)
     box = parse_box(cfg, tasks)
     written: list[Path] = []
     with output_folder(target) as staging:
-        from pix2seq.dataset.images import read_image
         from pix2seq.infer.load import load_predictor
 
         predictor = load_predictor(cfg)
@@ -54,6 +55,8 @@ def run(cfg: CFG) -> None:
 
 def needed(tasks: Mapping[str, Task], box: Sequence[float]) -> list[str]:
     """The tasks that the model must know: without a box, instances have to be found first."""
+    from pix2seq.tasks import TASKS
+
     find = not box and any(task.about_objects for task in tasks.values())
     finders = [task.name for task in TASKS.values() if task.finds_instances and find]
     return list(dict.fromkeys([*finders, *tasks]))
@@ -111,7 +114,7 @@ def prompted_instance(predictor: Predictor, cfg: CFG, box: tuple[float, ...], im
         known = ", ".join(predictor.class_names.values())
         raise UserError(f"--box-class expects one of {known}; got {cfg.infer.box_class!r}")
     posed = [predictor.class_names[class_id] for class_id in predictor.skeleton.class_ids]
-    if all(TASKS[name].needs_skeleton for name in cfg.tasks) and cfg.infer.box_class not in posed:
+    if all(predictor.tasks[name].needs_skeleton for name in cfg.tasks) and cfg.infer.box_class not in posed:
         raise UserError(f"only a {' or '.join(posed)} has keypoints; --box-class is {cfg.infer.box_class!r}")
     x, y, width, height = box
     limits = image.shape[1], image.shape[0], image.shape[1], image.shape[0]

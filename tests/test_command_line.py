@@ -149,7 +149,7 @@ def test_underscores_are_dashes_and_the_last_of_two_flags_wins():
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_defaults(name: str):
     assert parse_args(["--preset", name]) == PRESETS[name]
-    assert parse_args(["--preset", name], uses=TRAINING).tasks == TASKS
+    assert parse_args(["--preset", name], uses=TRAINING).tasks == tuple(TASKS)
 
 
 def test_flags_win_over_scripts_and_scripts_over_presets():

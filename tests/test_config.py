@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 
 from pix2seq import config
+from pix2seq.command_line import parse_args
 from pix2seq.config import (
     CFG,
     FIELDS,
@@ -98,7 +99,7 @@ def test_a_value_of_another_type_is_refused(values: dict):
 @pytest.mark.parametrize("task", ["detections", "", "detection,", "detection,detection"])
 def test_wrong_tasks_are_refused(task: str):
     with pytest.raises(UserError, match="--task"):
-        replace(CFG(), task=task)
+        parse_args(["--task", task])
 
 
 @pytest.mark.parametrize("weights", ["1", "1,2,x", "1,2,3,4,5", "1,2,3,-1", "1,2,3,nan", "1,2,3,inf"])

@@ -1,6 +1,7 @@
 """The overfitting test chooses, trains, evaluates and compares with its aims."""
 
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -9,7 +10,6 @@ from pix2seq import config
 from pix2seq.config import CFG
 from pix2seq.dataset.sources import open_split
 from pix2seq.errors import UserError
-from pix2seq.runtime.paths import project_path
 from pix2seq.tasks import TASKS
 
 
@@ -47,7 +47,7 @@ def test_the_chosen_images_serve_every_task_and_their_objects_are_large(overfit:
 def test_an_epoch_teaches_every_image_as_often(overfit: ModuleType, tiny_cfg: CFG):
     split = open_split(tiny_cfg, "train2017", TASKS)
     chosen = overfit.choose(split, TASKS)
-    cfg = overfit.write_dataset(split, TASKS, project_path(tiny_cfg.train.run_dir), tiny_cfg)
+    cfg = overfit.write_dataset(split, TASKS, Path(tiny_cfg.train.run_dir), tiny_cfg)
     train, val = (open_split(cfg, name, TASKS) for name in (cfg.data.train_split, cfg.data.val_split))
     assert (len(train), len(val)) == (6, 3)
     assert sorted(map(str, train.captions.values())) == sorted(2 * [str(split[index].captions) for index in chosen])

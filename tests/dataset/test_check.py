@@ -80,7 +80,7 @@ def test_images_are_read_and_measured(tiny_cfg: CFG, tmp_path: Path):
     images = [{"id": n, "file_name": f"{n}.png", "width": 8, "height": 6} for n in range(3)]
     boxes = [{"id": n, "image_id": n, "category_id": 1, "bbox": [0, 0, 3, 3]} for n in range(3)]
     content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "cup"}]}
-    (tmp_path / "train.json").write_text(json.dumps(content))
+    (tmp_path / "train.json").write_text(json.dumps(content), encoding="utf-8")
     split = open_split(config.replace(tiny_cfg, data_root=str(tmp_path), train_split="train"), "train", ONLY_DETECTION)
     problems = read_all(split, workers=2)
     assert sorted(problems.counts.values()) == [1, 1]

@@ -12,7 +12,7 @@ from pix2seq.dataset.coco import CocoDataset
 from pix2seq.dataset.detection import detection_sequence
 from pix2seq.dataset.geometry import Geometry
 from pix2seq.errors import UserError
-from pix2seq.scenes.draw import KINDS
+from pix2seq.scenes.kinds import KINDS
 from pix2seq.tasks import DETECTION, SEGMENTATION, TASKS, choose_tasks
 from pix2seq.token_ids import END
 from pix2seq.tokenizers.detection import DetectionTokenizer

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pix2seq.coco_person import KEYPOINTS
 from pix2seq.dataset.geometry import Geometry, resample_polygons, visible_share
 from pix2seq.dataset.skeleton import COCO_PERSON
-from pix2seq.scenes.poses import KEYPOINTS
 
 SIZE = 192
 sides = st.integers(1, 4000)

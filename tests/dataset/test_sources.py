@@ -129,7 +129,7 @@ def test_coco_and_voc_layouts_are_recognised(tmp_path: Path):
     assert isinstance(open_split(cfg(coco), "train", ONLY_DETECTION), CocoDataset)
     for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (tmp_path / "voc" / "VOC2007" / name).mkdir(parents=True)
-    (tmp_path / "voc" / "VOC2007" / "ImageSets" / "Main" / "train.txt").write_text("")
+    (tmp_path / "voc" / "VOC2007" / "ImageSets" / "Main" / "train.txt").write_text("", encoding="utf-8")
     assert isinstance(open_split(cfg(tmp_path / "voc"), "train", ONLY_DETECTION), VocDataset)
 
 

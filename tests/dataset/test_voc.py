@@ -145,8 +145,10 @@ def test_tasks_that_voc_does_not_annotate_are_refused(root: Path, task: str):
 def test_damaged_annotations_are_counted(tmp_path: Path):
     images = {"1": thing(box=(5, 5, "x", 9)) + thing(box=(9, 9, 5, 12)) + thing(box=(5.5, 6, 9, 9)), "2": "", "3": ""}
     folder = write_voc(tmp_path / "own", images, {"all": list("1234")})
-    (folder / "Annotations" / "2.xml").write_text("<annotation><object>")
-    (folder / "Annotations" / "3.xml").write_text('<!DOCTYPE a [<!ENTITY e SYSTEM "file:///etc/passwd">]><a>&e;</a>')
+    (folder / "Annotations" / "2.xml").write_text("<annotation><object>", encoding="utf-8")
+    (folder / "Annotations" / "3.xml").write_text(
+        '<!DOCTYPE a [<!ENTITY e SYSTEM "file:///etc/passwd">]><a>&e;</a>', encoding="utf-8"
+    )
     split = VocDataset(folder, "all", ONLY_DETECTION)
     assert len(split) == 1 and split[0].boxes.tolist() == [[4.5, 5, 9, 9]]
     assert sorted(split.problems.counts.values()) == [1, 1, 1, 2]
@@ -155,7 +157,7 @@ def test_damaged_annotations_are_counted(tmp_path: Path):
 def test_objects_without_a_name_or_a_finite_size_are_counted(tmp_path: Path):
     folder = write_voc(tmp_path / "own", {"1": thing("") + thing("bolt") + thing(box=(5, 5, "inf", 9))}, {"all": ["1"]})
     xml = folder / "Annotations" / "1.xml"
-    xml.write_text(xml.read_text().replace("<width>64", "<width>inf"))
+    xml.write_text(xml.read_text(encoding="utf-8").replace("<width>64", "<width>inf"), encoding="utf-8")
     split = VocDataset(folder, "all", ONLY_DETECTION)
     assert list(split.class_names.values()) == ["bolt", "dog"] and len(split[0].boxes) == 1
     assert [split.problems.counts.get(kind) for kind in ("object without a name, left out", NOT_FINITE)] == [1, 1]

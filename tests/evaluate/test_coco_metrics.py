@@ -176,7 +176,7 @@ def partial(tmp_path: Path) -> CocoDataset:
     for name, annotations in (("instances", [known, unknown, nowhere]), ("person_keypoints", [posed])):
         categories = [CATEGORIES[0] | ({"keypoints": names} if name == "person_keypoints" else {})]
         content = {"images": images, "annotations": annotations, "categories": categories}
-        (tmp_path / "annotations" / f"{name}_val2017.json").write_text(json.dumps(content))
+        (tmp_path / "annotations" / f"{name}_val2017.json").write_text(json.dumps(content), encoding="utf-8")
     return CocoDataset(tmp_path, "val2017", choose_tasks(("segmentation", "keypoint")))
 
 

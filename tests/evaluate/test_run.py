@@ -46,7 +46,7 @@ def test_the_script_writes_figures_results_and_grids(flags: list[str], tmp_path:
     assert set(report["metrics"]) == set(report["tokens"]) == set(TASKS)
     assert "person" in report["per_class"]["detection"]
     for task in TASKS:
-        assert isinstance(json.loads((out / f"{task}_results.json").read_text()), list)
+        assert isinstance(json.loads((out / f"{task}_results.json").read_text(encoding="utf-8")), list)
         grid = cv2.imread(str(out / f"{task}_grid.png"))
         assert grid is not None and grid.std() > 20, f"{task}'s grid is blank"
     printed = capsys.readouterr().out
@@ -143,7 +143,7 @@ def test_a_failed_evaluation_ends_no_training(tiny_cfg: CFG, capsys):
 
 
 def test_a_folder_that_cannot_be_written_is_reported_before_asking(flags: list[str], tmp_path: Path, monkeypatch):
-    (tmp_path / "out").write_text("a file, where a folder is needed")
+    (tmp_path / "out").write_text("a file, where a folder is needed", encoding="utf-8")
     monkeypatch.setattr(evaluation, "ask", lambda *_: pytest.fail("the model was asked first"))
     with pytest.raises(UserError, match="--output-dir"):
         run.evaluate_weights(parse_args(flags))

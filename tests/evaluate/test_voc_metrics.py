@@ -116,7 +116,7 @@ def voc_image(root: Path) -> VocDataset:
     )
     size = "<size><width>120</width><height>100</height><depth>3</depth></size>"
     text = f"<annotation><filename>000001.jpg</filename>{size}{objects}</annotation>"
-    (root / "Annotations" / "000001.xml").write_text(text)
+    (root / "Annotations" / "000001.xml").write_text(text, encoding="utf-8")
     return VocDataset(root, "test", choose_tasks(["detection"]))
 
 

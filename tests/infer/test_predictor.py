@@ -1,5 +1,7 @@
 """Predictions come back in the image's own pixels, one for each image or prompt."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch

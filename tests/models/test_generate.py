@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from pix2seq.config import ModelCFG
 from pix2seq.models import decoder
 from pix2seq.models import generate as generate_module
 from pix2seq.models.generate import GrammarTables, choose, choose_likeliest, generate, truncate_logits
@@ -83,7 +84,7 @@ def memory(tiny_model: Pix2Seq, images: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def exact() -> ExactModel:
-    return ExactModel(VOCAB_SIZE)
+    return ExactModel(ModelCFG(vocab_size=VOCAB_SIZE))
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from pix2seq.dataset.coco import CocoDataset
 from pix2seq.dataset.geometry import Geometry
 from pix2seq.models.encoders import Backbone
 from pix2seq.models.pretrained import packaged_weights
+from pix2seq.tasks import choose_tasks
 
 NAME = "tf_efficientnet_lite0"
 SIZE_PX = 224

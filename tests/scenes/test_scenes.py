@@ -1,6 +1,5 @@
 """The drawn dataset: what is annotated is what is visible, and COCO's own reader reads it."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +7,10 @@ import pytest
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from pix2seq.coco_person import KEYPOINTS
 from pix2seq.errors import UserError
-from pix2seq.scenes import draw as scenes
-from pix2seq.scenes import people
+from pix2seq.scenes import coco_layout, people
+from pix2seq.scenes import scene as scenes
 from pix2seq.scenes.annotating import Placed, annotate, trace, visible_keypoints
 from pix2seq.scenes.backgrounds import draw_setting
 from pix2seq.scenes.captions import mention, write_captions
@@ -29,7 +29,7 @@ def drawn() -> list[scenes.Scene]:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "scenes"
-    scenes.write_dataset(folder, num_train=6, num_val=3, seed=SEED)
+    coco_layout.write_dataset(folder, num_train=6, num_val=3, seed=SEED)
     return folder
 
 
@@ -49,8 +49,8 @@ def test_same_generator_state_same_scene():
     first, second = (scenes.draw_scene(np.random.default_rng(3)) for _ in range(2))
     assert np.array_equal(first.image, second.image)
     assert first.captions == second.captions
-    assert [scenes.object_record(item) for item in first.objects] == [
-        scenes.object_record(item) for item in second.objects
+    assert [scenes.object_entry(item) for item in first.objects] == [
+        scenes.object_entry(item) for item in second.objects
     ]
 
 
@@ -155,7 +155,7 @@ def test_left_is_the_persons_left(monkeypatch: pytest.MonkeyPatch, degrees: int,
     cos = np.cos(np.radians(degrees))
     monkeypatch.setattr(people, "draw_turn", lambda rng, action: np.diag([cos, 1, cos]))
     keypoints = people.draw_person(np.random.default_rng(1)).keypoints
-    left, right = (keypoints[scenes.KEYPOINTS.index(f"{side}_shoulder"), 0] for side in ("left", "right"))
+    left, right = (keypoints[KEYPOINTS.index(f"{side}_shoulder"), 0] for side in ("left", "right"))
     assert (left > right) == left_is_right_of
     assert keypoints[0, 2] == (2 if left_is_right_of else 1)  # the nose shows the front
 
@@ -181,15 +181,14 @@ def test_caption_vocabulary_is_closed():
 
 @pytest.mark.parametrize("split", scenes.SPLITS)
 def test_coco_reads_all_three_files(root: Path, split: str):
-    count = {"train": 6, "val": 3}[split]
+    count = {"train2017": 6, "val2017": 3}[split]
     instances, people, captions = (
-        COCO(root / "annotations" / f"{name}_{split}2017.json")
-        for name in ("instances", "person_keypoints", "captions")
+        COCO(root / "annotations" / f"{name}_{split}.json") for name in ("instances", "person_keypoints", "captions")
     )
     assert sorted(instances.imgs) == sorted(people.imgs) == sorted(captions.imgs) == list(range(1, count + 1))
     assert len(captions.anns) == 5 * count
     for image in instances.imgs.values():
-        assert (root / f"{split}2017" / image["file_name"]).is_file()
+        assert (root / f"{split}" / image["file_name"]).is_file()
     for item in instances.anns.values():
         mask = instances.annToMask(item)
         assert abs(mask.sum() - item["area"]) <= 0.25 * item["area"] + 10
@@ -198,35 +197,27 @@ def test_coco_reads_all_three_files(root: Path, split: str):
         assert {key: person[key] for key in twin} == twin
         assert len(person["keypoints"]) == 51
         assert person["num_keypoints"] == sum(v > 0 for v in person["keypoints"][2::3])
-    assert people.cats[1]["keypoints"] == list(scenes.KEYPOINTS)
+    assert people.cats[1]["keypoints"] == list(KEYPOINTS)
 
 
 def test_image_depends_on_seed_split_and_index_only(root: Path, tmp_path: Path):
-    scenes.write_dataset(tmp_path / "fewer", num_train=2, num_val=1, seed=SEED)
+    coco_layout.write_dataset(tmp_path / "fewer", num_train=2, num_val=1, seed=SEED)
     for path in sorted((tmp_path / "fewer").glob("*2017/*.jpg")):
         assert path.read_bytes() == (root / path.parent.name / path.name).read_bytes()
-
-
-def test_is_written_compares_all_settings(root: Path):
-    assert scenes.is_written(root, 6, 3, SEED)
-    assert not scenes.is_written(root, 7, 3, SEED)
-    assert not scenes.is_written(root, 6, 3, SEED + 1)
-    assert not scenes.is_written(root.parent / "nowhere", 6, 3, SEED)
-    assert json.loads((root / "scenes.json").read_text())["version"] == scenes.VERSION
 
 
 def test_interrupted_write_leaves_no_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def interrupt(records: list[dict]) -> dict:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(scenes, "coco_files", interrupt)
+    monkeypatch.setattr(coco_layout, "coco_files", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        scenes.write_dataset(tmp_path / "scenes", num_train=1, num_val=1, seed=0)
+        coco_layout.write_dataset(tmp_path / "scenes", num_train=1, num_val=1, seed=0)
     assert not (tmp_path / "scenes").exists()
 
 
 def test_other_peoples_files_are_not_replaced(tmp_path: Path):
     (tmp_path / "holiday.jpg").touch()
-    with pytest.raises(UserError, match="not drawn scenes"):
-        scenes.write_dataset(tmp_path, num_train=1, num_val=1, seed=0)
+    with pytest.raises(UserError, match="not synthetic scenes"):
+        coco_layout.write_dataset(tmp_path, num_train=1, num_val=1, seed=0)
     assert (tmp_path / "holiday.jpg").exists()

@@ -18,6 +18,7 @@ from pix2seq.config import PRESETS
 from pix2seq.errors import UserError
 from pix2seq.models.weights import Weights, load_weights
 from pix2seq.runtime.paths import ROOT
+from pix2seq.tasks import TASKS
 from pix2seq.weights.convert_official import convert, main, read_class_names
 from pix2seq.weights.official_names import place
 from pix2seq.weights.official_settings import official_cfg
@@ -82,7 +83,7 @@ def test_a_model_with_text_has_all_tasks(listing: Callable):
         "decoder/ar_decoder.Soutp_bias": (35000,),
     }
     cfg = settings_of(sources_of(shapes))
-    assert (cfg.preset, cfg.tasks, cfg.model.vocab_size) == ("vit-b", config.TASKS, 35000)
+    assert (cfg.preset, cfg.tasks, cfg.model.vocab_size) == ("vit-b", tuple(TASKS), 35000)
 
 
 def test_other_dimensions_are_no_preset(listing: Callable):
@@ -269,7 +270,7 @@ def test_captions_need_their_text_model(
     assert load_weights(out).cfg.tasks == ("detection", "segmentation", "keypoint")
     convert(tmp_path, out, text_model=text_model_path)
     weights = load_weights(out)
-    assert weights.cfg.tasks == config.TASKS
+    assert weights.cfg.tasks == tuple(TASKS)
     assert "sentencepiece" in weights.text
 
 
