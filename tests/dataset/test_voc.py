@@ -146,7 +146,8 @@ def test_damaged_annotations_are_counted(tmp_path: Path):
     images = {"1": thing(box=(5, 5, "x", 9)) + thing(box=(9, 9, 5, 12)) + thing(box=(5.5, 6, 9, 9)), "2": "", "3": ""}
     folder = write_voc(tmp_path / "own", images, {"all": list("1234")})
     (folder / "Annotations" / "2.xml").write_text("<annotation><object>", encoding="utf-8")
-    (folder / "Annotations" / "3.xml").write_text(
+    entity = '<!DOCTYPE a [<!ENTITY e SYSTEM "file:///etc/passwd">]><a>&e;</a>'
+    (folder / "Annotations" / "3.xml").write_text(entity, encoding="utf-8")
         '<!DOCTYPE a [<!ENTITY e SYSTEM "file:///etc/passwd">]><a>&e;</a>', encoding="utf-8"
     )
     split = VocDataset(folder, "all", ONLY_DETECTION)
