@@ -148,8 +148,6 @@ def test_damaged_annotations_are_counted(tmp_path: Path):
     (folder / "Annotations" / "2.xml").write_text("<annotation><object>", encoding="utf-8")
     entity = '<!DOCTYPE a [<!ENTITY e SYSTEM "file:///etc/passwd">]><a>&e;</a>'
     (folder / "Annotations" / "3.xml").write_text(entity, encoding="utf-8")
-        '<!DOCTYPE a [<!ENTITY e SYSTEM "file:///etc/passwd">]><a>&e;</a>', encoding="utf-8"
-    )
     split = VocDataset(folder, "all", ONLY_DETECTION)
     assert len(split) == 1 and split[0].boxes.tolist() == [[4.5, 5, 9, 9]]
     assert sorted(split.problems.counts.values()) == [1, 1, 1, 2]
