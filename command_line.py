@@ -38,6 +38,7 @@ from pix2seq.runtime.threads import let_threads_sleep
 TITLES = {"": "run", "model": "model", "data": "data", "train": "training", "infer": "inference and evaluation"}
 NAMES_SHOWN = 5
 HELP_COLUMN = 31
+WIDTH_OFF_TERMINAL = (120, 40)  # of help that goes into a file or another program
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,7 @@ def _make_parser(doc: str | None, uses: Uses, everything: bool, defaults: CFG) -
         description=doc,
         epilog="" if everything else f"--help-all lists all {len(uses.names)} settings of this script.",
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
-            prog, max_help_position=HELP_COLUMN, width=shutil.get_terminal_size().columns - 1
+            prog, max_help_position=HELP_COLUMN, width=shutil.get_terminal_size(WIDTH_OFF_TERMINAL).columns - 1
         ),
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,

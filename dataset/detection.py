@@ -101,7 +101,7 @@ def detection_sequence(
     if data.noise_objects:
         noise = noise_boxes(boxes, max_objects - len(boxes), image_area(example, geometry), rng)
         boxes, classes = np.concatenate([boxes, noise]), np.append(classes, np.full(len(noise), FAKE_CLASS))
-    has_end = not data.noise_objects and len(shown) <= max_objects
+    has_end = not data.noise_objects and len(shown) <= max_objects - tokenizer.full  # in full ones the end is no token
     sequence = tokenizer.encode(boxes, classes, pad_to=None if has_end else max_objects)
     if data.class_corruption == "none":
         return sequence

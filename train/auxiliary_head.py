@@ -1,8 +1,8 @@
-"""Dense supervision: in training, every cell of the memory also tells the object that covers it.
+"""An auxiliary head: in training, every cell of the memory also predicts the object that covers it.
 
 A decoder that learns from sequences alone takes very long to find out where the memory holds a position: it must learn
-to look at the right cell before it can learn to read it. Here each cell is asked directly for the class, the box and
-the keypoints of its object, so that an answer is there to be read as soon as the decoder looks anywhere at the object.
+to attend to the right cell before it can learn to read it. Here each cell predicts the class, the box and the
+keypoints of its object itself, so that they are there to be read as soon as the decoder attends anywhere to the object.
 The head is thrown away after training.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pix2seq.dataset.batches import ObjectBatch
 
-OCTAVES = 6  # a coordinate is asked for as sine and cosine of this many frequencies, from half a cycle up
+OCTAVES = 6  # a coordinate is predicted as sine and cosine of this many frequencies, from half a cycle up
 
 
 def fourier(fractions: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def covering_object(boxes: Tensor, exists: Tensor, side: int) -> tuple[Tensor, T
     return area.argmin(-1), inside.any(-1)
 
 
-class DenseSupervision(nn.Module):
+class AuxiliaryHead(nn.Module):
     """The head that reads cells, and its loss."""
 
     def __init__(self, width: int, num_classes: int, num_points: int) -> None:
@@ -59,6 +59,6 @@ class DenseSupervision(nn.Module):
         known = torch.cat([torch.ones_like(objects.boxes), objects.visible.repeat_interleave(2, 2)], dim=2)
         expand = index[..., None].expand(-1, -1, self.num_coords)
         target, weight = coords.gather(1, expand), known.gather(1, expand) * covered[..., None]
-        said = self.locate(cells).float().unflatten(-1, (self.num_coords, 2 * OCTAVES))
-        place_loss = ((said - fourier(target)) ** 2).sum(-1)
+        predicted = self.locate(cells).float().unflatten(-1, (self.num_coords, 2 * OCTAVES))
+        place_loss = ((predicted - fourier(target)) ** 2).sum(-1)
         return class_loss + (place_loss * weight).sum() / (weight.sum() + 1e-9)

@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from tqdm import tqdm
 
 from pix2seq.config import CFG, TrainCFG, check_training, parse_tasks, replace, to_json
 from pix2seq.dataset.batches import Batch, build_loader
@@ -32,14 +31,13 @@ from pix2seq.runtime.device import check_precision, computes_bf16, image_format,
 from pix2seq.runtime.paths import weights_path, writable_folder
 from pix2seq.tasks import choose_tasks
 from pix2seq.train.announce import SCENES_ARE_DRAWN, Forecast, describe_data, describe_steps, steps_left
-from pix2seq.train.auxiliary_head import DenseSupervision
+from pix2seq.train.auxiliary_head import AuxiliaryHead
 from pix2seq.train.checkpoint import load_checkpoint, save_checkpoint
 from pix2seq.train.curves import Metrics, draw_curves
 from pix2seq.train.finetune import start_from, table
 from pix2seq.train.loss import token_loss
 from pix2seq.train.optimizer import Optimizers, learning_rate
-
-LOG_EVERY = 50  # steps between two rows of metrics
+from pix2seq.train.progress import Progress
 
 
 @torch.no_grad()
@@ -65,33 +63,21 @@ def batch_losses(
     model: Pix2Seq,
     batch: Batch,
     train: TrainCFG,
-    dense: DenseSupervision | None = None,
+    auxiliary_head: AuxiliaryHead | None = None,
     counts: Mapping[str, TokenCounts] | None = None,
 ) -> dict[str, Tensor]:
-    """Token loss of each task in the batch, and with `dense` the loss `dense` of the memory's cells.
+    """Token loss of each task in the batch, and with a head its loss `auxiliary` on the memory's cells.
 
-    With `counts` the answers' tokens are added to those of their task.
+    With `counts` the target tokens are added to those of their task.
     """
     memory = model.encode(batch.images)
     groups = [(part.tokens, part.image_index) for part in batch.tasks.values()]
     losses = {}
-    for (task, part), answer in zip(batch.tasks.items(), model.decode_groups(memory, groups), strict=True):
-        losses[task] = token_loss(answer, part.targets, part.weights, train.coord_sigma, train.label_smoothing)
-        if counts is not None:
-            counts[task].add(answer, part.targets, part.weights)
-    return losses | ({"dense": dense(memory, batch.objects)} if dense else {})
-
-
-def _mean(steps: list[dict[str, Tensor]]) -> dict[str, float]:
-    """Mean of each loss over the steps that have it."""
-    names = dict.fromkeys(name for losses in steps for name in losses)
-    return {name: torch.stack([losses[name] for losses in steps if name in losses]).mean().item() for name in names}
-
-
-def _summary(losses: dict[str, float], lr: float, speed: float) -> dict[str, str]:
-    """What the progress bar shows."""
-    shown = {task: f"{loss:.2f}" for task, loss in losses.items()}
-    return shown | {"lr": f"{lr:.1e}", "images/s": f"{speed:.0f}"}
+    for (task, part), logits in zip(batch.tasks.items(), model.decode_groups(memory, groups), strict=True):
+        losses[task] = token_loss(logits, part.targets, part.weights, train.coord_sigma, train.label_smoothing)
+        if counts:
+            counts[task].add(logits, part.targets, part.weights)
+    return losses | ({"auxiliary": auxiliary_head(memory, batch.objects)} if auxiliary_head else {})
 
 
 class Trainer:
@@ -118,14 +104,16 @@ class Trainer:
         self.model.encoder.backbone.freeze(cfg.train.frozen_stages)
         self.average = copy.deepcopy(self.model).eval() if cfg.train.ema_decay else self.model
         self.loss_weights = dict(cfg.loss_weights)
-        self.dense = None
+        self.auxiliary_head = None
         if cfg.train.auxiliary_weight:
             num_classes = max(self.class_names, default=0) + 1
-            self.dense = DenseSupervision(cfg.model.decoder_width, num_classes, len(self.skeleton)).to(self.device)
-            self.loss_weights["dense"] = cfg.train.auxiliary_weight
-        self.trained = nn.ModuleList(part for part in (self.model, self.dense) if part)
-        self.optimizers = Optimizers(self.model, self.dense, cfg)
+            head = AuxiliaryHead(cfg.model.decoder_width, num_classes, len(self.skeleton))
+            self.auxiliary_head = head.to(self.device)
+            self.loss_weights["auxiliary"] = cfg.train.auxiliary_weight
+        self.trained = nn.ModuleList(part for part in (self.model, self.auxiliary_head) if part)
+        self.optimizers = Optimizers(self.model, self.auxiliary_head, cfg)
         self.step, self.epoch, self.best = 0, 0, math.inf
+        self.metrics = None
         if cfg.train.resume:
             self._resume()
         if distributed.rank() == 0:
@@ -202,31 +190,15 @@ class Trainer:
     def _train_epoch(self, total: int) -> None:
         self.begin_epoch(self.epoch)
         self.model.train()
-        title = f"epoch {self.epoch + 1}/{self.cfg.train.epochs}"
-        bar = tqdm(self.loader, title, unit="step", disable=distributed.rank() > 0)
-        waited, since, recent = 0.0, time.monotonic(), []
-        asked = time.monotonic()
-        for batch in bar:
-            waited += time.monotonic() - asked
+        train = self.cfg.train
+        title, images = f"epoch {self.epoch + 1}/{train.epochs}", train.batch_size * distributed.world_size()
+        progress = Progress(title, images, self.metrics, self.forecast)
+        for batch in progress.follow(self.loader):
             rate = learning_rate(self.step, total, self.cfg)
-            logged = (self.step + 1) % LOG_EVERY == 0
-            counts = self._token_counts() if logged else None
+            counts = self._token_counts() if progress.is_logged(self.step + 1) else {}
             losses, grad_norm = self.train_step(batch.to(self.device), rate, counts)
-            recent.append({name: loss.detach() for name, loss in losses.items()})
             self.step += 1
-            if distributed.rank() == 0:
-                self.forecast.step_done(steps_left(self.cfg, self.step, total))
-            if logged and distributed.rank() == 0:
-                spent = time.monotonic() - since
-                speed = len(recent) * self.cfg.train.batch_size * distributed.world_size() / spent
-                means = _mean(recent)
-                numbers = {f"loss/{name}": loss for name, loss in means.items()}
-                bar.set_postfix(_summary(means, rate, speed))
-                numbers |= token_numbers(counts)
-                numbers |= {"lr": rate, "grad_norm": float(grad_norm)}
-                self.metrics.add(self.step, numbers | {"images_per_s": speed, "data_wait": waited / spent})
-                waited, since, recent = 0.0, time.monotonic(), []
-            asked = time.monotonic()
+            progress.step_done(self.step, losses, rate, grad_norm, counts, steps_left(self.cfg, self.step, total))
 
     def _token_counts(self) -> dict[str, TokenCounts]:
         return {task: TokenCounts(self.text.end) for task in self.cfg.tasks}
@@ -236,11 +208,11 @@ class Trainer:
     ) -> tuple[dict[str, Tensor], Tensor]:
         """One update, unless no process's batch has anything to learn; each loss and the gradient's norm."""
         train = self.cfg.train
-        if not (self.dense or any(distributed.gather([bool(batch.tasks)]))):
+        if not (self.auxiliary_head or any(distributed.gather([bool(batch.tasks)]))):
             return {}, torch.zeros(())
         with arithmetic(self.device, train.precision):
-            if batch.tasks or self.dense:
-                losses = batch_losses(self.model, batch, train, self.dense, counts)
+            if batch.tasks or self.auxiliary_head:
+                losses = batch_losses(self.model, batch, train, self.auxiliary_head, counts)
                 total = sum(self.loss_weights[name] * loss for name, loss in losses.items())
             else:  # batch norms of the other processes wait for this one's images, forward and back
                 losses, total = {}, 0 * self.model.encode(batch.images).sum()

@@ -14,17 +14,17 @@ def token_loss(
     """Weighted mean cross-entropy of `logits` (S, L, V) against `targets` (S, L) with `weights` (S, L).
 
     With `coord_sigma` > 0 a coordinate's target is not one bin but a normal distribution of that deviation, in bins:
-    a near miss then costs less than a far one, which a plain class loss cannot tell. Of any other target the share
+    a near miss then costs less than a far one, which a plain class loss does not know. Of any other target the share
     `label_smoothing` is spread evenly over the vocabulary.
     """
     rows = weights.flatten().nonzero().squeeze(1)
     logits = logits.flatten(0, 1).index_select(0, rows).float()
     targets, weights = targets.flatten()[rows], weights.flatten()[rows]
     near, share = _target_shares(targets, coord_sigma)
-    said = (logits.gather(1, near.clamp(0, logits.shape[1] - 1)) * share).sum(1)
+    expected = (logits.gather(1, near.clamp(0, logits.shape[1] - 1)) * share).sum(1)
     if label_smoothing:
-        said += label_smoothing * (share.amax(1) == 1) * (logits.mean(-1) - said)
-    return ((logits.logsumexp(-1) - said) * weights).sum() / (weights.sum() + 1e-9)
+        expected += label_smoothing * (share.amax(1) == 1) * (logits.mean(-1) - expected)
+    return ((logits.logsumexp(-1) - expected) * weights).sum() / (weights.sum() + 1e-9)
 
 
 def _target_shares(targets: Tensor, sigma: float) -> tuple[Tensor, Tensor]:

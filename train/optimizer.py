@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pix2seq.config import CFG
 from pix2seq.models.pix2seq import Pix2Seq
+from pix2seq.train.muon import make_muon
 
 ADAM_EPS = 1e-8
 
@@ -54,10 +55,7 @@ class Optimizers:
         self.parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(adamw, lr=0.0, betas=(0.9, train.beta2))]
         if muon:
             group = {"params": muon, "factor": train.muon_lr_factor}
-            # Updates as large as AdamW's, so that one schedule serves both.
-            self.parts.append(
-                torch.optim.Muon([group], lr=0.0, weight_decay=train.weight_decay, adjust_lr_fn="match_rms_adamw")
-            )
+            self.parts.append(make_muon([group], train.weight_decay, model.device))
 
     def step(self, rate: float) -> None:
         """One update at the schedule's `rate`."""

@@ -363,3 +363,11 @@ def test_copies_share_a_batch_but_not_their_canvas(everything: SampleDataset):
     detection = batch.tasks["detection"]
     assert len(detection.tokens) == 4  # two images, two copies, one order each
     assert len(set(detection.image_index.tolist())) == 4
+
+
+def test_a_full_list_of_objects_has_no_end_that_exceeds_the_longest_sequence():
+    cfg = config.replace(CFG(), max_objects=2, full_detection=True, noise_objects=False)
+    tokenizer = DetectionTokenizer(3000, [3, 7], 2, cfg.train.end_weight, cfg.train.noise_weight, full=True)
+    geometry = Geometry.letterbox(200, 100, SIZE)
+    sequence = detection_sequence(two_objects(), geometry, tokenizer, cfg, np.random.default_rng(0))
+    assert len(sequence.input) == max_length(tokenizer) == 10

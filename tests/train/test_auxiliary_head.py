@@ -3,7 +3,7 @@
 import torch
 
 from pix2seq.dataset.batches import ObjectBatch
-from pix2seq.train.auxiliary_head import DenseSupervision, covering_object, fourier
+from pix2seq.train.auxiliary_head import AuxiliaryHead, covering_object, fourier
 
 
 def objects(boxes: list[list[float]], classes: list[int], visible: float = 0.0) -> ObjectBatch:
@@ -37,7 +37,7 @@ def test_fourier_features_tell_places_apart():
 
 def test_the_right_answer_costs_least():
     torch.manual_seed(0)
-    head = DenseSupervision(width=8, num_classes=3, num_points=17)
+    head = AuxiliaryHead(width=8, num_classes=3, num_points=17)
     target = objects([[0.0, 0.0, 1.0, 1.0]], [2])
     with torch.no_grad():
         for layer in (head.classify, head.locate):
@@ -51,7 +51,7 @@ def test_the_right_answer_costs_least():
 
 
 def test_canvases_without_objects_teach_nothing_but_their_absence():
-    head = DenseSupervision(width=8, num_classes=3, num_points=17)
+    head = AuxiliaryHead(width=8, num_classes=3, num_points=17)
     memory = torch.randn(1, 4, 8)
     loss = head(memory, objects([[0.0, 0.0, 0.0, 0.0]], [0]))
     assert torch.isfinite(loss)
@@ -60,7 +60,7 @@ def test_canvases_without_objects_teach_nothing_but_their_absence():
 
 
 def test_invisible_keypoints_are_not_asked_for():
-    head = DenseSupervision(width=8, num_classes=3, num_points=17)
+    head = AuxiliaryHead(width=8, num_classes=3, num_points=17)
     memory = torch.randn(1, 4, 8)
     near, far = (objects([[0.0, 0.0, 1.0, 1.0]], [1]) for _ in range(2))
     far.points.fill_(0.9)

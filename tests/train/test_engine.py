@@ -18,7 +18,7 @@ from pix2seq.errors import UserError
 from pix2seq.models.weights import load_weights
 from pix2seq.runtime.paths import ROOT
 from pix2seq.tasks import TASKS
-from pix2seq.train import engine
+from pix2seq.train import progress
 from pix2seq.train.checkpoint import load_checkpoint, save_checkpoint
 from pix2seq.train.engine import Trainer, batch_losses, train
 
@@ -76,7 +76,7 @@ def test_metrics_hold_the_validation_loss_of_every_task_and_epoch(finished: CFG)
 
 
 def test_metrics_hold_the_training_loss_every_few_steps(tiny_cfg: CFG, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(engine, "LOG_EVERY", 2)
+    monkeypatch.setattr(progress, "LOG_EVERY", 2)
     train(config.replace(tiny_cfg, task="keypoint", batch_size=2, steps_per_epoch=3, epochs=2))
     rows = [row for row in rows_of(tiny_cfg) if row["loss/keypoint"]]
     assert [int(row["step"]) for row in rows] == [2, 4, 6]

@@ -1,0 +1,73 @@
+"""What is seen of an epoch while it runs: the progress bar, rows of metrics, the time that steps and data take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pix2seq.dataset.batches import Batch
+from pix2seq.evaluate.tokens import TokenCounts, token_numbers
+from pix2seq.runtime import distributed
+from pix2seq.train.announce import Forecast
+from pix2seq.train.curves import Metrics
+
+LOG_EVERY = 50  # steps between two rows of metrics
+
+
+class Progress:
+    """Follows the batches of one epoch; only the first process shows and writes anything (`metrics` is its own)."""
+
+    def __init__(self, title: str, images_per_step: int, metrics: Metrics | None, forecast: Forecast) -> None:
+        self.title, self.images_per_step, self.metrics, self.forecast = title, images_per_step, metrics, forecast
+        self._restart()
+
+    def _restart(self) -> None:
+        self.waited_s, self.since, self.recent = 0.0, time.monotonic(), []
+
+    def follow(self, loader: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches, with a progress bar; the time between asking for one and getting it counts as waiting."""
+        self.bar = tqdm(loader, self.title, unit="step", disable=distributed.rank() > 0)
+        asked = time.monotonic()
+        for batch in self.bar:
+            self.waited_s += time.monotonic() - asked
+            yield batch
+            asked = time.monotonic()
+
+    @staticmethod
+    def is_logged(step: int) -> bool:
+        """Whether a row of metrics follows step number `step`, counted from 1."""
+        return step % LOG_EVERY == 0
+
+    def step_done(
+        self,
+        step: int,
+        losses: Mapping[str, Tensor],
+        rate: float,
+        grad_norm: Tensor,
+        counts: Mapping[str, TokenCounts],
+        steps_left: float,
+    ) -> None:
+        """Step number `step` is done; `steps_left` more of its kind are to come."""
+        self.recent.append({name: loss.detach() for name, loss in losses.items()})
+        if distributed.rank() > 0:
+            return
+        self.forecast.step_done(steps_left)
+        if not self.is_logged(step):
+            return
+        spent = time.monotonic() - self.since
+        speed, means = len(self.recent) * self.images_per_step / spent, _means(self.recent)
+        self.bar.set_postfix({name: f"{loss:.2f}" for name, loss in means.items()} | {"images/s": f"{speed:.0f}"})
+        numbers = {f"loss/{name}": loss for name, loss in means.items()} | token_numbers(counts)
+        numbers |= {"lr": rate, "grad_norm": float(grad_norm)}
+        self.metrics.add(step, numbers | {"images_per_s": speed, "data_wait": self.waited_s / spent})
+        self._restart()
+
+
+def _means(steps: list[dict[str, Tensor]]) -> dict[str, float]:
+    """Mean of each loss over the steps that have it."""
+    names = dict.fromkeys(name for losses in steps for name in losses)
+    return {name: torch.stack([losses[name] for losses in steps if name in losses]).mean().item() for name in names}
