@@ -29,7 +29,7 @@ ImageLike = str | Path | Image.Image | np.ndarray
 class Result:
     """What a model predicts about one image of H × W pixels; n instances, highest score first.
 
-    What was not asked for is None. Pixel i of the image covers [i, i + 1).
+    What was not requested is None. Pixel i of the image covers [i, i + 1).
     """
 
     image: np.ndarray  # (H, W, 3) uint8 RGB
@@ -85,12 +85,12 @@ class Result:
 
     def plot(self) -> np.ndarray:
         """The image (H, W, 3) uint8 RGB with all that was predicted drawn into it."""
-        picture = self.image
+        drawn = self.image
         for name, predictions in self.described.predictions.items():
             inference = self.predictor.tasks[name].inference
             if inference.IMAGE_FILE:
-                picture = inference.draw(picture, self.described.instances, predictions, self.predictor.drawing)
-        return picture
+                drawn = inference.draw(drawn, self.described.instances, predictions, self.predictor.drawing)
+        return drawn
 
 
 class Model:

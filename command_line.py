@@ -259,8 +259,8 @@ def _in_order(uses: Uses) -> dict[str, None]:
 
 
 def _add_flag(group: argparse._ArgumentGroup, name: str, defaults: CFG, shown: bool) -> None:
-    kind, told = FIELDS[name].type, FIELDS[name].metadata
-    text = told["help"] + (f" ({', '.join(told['choices'])})" if told["choices"] else "")
+    kind, about = FIELDS[name].type, FIELDS[name].metadata
+    text = about["help"] + (f" ({', '.join(about['choices'])})" if about["choices"] else "")
     default = value_of(defaults, name)
     if default not in ("", ()):
         text += f" [{default}]" if kind != "bool" else f" [{'on' if default else 'off'}]"
@@ -304,14 +304,14 @@ def _why_not(word: str, uses: Uses, only: str) -> str:
     elif only and own and only not in own:
         reason = f"it is for {' and '.join(own)}, this script for {only}"
     elif group == "model" and "weights" in uses.names:
-        reason = "the weights file tells what its model is"
+        reason = "the model's settings are in the weights file"
     else:
         reason = f"this script uses no such setting of {TITLES[group]}"
     return f"{flag(name)} has no effect here: {reason}; leave it out"
 
 
 def _settings_of_file(file: str, uses: Uses, defaults: CFG) -> dict[str, Any]:
-    """The settings of a `--config` file that a script uses; a line tells which others would have changed something."""
+    """The settings of a `--config` file that a script uses; a line names others that would have changed something."""
     settings = read_settings(file)
     idle = [name for name, value in settings.items() if name not in uses.names and value != value_of(defaults, name)]
     if idle:

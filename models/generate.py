@@ -99,14 +99,14 @@ def generate(
 ) -> Generation:
     """Answer `prompts` (S, P) about `memory` (B, N, D) with at most `max_tokens` tokens each.
 
-    `image_index` (S,) says which image a prompt is about. Each prompt is answered `num_samples` times: the rows of the
+    `image_index` (S,) is the image that a prompt is about. Each prompt gets `num_samples` responses: the rows of the
     result are prompt-major (S · num_samples). `draws` (S · num_samples, max_tokens), uniform in [0, 1), are the random
-    numbers of sampling: a row's answer depends on its own ones alone. Decoding stops when every sequence has ended;
+    numbers of sampling: a row depends on its own ones alone. Decoding stops when every sequence has ended;
     rows that have ended are dropped once they are the half.
     """
     prompts = prompts.repeat_interleave(num_samples, 0)
     image_index = image_index.repeat_interleave(num_samples, 0)
-    rows = torch.arange(len(prompts), device=memory.device)  # the answers that are still being written
+    rows = torch.arange(len(prompts), device=memory.device)  # the responses that have not ended
     cache = model.start(memory, image_index, prompts.shape[1] + max_tokens)
     state = torch.zeros_like(rows)
     tokens = torch.zeros(len(rows), max_tokens, dtype=torch.long, device=memory.device)

@@ -21,7 +21,7 @@ FORMAT = "pix2seq-toolkit"
 
 @dataclass(frozen=True)
 class Weights:
-    """A model with what is needed to speak to it: `class_names` by id, and `text`, the description of its caption
+    """A model with what is needed to use it: `class_names` by id, and `text`, the description of its caption
     vocabulary (see `tokenizers.captioning.read_text`).
 
     `keypoints` describe what its points mean (see `dataset.skeleton.Skeleton.to_dict`; empty: COCO's 17 of a person),

@@ -195,7 +195,7 @@ def test_wrong_flags_are_refused_in_a_sentence(flags: str, message: str):
 @pytest.mark.parametrize(
     ("script", "flags", "reason"),
     [
-        ("infer/infer_single_image_caption.py", "--image-size 64", "the weights file tells what its model is"),
+        ("infer/infer_single_image_caption.py", "--image-size 64", "the model's settings are in the weights file"),
         (
             "infer/infer_single_image_caption.py",
             "--num-samples 4",
@@ -204,7 +204,7 @@ def test_wrong_flags_are_refused_in_a_sentence(flags: str, message: str):
         ("infer/infer_single_image_caption.py", "--task detection", "this script is for captioning alone"),
         ("infer/infer_single_image_multi_task.py", "--lr 1", "this script uses no such setting of training"),
         ("infer/infer_single_image_multi_task.py", "--no-resume", "this script uses no such setting of training"),
-        ("evaluate/evaluate_detection.py", "--max-objects=4", "the weights file tells what its model is"),
+        ("evaluate/evaluate_detection.py", "--max-objects=4", "the model's settings are in the weights file"),
         ("evaluate/evaluate_detection.py", "--flip 0", "this script uses no such setting of data"),
         ("train/train_coco_keypoint.py", "--drop-words 0.5", "it is for captioning, this script for keypoint"),
         ("train/train_multi_task.py", "--image x.jpg", "this script uses no such setting of inference"),

@@ -1,4 +1,4 @@
-"""What a run tells before and during its first steps: what it trains on, how many steps, and how long that takes."""
+"""What a run prints before and during its first steps: what it trains on, how many steps, and how long that takes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Start from a weights file of other data: what has the same meaning is kept, the rest stays as it was initialised.
 
-Token ids mean what the file's class names and caption vocabulary say, so that rows of the embedding move by name: a
+What token ids mean is in the file's class names and caption vocabulary, so that rows of the embedding move by name: a
 class that both know keeps what was learnt about it whatever its id, and no class inherits the row of another.
 """
 
