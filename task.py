@@ -1,8 +1,8 @@
 """What a task is: one object with what each stage needs.
 
 Rooms are stages, files are tasks: a task's column is `tokenizers/<task>.py`, `dataset/<task>.py`, `infer/<task>.py` and
-`evaluate/<task>.py`. The classes below describe what each file must offer; `tasks.py` puts the columns together. Stages loop
-over the tasks that they are given and name none.
+`evaluate/<task>.py`. The classes below describe what each file must offer; `tasks.py` puts the columns together. Stages
+loop over the tasks that they are given and name none.
 """
 
 from __future__ import annotations
