@@ -21,7 +21,7 @@ def overfit(bench: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch)
     return module
 
 
-def test_a_model_that_knows_nothing_misses_its_aims(overfit: ModuleType, tiny_cfg: CFG, capsys):
+def test_a_hardly_trained_model_misses_its_aims(overfit: ModuleType, tiny_cfg: CFG, capsys):
     with pytest.raises(SystemExit) as ended:
         overfit.main(config.replace(tiny_cfg, batch_size=3, eval_images=3, check_data=False))
     assert ended.value.code == 1
@@ -44,7 +44,7 @@ def test_the_chosen_images_serve_every_task_and_their_objects_are_large(overfit:
     assert min(map(smallest, chosen)) >= max(map(smallest, serving - set(chosen)))
 
 
-def test_an_epoch_teaches_every_image_as_often(overfit: ModuleType, tiny_cfg: CFG):
+def test_an_epoch_trains_on_every_image_as_often(overfit: ModuleType, tiny_cfg: CFG):
     split = open_split(tiny_cfg, "train2017", TASKS)
     chosen = overfit.choose(split, TASKS)
     cfg = overfit.write_dataset(split, TASKS, Path(tiny_cfg.train.run_dir), tiny_cfg)

@@ -14,6 +14,7 @@ from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.models.sampling import Sampling
 from pix2seq.tasks import TASKS
 from pix2seq.token_ids import COORDS, END
+from pix2seq.tokenizers import vocabulary
 from pix2seq.tokenizers.captioning import CaptioningTokenizer, WordVocabulary
 from pix2seq.tokenizers.detection import DetectionTokenizer
 from pix2seq.tokenizers.keypoint import KeypointTokenizer
@@ -103,9 +104,9 @@ INDEX = torch.tensor([0, 1, 1])
 @torch.inference_mode()
 @pytest.mark.parametrize("task", TASKS)
 def test_greedy_decoding_equals_uncached_argmax(tiny_model: Pix2Seq, images, memory, task: str):
-    grammar, said = tables(task), prompts(task, 3)
-    found = generate(tiny_model, memory, said, INDEX, grammar, 12)
-    state, sequence = torch.zeros(3, dtype=torch.long), said
+    grammar, asked = tables(task), prompts(task, 3)
+    found = generate(tiny_model, memory, asked, INDEX, grammar, 12)
+    state, sequence = torch.zeros(3, dtype=torch.long), asked
     for step in range(found.tokens.shape[1]):
         logits = tiny_model(images, sequence, INDEX)[:, -1]
         token = found.tokens[:, step]
@@ -127,19 +128,19 @@ def test_random_weights_still_obey_the_grammar(tiny_model: Pix2Seq, memory, task
 
 @pytest.mark.parametrize("task", TASKS)
 def test_rows_do_not_limit_each_other(exact: ExactModel, exact_memory, task: str):
-    said, grammar = prompts(task, 3), tables(task)
-    together = generate(exact, exact_memory, said, INDEX, grammar, 20)
+    asked, grammar = prompts(task, 3), tables(task)
+    together = generate(exact, exact_memory, asked, INDEX, grammar, 20)
     for row in range(3):
-        alone = generate(exact, exact_memory, said[row : row + 1], INDEX[row : row + 1], grammar, 20)
+        alone = generate(exact, exact_memory, asked[row : row + 1], INDEX[row : row + 1], grammar, 20)
         length = min(alone.tokens.shape[1], together.tokens.shape[1])
         assert torch.equal(together.tokens[row, :length], alone.tokens[0, :length])
         assert not together.tokens[row, length:].any()
 
 
 def test_greedy_samples_of_a_prompt_are_equal_and_stand_together(exact: ExactModel, exact_memory):
-    said, grammar = prompts("segmentation", 3), tables("segmentation")
-    once = generate(exact, exact_memory, said, INDEX, grammar, 16)
-    thrice = generate(exact, exact_memory, said, INDEX, grammar, 16, num_samples=3)
+    asked, grammar = prompts("segmentation", 3), tables("segmentation")
+    once = generate(exact, exact_memory, asked, INDEX, grammar, 16)
+    thrice = generate(exact, exact_memory, asked, INDEX, grammar, 16, num_samples=3)
     assert torch.equal(thrice.tokens, once.tokens.repeat_interleave(3, 0))
 
 
@@ -152,33 +153,33 @@ def test_samples_of_a_prompt_differ(tiny_model: Pix2Seq, memory):
 
 
 def test_the_same_seed_samples_the_same(exact: ExactModel, exact_memory):
-    said, grammar = prompts("keypoint", 3), tables("keypoint")
+    asked, grammar = prompts("keypoint", 3), tables("keypoint")
     first, second, other = (
-        generate(exact, exact_memory, said, INDEX, grammar, 34, SAMPLED, 2, draws(6, 34, seed=seed)).tokens
+        generate(exact, exact_memory, asked, INDEX, grammar, 34, SAMPLED, 2, draws(6, 34, seed=seed)).tokens
         for seed in (5, 5, 6)
     )
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
 
 
-def test_a_sampled_answer_does_not_depend_on_what_is_asked_along_with_it(exact: ExactModel, exact_memory):
-    said, numbers, grammar = prompts("segmentation", 3), draws(6, 20), tables("segmentation")
-    together = generate(exact, exact_memory, said, INDEX, grammar, 20, SAMPLED, 2, numbers).tokens
-    last = generate(exact, exact_memory, said[2:], INDEX[2:], grammar, 20, SAMPLED, 2, numbers[4:]).tokens
+def test_a_sampled_response_does_not_depend_on_the_other_prompts(exact: ExactModel, exact_memory):
+    asked, numbers, grammar = prompts("segmentation", 3), draws(6, 20), tables("segmentation")
+    together = generate(exact, exact_memory, asked, INDEX, grammar, 20, SAMPLED, 2, numbers).tokens
+    last = generate(exact, exact_memory, asked[2:], INDEX[2:], grammar, 20, SAMPLED, 2, numbers[4:]).tokens
     length = min(together.shape[1], last.shape[1])
     assert torch.equal(together[4:, :length], last[:, :length])
     assert not torch.equal(together[4], together[5])
 
 
-def test_greedy_states_say_the_likeliest_token_even_when_others_are_sampled(tiny_model: Pix2Seq, images, memory):
+def test_greedy_states_choose_the_likeliest_token_even_when_others_are_sampled(tiny_model: Pix2Seq, images, memory):
     grammar = Grammar(2, VOCAB_SIZE, greedy_states=(1,))
     grammar.allow(0, slice(1000, 2000), 1)
     grammar.allow(1, slice(100, 1000), 0)
-    wild, said = Sampling(temperature=50.0), prompts("detection", 1)
-    found = generate(tiny_model, memory, said, INDEX[:1], on_device(grammar), 2, wild, 12, draws(12, 2))
+    wild, asked = Sampling(temperature=50.0), prompts("detection", 1)
+    found = generate(tiny_model, memory, asked, INDEX[:1], on_device(grammar), 2, wild, 12, draws(12, 2))
     assert len(set(found.tokens[:, 0].tolist())) > 6
     with torch.inference_mode():
-        sequences = torch.cat([said.expand(12, -1), found.tokens[:, :1]], dim=1)
+        sequences = torch.cat([asked.expand(12, -1), found.tokens[:, :1]], dim=1)
         logits = tiny_model(images, sequences, INDEX[:1].expand(12))[:, -1]
     assert are_likeliest(found.tokens[:, 1] - 100, logits[:, 100:1000])
     likeliest = logits.softmax(-1).gather(1, found.tokens[:, 1:])[:, 0]
@@ -208,7 +209,7 @@ def test_tokens_after_the_end_are_padding(tiny_model: Pix2Seq, memory):
     assert all(row[:length].all() for row, length in zip(tokens, lengths.tolist(), strict=True))
 
 
-def test_dropping_ended_rows_changes_no_answer(exact: ExactModel, exact_memory, monkeypatch):
+def test_dropping_ended_rows_changes_no_response(exact: ExactModel, exact_memory, monkeypatch):
     grammar = Grammar(40, VOCAB_SIZE)  # an even coordinate counts once, an odd one five times: 8 to 40 tokens
     for state in range(40):
         grammar.allow(state, slice(1000, 2000, 2), state + 1)
@@ -218,14 +219,14 @@ def test_dropping_ended_rows_changes_no_answer(exact: ExactModel, exact_memory, 
     kept = []
     monkeypatch.setattr(ExactCache, "keep", lambda cache, rows: kept.append(len(rows)) or keep(cache, rows))
     together = generate(exact, exact_memory, many, index, on_device(grammar), 60).tokens
-    assert kept, "no row was dropped: the test needs answers of different lengths"
+    assert kept, "no row was dropped: the test needs responses of different lengths"
     for row in range(24):
         alone = generate(exact, exact_memory, many[[row]], index[[row]], on_device(grammar), 60).tokens[0]
         assert torch.equal(together[row, : len(alone)], alone[: together.shape[1]])
         assert not together[row, len(alone) :].any()
 
 
-def test_no_prompts_give_no_answers(tiny_model: Pix2Seq, memory):
+def test_no_prompts_give_no_responses(tiny_model: Pix2Seq, memory):
     found = generate(
         tiny_model, memory, prompts("keypoint", 3)[:0], INDEX[:0], tables("keypoint"), 34, SAMPLED, 4, draws(0, 34)
     )
@@ -233,12 +234,12 @@ def test_no_prompts_give_no_answers(tiny_model: Pix2Seq, memory):
 
 
 def test_probabilities_are_those_before_grammar_and_temperature(tiny_model: Pix2Seq, images, memory):
-    said = prompts("detection", 1)
+    asked = prompts("detection", 1)
     found = generate(
-        tiny_model, memory, said, INDEX[:1], tables("detection"), 1, Sampling(temperature=3.0), 1, draws(1, 1)
+        tiny_model, memory, asked, INDEX[:1], tables("detection"), 1, Sampling(temperature=3.0), 1, draws(1, 1)
     )
     with torch.inference_mode():
-        expected = tiny_model(images, said, INDEX[:1])[:, -1].softmax(-1)
+        expected = tiny_model(images, asked, INDEX[:1])[:, -1].softmax(-1)
     torch.testing.assert_close(found.probs[0, 0], expected[0, found.tokens[0, 0]], atol=1e-6, rtol=1e-4)
 
 
@@ -285,7 +286,7 @@ def test_tokens_that_the_grammar_forbids_are_never_sampled():
         assert torch.equal(chosen, choose(logits, sampling, draws(500), torch.arange(1, 100, 2)))
 
 
-# Greedy choices of a model that was taught with soft targets
+# Greedy choices of a model that was trained with soft targets
 
 
 def logits_of(probs: dict[int, float]) -> torch.Tensor:
@@ -304,11 +305,11 @@ def test_the_end_waits_until_it_is_likely():
     assert logits[0, END] > -torch.inf  # the caller's are untouched
 
 
-def test_an_end_that_alone_is_permitted_is_said():
+def test_an_end_that_alone_is_permitted_is_chosen():
     assert choose_likeliest(logits_of({END: 1e-6}), Sampling(end_threshold=0.9)).item() == END
 
 
-def test_a_greedy_coordinate_is_the_mean_of_its_neighbours():
+def test_a_greedy_coordinate_is_the_mean_of_its_neighbors():
     logits = logits_of({1500: 0.4, 1503: 0.3, 1504: 0.3, 1900: 0.39})
     assert choose_likeliest(logits, Sampling()).item() == 1500
     assert choose_likeliest(logits, Sampling(coord_window=20)).item() == 1502
@@ -319,9 +320,10 @@ def test_windows_end_at_the_first_and_the_last_bin():
     sampling = Sampling(coord_window=30)
     assert choose_likeliest(logits_of({1000: 0.9, 999: 0.8, 1001: 0.1}), sampling).item() == 1000
     assert choose_likeliest(logits_of({1999: 0.9, 2000: 0.8, 1998: 0.1}), sampling).item() == 1999
-    assert choose_likeliest(logits_of({104: 0.9, 105: 0.8}), sampling).item() == 104  # classes have no neighbours
+    assert choose_likeliest(logits_of({104: 0.9, 105: 0.8}), sampling).item() == 104  # classes have no neighbors
 
 
 def test_models_and_tokenizers_agree_on_the_vocabulary():
-    """Neither imports the other, so that these few numbers stand in both."""
-    assert (generate_module.END, decoder.COORDS) == (END, COORDS)
+    """Both take these numbers from `token_ids`."""
+    assert generate_module.END == vocabulary.END == END
+    assert decoder.COORDS == COORDS == slice(vocabulary.COORD_SHIFT, vocabulary.COORD_SHIFT + vocabulary.COORD_BINS)

@@ -1,4 +1,4 @@
-"""Encoder and decoder: shapes for any backbone, and one answer whichever way the decoder is run."""
+"""Encoder and decoder: shapes for any backbone, and the same logits whichever way the decoder is run."""
 
 import dataclasses
 import json
@@ -34,7 +34,7 @@ def with_backbone(cfg: CFG, backbone: str, encoder_layers: int = 0, **kwargs) ->
     )
 
 
-# One answer whichever way the decoder is run
+# The same logits whichever way the decoder is run
 
 
 @torch.no_grad()
@@ -84,7 +84,7 @@ def test_image_index_selects_the_image(tiny_model: Pix2Seq, images, tokens):
 
 
 @torch.no_grad()
-def test_the_answer_depends_on_the_image(tiny_model: Pix2Seq, images, tokens):
+def test_the_logits_depend_on_the_image(tiny_model: Pix2Seq, images, tokens):
     first, second = (tiny_model(images, tokens[:1], torch.tensor([image])) for image in (0, 1))
     assert (first - second).abs().max() > 1e-3
 

@@ -1,4 +1,4 @@
-"""Dense supervision: what each cell of the memory is asked for."""
+"""The auxiliary head: what each cell of the memory is to predict."""
 
 import torch
 
@@ -35,7 +35,7 @@ def test_fourier_features_tell_places_apart():
     assert distance.min() > 0.3
 
 
-def test_the_right_answer_costs_least():
+def test_the_right_prediction_costs_least():
     torch.manual_seed(0)
     head = AuxiliaryHead(width=8, num_classes=3, num_points=17)
     target = objects([[0.0, 0.0, 1.0, 1.0]], [2])
@@ -50,7 +50,7 @@ def test_the_right_answer_costs_least():
     assert head(memory, objects([[0.0, 0.0, 1.0, 0.9]], [1])) > 1
 
 
-def test_canvases_without_objects_teach_nothing_but_their_absence():
+def test_canvases_without_objects_train_nothing_but_their_absence():
     head = AuxiliaryHead(width=8, num_classes=3, num_points=17)
     memory = torch.randn(1, 4, 8)
     loss = head(memory, objects([[0.0, 0.0, 0.0, 0.0]], [0]))
@@ -59,7 +59,7 @@ def test_canvases_without_objects_teach_nothing_but_their_absence():
     assert head.locate.weight.grad.abs().max() == 0
 
 
-def test_invisible_keypoints_are_not_asked_for():
+def test_invisible_keypoints_are_no_targets():
     head = AuxiliaryHead(width=8, num_classes=3, num_points=17)
     memory = torch.randn(1, 4, 8)
     near, far = (objects([[0.0, 0.0, 1.0, 1.0]], [1]) for _ in range(2))

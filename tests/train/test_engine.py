@@ -83,7 +83,7 @@ def test_metrics_hold_the_training_loss_every_few_steps(tiny_cfg: CFG, monkeypat
     assert all(float(row["grad_norm"]) > 0 and 0 <= float(row["data_wait"]) <= 1 for row in rows)
 
 
-def test_curves_are_a_image(finished: CFG):
+def test_curves_are_an_image(finished: CFG):
     with Image.open(Path(finished.train.run_dir) / "curves.png") as image:
         assert min(image.size) > 300
 
@@ -98,7 +98,7 @@ def test_written_weights_name_classes_words_and_settings(finished: CFG):
 # Learning
 
 
-def test_a_few_images_are_learnt(tiny_cfg: CFG):
+def test_a_few_images_are_learned(tiny_cfg: CFG):
     cfg = config.replace(tiny_cfg, flip=0.0, crop_flip=0.0, box_jitter=0.0, color_jitter=0.0, warmup_steps=0)
     cfg = config.replace(cfg, min_scale=1.0, max_scale=1.0, crop_min_scale=1.0, crop_max_scale=1.0)
     trainer = Trainer(config.replace(cfg, schedule="constant", lr=3e-3, captions_per_image=1, orders_per_image=1))
@@ -136,7 +136,7 @@ def test_task_weights_scale_the_gradient(tiny_cfg: CFG):
     assert not torch.allclose(all_tasks[name], alone[name])
 
 
-# Crops so narrow that no object is to be seen whole: most batches teach nothing.
+# Crops so narrow that no object is to be seen whole: most batches have no targets.
 NARROW = dict(task="segmentation", segment_whole=True, auxiliary_weight=0.0, batch_size=1, min_visible=1.0)
 
 
@@ -153,7 +153,7 @@ def test_a_batch_without_anything_to_learn_changes_nothing(tiny_cfg: CFG):
         assert all(torch.equal(after[part][name], tensor) for name, tensor in before[part].items())
 
 
-def test_a_run_whose_batches_teach_nothing_comes_to_its_end(tiny_cfg: CFG):
+def test_a_run_whose_batches_have_no_targets_comes_to_its_end(tiny_cfg: CFG):
     cfg = config.replace(tiny_cfg, **NARROW, crop_min_scale=8.0, crop_max_scale=10.0)
     train(cfg)
     assert [int(row["step"]) for row in rows_of(cfg)] == [12]

@@ -109,7 +109,7 @@ def path(weights: Weights, tmp_path: Path) -> Path:
     return tmp_path / "start.safetensors"
 
 
-def test_model_settings_come_from_the_file_unless_a_flag_says_otherwise(weights: Weights, path: Path):
+def test_model_settings_come_from_the_file_unless_a_flag_sets_others(weights: Weights, path: Path):
     assert parse_args(["--start-from", str(path)]).model == weights.cfg.model
     changed = parse_args(["--start-from", str(path), "--max-tokens", "300"]).model
     assert changed == config.replace(weights.cfg, max_tokens=300).model
@@ -124,13 +124,13 @@ def test_what_is_no_weights_file_is_refused(tmp_path: Path, content: bytes | Non
         parse_args(["--start-from", str(file)])
 
 
-def test_a_run_starts_from_a_file_and_says_so(tiny_cfg: CFG, path: Path, capsys: pytest.CaptureFixture):
+def test_a_run_starts_from_a_file_and_reports_it(tiny_cfg: CFG, path: Path, capsys: pytest.CaptureFixture):
     trainer = Trainer(config.replace(tiny_cfg, start_from=str(path), task="detection"))
     given = load_weights(path).model.state_dict()
     own = trainer.model.state_dict()
     assert all(torch.equal(own[name], given[name]) for name in own if name.startswith("encoder."))
-    said = capsys.readouterr().out
-    assert "started from" in said and "person, car" in said and "stop sign" in said
+    printed = capsys.readouterr().out
+    assert "started from" in printed and "person, car" in printed and "stop sign" in printed
 
 
 def test_written_weights_know_keypoints_and_category_ids(tiny_cfg: CFG):

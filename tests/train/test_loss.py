@@ -72,9 +72,9 @@ def test_soft_targets_are_normal_around_the_true_bin():
 
 
 def test_a_near_miss_costs_less_than_a_far_one():
-    def loss(answer: int) -> float:
+    def loss(predicted: int) -> float:
         logits = torch.zeros(1, 1, V)
-        logits[0, 0, answer] = 10
+        logits[0, 0, predicted] = 10
         return float(token_loss(logits, torch.tensor([[1500]]), torch.ones(1, 1), 2.0))
 
     assert loss(1500) < loss(1501) < loss(1503) < loss(1600)

@@ -382,7 +382,7 @@ def test_help_needs_neither_pytorch_nor_tensorflow():
     assert run.stdout == "{'numpy'}\n"
 
 
-def test_the_script_says_what_it_wrote(checkpoint_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture):
+def test_the_script_reports_what_it_wrote(checkpoint_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture):
     main([str(checkpoint_folder), str(tmp_path / "out.safetensors"), "--image-size", "1024", "--classes", "objects365"])
     printed = capfd.readouterr()
     assert printed.out == "no preset, 0.3 M parameters, 1024 px: detection\n"

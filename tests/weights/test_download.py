@@ -147,7 +147,7 @@ def test_fetches_the_newest_checkpoint_with_all_its_files(server: Server, cache:
     assert [path.rpartition("/")[2] for path, _ in server.requests] == ["checkpoint", "ckpt-7.index", DATA_FILE]
 
 
-def test_the_index_says_how_many_data_files_there_are(server: Server, cache: Path) -> None:
+def test_the_index_gives_the_number_of_data_files(server: Server, cache: Path) -> None:
     del server.files[f"{FOLDER}/{DATA_FILE}"]
     server.files[f"{FOLDER}/ckpt-7.index"] = index_bytes(2)
     for shard in (0, 1):
@@ -366,7 +366,7 @@ def test_a_checkpoint_of_the_official_code_becomes_weights(server: Server, cache
 
 
 @pytest.mark.parametrize(("name", "classes"), [("obj365-vit-l-640", "objects365"), ("multi-vit-b-1024", "coco")])
-def test_the_converter_is_told_what_the_table_knows(name: str, classes: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_converter_gets_what_the_table_holds(name: str, classes: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from pix2seq.weights import convert_official
 
     converter = create_autospec(convert_official.convert)
@@ -419,7 +419,7 @@ def test_the_objects365_addresses_are_not_swapped() -> None:
     assert (large.preset, large.parameters, "vit_l_" in large.folder) == ("vit-l", 341.2, True)
 
 
-def test_names_say_what_the_rows_hold() -> None:
+def test_names_match_what_the_rows_hold() -> None:
     for name, item in download.CHECKPOINTS.items():
         assert name == f"{item.kind.split('_')[0]}-{item.preset}-{item.image_size}"
         assert f"_{item.image_size}x{item.image_size}" in item.folder

@@ -112,8 +112,8 @@ def anything(converted: Weights) -> GrammarTables:
 def test_greedy_tokens(model: Pix2Seq, numbers: dict[str, Tensor], memory: Tensor, anything: GrammarTables, tag: str):
     expected = numbers[f"greedy_tokens_{tag}"]
     prompts, index = several(numbers[f"greedy_prompt_{tag}"])
-    said = generate(model, memory, prompts, index, anything, expected.shape[1])
-    assert torch.equal(said.tokens, expected)
+    found = generate(model, memory, prompts, index, anything, expected.shape[1])
+    assert torch.equal(found.tokens, expected)
     assert len(expected.unique()) > 8
 
 
@@ -122,8 +122,8 @@ def test_greedy_tokens_of_two_samples(
 ):
     expected = numbers["greedy_tokens_multi_num_samples2"]
     prompts, index = several(numbers["greedy_prompt_multi"])
-    said = generate(model, memory, prompts, index, anything, expected.shape[1], num_samples=2)
-    assert torch.equal(said.tokens, expected)
+    found = generate(model, memory, prompts, index, anything, expected.shape[1], num_samples=2)
+    assert torch.equal(found.tokens, expected)
 
 
 @torch.no_grad()
@@ -146,9 +146,9 @@ def test_cached_logits_of_imposed_tokens(model: Pix2Seq, numbers: dict[str, Tens
     torch.testing.assert_close(found[:, : expected.shape[1]], expected, **LOGITS)
 
 
-def cached_logits(model: Pix2Seq, memory: Tensor, prompts: Tensor, answers: Tensor) -> Tensor:
-    """Logits (S, T, V) from which the `answers` (S, T) to `prompts` were chosen, one step after the other."""
+def cached_logits(model: Pix2Seq, memory: Tensor, prompts: Tensor, responses: Tensor) -> Tensor:
+    """Logits (S, T, V) from which the `responses` (S, T) to `prompts` were chosen, one step after the other."""
     prompts, index = several(prompts)
-    cache = model.start(memory, index, prompts.shape[1] + answers.shape[1])
-    steps = [prompts, *answers[:, :-1].split(1, dim=1)]
+    cache = model.start(memory, index, prompts.shape[1] + responses.shape[1])
+    steps = [prompts, *responses[:, :-1].split(1, dim=1)]
     return torch.stack([model.step(step, cache) for step in steps], dim=1)

@@ -97,7 +97,7 @@ def test_weights_and_statistics_after_the_steps(trained: tuple[Pix2Seq, list[flo
 
 
 @torch.no_grad()
-def test_answers_after_the_steps(trained: tuple[Pix2Seq, list[float]], numbers: dict[str, np.ndarray]):
+def test_logits_after_the_steps(trained: tuple[Pix2Seq, list[float]], numbers: dict[str, np.ndarray]):
     images = torch.from_numpy(numbers["images"]).permute(0, 3, 1, 2)
     logits = trained[0](images, torch.from_numpy(numbers["input_seq"]), torch.arange(2))[:, :4]
     differences = np.abs(logits.numpy() - numbers["logits_train_mode_after"])
