@@ -409,8 +409,8 @@ assert not {"torch", "tensorflow", "numpy", "tyro"} & set(sys.modules)
     assert run.stdout == download.table() + "\n"
 
 
-def test_the_readme_shows_the_table() -> None:
-    assert download.table() in (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_documents_show_the_table() -> None:
+    assert download.table() in (ROOT / "docs" / "checkpoints.md").read_text(encoding="utf-8")
 
 
 def test_the_objects365_addresses_are_not_swapped() -> None:
