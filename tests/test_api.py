@@ -85,7 +85,7 @@ def test_transformers_and_its_tokenizers_live_beside_the_package(tmp_path: Path)
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("REAL = True\n", encoding="utf-8")
     program = (
-        f"import sys; sys.path.append({str(tmp_path)!r})\n"
+        f"import sys; sys.path.insert(1, {str(tmp_path)!r})  # after the root itself\n"
         "import tokenizers, transformers, pix2seq, pix2seq.tokenizers.vocabulary\n"
         "assert tokenizers.REAL and transformers.REAL and 'torch' not in sys.modules\n"
     )
