@@ -7,94 +7,11 @@ python weights/convert_official.py multi_task/ckpt/vit_b_640x640 multi.safetenso
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from pix2seq.command_line import run_script
-from pix2seq.config import CFG, replace
-from pix2seq.errors import UserError
-from pix2seq.weights.tf_checkpoint import ObjectCheckpoint, find_checkpoint
-
-if TYPE_CHECKING:
-    from pix2seq.models.weights import Weights
-
-DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-OBJECTS365_CLASSES = 365
-
-
-def convert(
-    source: Path,
-    out: Path,
-    dtype: str = "fp32",
-    image_size: int | None = None,
-    classes: str = "coco",
-    text_model: Path | None = None,
-    projection: str = "",
-) -> Weights:
-    """Convert the checkpoint `source`, a folder or a prefix `…/ckpt-N`, to the file `out`, and return what it holds.
-
-    `dtype` is one of DTYPES; `classes` is `coco`, `objects365` or a JSON file of id → name; `text_model` is a
-    SentencePiece file, without which captioning is not among the tasks. Variables are read one by one: the memory
-    needed is the model's, and the libraries'. Raises UserError where something does not fit, and leaves no file behind.
-    """
-    if not out.parent.is_dir():
-        raise UserError(f"there is no folder {out.parent} for {out.name}; make it first")
-    prefix = find_checkpoint(source)
-
-    import torch  # now that there is something to convert: this takes seconds
-
-    from pix2seq.models.weights import Weights, save_weights
-    from pix2seq.weights.official_settings import official_cfg
-    from pix2seq.weights.official_tensors import check_fit, empty_model, fill, find_sources
-
-    class_names = read_class_names(classes)
-    checkpoint = ObjectCheckpoint(prefix)
-    sources = find_sources(checkpoint.variables("model"))
-    cfg = official_cfg({name: source.variable.shape for name, source in sources.items()}, image_size, projection)
-    cfg, text = _with_text(cfg, text_model)
-    model = empty_model(cfg)
-    check_fit(sources, model.state_dict())
-    fill(model, checkpoint, sources, getattr(torch, DTYPES[dtype]))
-    weights = Weights(model, cfg, class_names, text)
-    save_weights(out, weights, getattr(torch, DTYPES[dtype]))
-    return weights
-
-
-def read_class_names(classes: str) -> dict[int, str]:
-    """Class names by id: COCO's, numbers for Objects365, or those of a JSON file."""
-    if classes == "coco":
-        from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
-
-        names = enumerate(FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"])
-        return {number: name for number, name in names if name not in ("__background__", "N/A")}
-    if classes == "objects365":  # its two versions number the classes differently, and no one says which was taught
-        return {number: f"class {number}" for number in range(1, OBJECTS365_CLASSES + 1)}
-    try:
-        names = json.loads(Path(classes).read_text(encoding="utf-8-sig"))
-        return {int(number): str(name) for number, name in names.items()}
-    except OSError as error:
-        raise UserError(f"--classes expects coco, objects365 or a file, got {classes} ({error.strerror})") from None
-    except (ValueError, AttributeError) as error:
-        raise UserError(f'{classes} is not a JSON object such as {{"1": "person"}} ({error}); mend it') from None
-
-
-def _with_text(cfg: CFG, text_model: Path | None) -> tuple[CFG, dict[str, Any]]:
-    """The settings and the description of the caption vocabulary; where there is none, captioning is no task."""
-    from pix2seq.token_ids import TEXT_SHIFT
-    from pix2seq.tokenizers.captioning import UNKNOWN, SentencePieceVocabulary, WordVocabulary
-
-    if text_model is None:
-        tasks = ",".join(task for task in cfg.tasks if task != "captioning")
-        return replace(cfg, task=tasks), WordVocabulary([UNKNOWN]).describe()
-    text = SentencePieceVocabulary.read(text_model)
-    room = cfg.model.vocab_size - TEXT_SHIFT
-    if len(text) > room:
-        raise UserError(
-            f"the checkpoint knows {room} word pieces, {text_model} has {len(text)}; use the model's own file"
-        )
-    return cfg, text.describe()
+from pix2seq.weights.conversion import DTYPES, convert
 
 
 def parse_args(args: list[str]) -> argparse.Namespace:

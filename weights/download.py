@@ -308,7 +308,7 @@ def check_converter() -> None:
 
 def convert(item: Official, checkpoint: Path, weights: Path, dtype: str, text_model: Path | None) -> None:
     """Call the converter, whose libraries take seconds to import, with what the table knows of a checkpoint."""
-    from pix2seq.weights.convert_official import convert as convert_official
+    from pix2seq.weights.conversion import convert as convert_official
 
     classes = "objects365" if item.kind == "obj365_pretrain" else "coco"
     convert_official(

@@ -1,4 +1,4 @@
-"""The official models' variables and what they are called here: the table of `convert_official.py`.
+"""The official models' variables and what they are called here: the table of `conversion.py`.
 
 A path is made of the Python attributes that lead from the model to a variable: `encoder/stem_conv/kernel`. Weights that
 a layer holds itself are also known by a Keras name with the layer's own in front, in which TensorFlow writes a slash as

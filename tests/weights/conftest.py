@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 
 from pix2seq.models.weights import Weights, load_weights
-from pix2seq.weights.convert_official import convert
+from pix2seq.weights.conversion import convert
 
 MODELS = ("vit_tiny", "resnet50_tiny", "resnet50_c4_tiny")
 

@@ -19,7 +19,8 @@ from pix2seq.errors import UserError
 from pix2seq.models.weights import Weights, load_weights
 from pix2seq.runtime.paths import ROOT
 from pix2seq.tasks import TASKS
-from pix2seq.weights.convert_official import convert, main, read_class_names
+from pix2seq.weights.conversion import convert, read_class_names
+from pix2seq.weights.convert_official import main
 from pix2seq.weights.official_names import place
 from pix2seq.weights.official_settings import official_cfg
 from pix2seq.weights.official_tensors import Source, check_fit, empty_model, find_sources
@@ -377,7 +378,10 @@ def test_without_tensorflow_the_requirements_are_named(damaged: Path, monkeypatc
 
 
 def test_help_needs_neither_pytorch_nor_tensorflow():
-    code = "import sys, weights.convert_official as c; print({'torch', 'tensorflow', 'numpy'} & sys.modules.keys())"
+    code = (
+        "import sys, pix2seq.weights.convert_official as c; "
+        "print({'torch', 'tensorflow', 'numpy'} & sys.modules.keys())"
+    )
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert run.stdout == "{'numpy'}\n"
 

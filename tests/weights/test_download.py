@@ -367,10 +367,10 @@ def test_a_checkpoint_of_the_official_code_becomes_weights(server: Server, cache
 
 @pytest.mark.parametrize(("name", "classes"), [("obj365-vit-l-640", "objects365"), ("multi-vit-b-1024", "coco")])
 def test_the_converter_gets_what_the_table_holds(name: str, classes: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pix2seq.weights import convert_official
+    from pix2seq.weights import conversion
 
-    converter = create_autospec(convert_official.convert)
-    monkeypatch.setattr(convert_official, "convert", converter)
+    converter = create_autospec(conversion.convert)
+    monkeypatch.setattr(conversion, "convert", converter)
     item = download.CHECKPOINTS[name]
     download.convert(item, Path("ckpt-7"), Path("out.safetensors"), "bf16", Path("own.model"))
     converter.assert_called_once_with(
