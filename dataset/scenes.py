@@ -84,7 +84,9 @@ def complete_scenes(
     records = [scenes.record(index) for index in range(count)]
     names = dict.fromkeys(task.samples.COCO_FILE for task in tasks.values())
     read = {name: partial(_file, records, name) for name in names}
-    return ImageDataset(scenes.folder, read, class_names, classes)
+    dataset = ImageDataset(scenes.folder, read, class_names, classes)
+    dataset.caption_words = WORDS
+    return dataset
 
 
 def _content(scenes: KeptScenes, count: int, name: str) -> dict:
