@@ -78,7 +78,9 @@ def draw_pair(
     example: Example, predictions: ImagePredictions, class_names: Mapping[int, str], threshold: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """The image, and a page with the predicted caption above the references."""
-    return example.image, text_page([f"» {predictions.whole[TASK]}", *predictions.evidence[TASK]])
+    return example.image, text_page(
+        ["predicted:", predictions.whole[TASK], "ground truth:", *predictions.evidence[TASK]]
+    )
 
 
 def ground_truth(
