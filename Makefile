@@ -16,9 +16,9 @@ ARGS ?=
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(READY) ## all four tasks on IMAGE (images/demo.jpg); pictures go to OUTPUT (results/demo)
+demo: $(READY) ## all four tasks on IMAGE (images/demo.jpg); results go to OUTPUT (results/demo)
 	@$(RUN) infer/infer_single_image_multi_task.py --image "$(IMAGE)" --output-dir "$(OUTPUT)" $(ARGS)
-	@echo "The pictures are here:" && find "$(abspath $(OUTPUT))" -name '*.png' | sort
+	@echo "The resulting images:" && find "$(abspath $(OUTPUT))" -name '*.png' | sort
 
 test: $(READY_DEV) ## style, then the quick tests
 	@$(VENV)/bin/ruff check --quiet .
@@ -28,7 +28,7 @@ test: $(READY_DEV) ## style, then the quick tests
 test-all: $(READY_DEV) ## every test, the slow ones too
 	@$(VENV)/bin/pytest -m "slow or not slow" $(ARGS)
 
-format: $(READY_DEV) ## put the code into the project's style
+format: $(READY_DEV) ## format the code in the project's style
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
 
@@ -38,7 +38,7 @@ bench: $(READY) ## the README's speed figures
 evaluate: $(READY) ## the README's accuracy figures
 	@$(RUN) evaluate/evaluate_multi_task.py --scenes-train 0 --scenes-val 500 --scenes-seed 1234 $(ARGS)
 
-upper-bound: $(READY) ## what the truth itself scores after tokens and back; DATA_ROOT names a dataset in COCO's layout
+upper-bound: $(READY) ## scores of the ground truth itself after tokenizing; DATA_ROOT: a dataset in COCO's layout
 	@$(RUN) evaluate/upper_bound.py --data-root "$(DATA_ROOT)" --image-size 640 --max-points 128 --max-objects 100 \
 		--max-tokens 512 --crop-padding 0.5 $(ARGS)
 
@@ -46,7 +46,7 @@ weights: $(READY) ## train the shipped weights again (recipes/scenes.yaml)
 	@$(RUN) train/train_multi_task.py --config scenes $(ARGS)
 	@cp runs/scenes/last.safetensors weights/scenes.safetensors
 
-clean: ## remove what tools and demo left; .venv, data, runs and weights stay
+clean: ## remove results and the tools' caches; .venv, data, runs and weights stay
 	@rm -rf results .pytest_cache .ruff_cache .hypothesis
 	@find . -path ./$(VENV) -prune -o -type d -name __pycache__ -print | xargs rm -rf
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from pix2seq.errors import UserError
 
-# Tasks that a setting is for, where it is not for all.
+# Groups of tasks, for settings that not all tasks use.
 DETECTION, SEGMENTATION, CAPTIONING = ("detection",), ("segmentation",), ("captioning",)
 PROMPTED = ("segmentation", "keypoint")  # about one instance at a time
 WHOLE_IMAGE = ("detection", "captioning")
@@ -31,32 +31,34 @@ def setting(
     choices: tuple[str, ...] = (),
     tasks: tuple[str, ...] = (),
 ) -> Any:
-    """A field of a settings group: a number lies from `low` to `high`, a word is one of `choices`, if there are any.
+    """A field of a settings group: numbers must lie between `low` and `high`, texts be one of `choices` if given.
 
-    `tasks` are those that use it (empty: all, the ones to come as well).
+    `tasks` are the tasks that use the setting; empty: all, including ones that are added later.
     """
     return field(default=default, metadata=dict(help=help, low=low, high=high, choices=choices, tasks=tasks))
 
 
 @dataclass(frozen=True)
 class ModelCFG:
-    """What a weights file was trained as: at inference these come from the file."""
+    """The model that is trained; at inference these settings come from the weights file."""
 
-    image_size: int = setting(192, "side of the square canvas that the model sees, pixels", low=1)
+    image_size: int = setting(192, "side of the square canvas that is the model's input, pixels", low=1)
     pad_value: float = setting(0.3, "gray level of the canvas outside the image", low=0, high=1)
-    normalize: bool = setting(True, "subtract the mean and divide by the deviation of the timm backbone's pretraining")
+    normalize: bool = setting(True, "normalize by mean and standard deviation of the timm backbone's pretraining")
     crop_padding: float = setting(
         0.25,
-        "margin of a crop on each side of a box, fraction of its longer side (or of each side)",
+        "margin of a crop on each side of a box, fraction of its longer side (with crop_inside of each side)",
         low=0,
         tasks=PROMPTED,
     )
     backbone: str = setting("tf_efficientnet_lite0", "any timm model name, or patches, or resnet50_official")
     backbone_kwargs: str = setting("{}", "arguments for timm.create_model, JSON")
-    backbone_stage: int = setting(3, "feature map of a convnet that is used, from 0 (plain ViTs have one only)", low=0)
+    backbone_stage: int = setting(
+        3, "index of the convnet's feature map that is used (plain ViTs have only one)", low=0
+    )
     encoder_width: int = setting(192, "channels of the transformer encoder on top of a convnet", low=4)
     encoder_layers: int = setting(3, "transformer layers on top of the backbone", low=0)
-    encoder_heads: int = setting(3, "attention heads of these layers", low=1)
+    encoder_heads: int = setting(3, "attention heads of the encoder's layers", low=1)
     decoder_width: int = setting(192, "channels of the decoder", low=4)
     decoder_layers: int = setting(3, "layers of the decoder", low=1)
     decoder_heads: int = setting(3, "attention heads of the decoder", low=1)
@@ -64,45 +66,47 @@ class ModelCFG:
     transformer: str = setting(
         "standard", "llama: RMSNorm, SwiGLU, rotary positions, no biases", choices=("standard", "llama")
     )
-    class_token: bool = setting(False, "a learned token before the grid's tokens")
+    class_token: bool = setting(False, "learned token in front of the encoder's grid")
     encoder_positions: str = setting("sincos", "positions of the encoder's grid", choices=("sincos", "learned"))
     decoder_positions: str = setting("learned", "positions of the decoder's tokens", choices=("learned", "sincos"))
     projection: str = setting(
-        "mlp", "encoder to decoder; linear_p: no MLP; linear: no positions", choices=("mlp", "linear_p", "linear")
+        "mlp",
+        "from encoder to decoder; linear_p: without MLP; linear: without positions too",
+        choices=("mlp", "linear_p", "linear"),
     )
     shared_embedding: bool = setting(True, "the output matrix is the token embedding")
     dropout: float = setting(0.0, "dropout inside every MLP, and on a convnet's features", low=0, high=1)
     attention_dropout: float = setting(0.0, "dropout of attention probabilities", low=0, high=1)
-    drop_path: float = setting(0.0, "chance that a training sample skips a residual branch", low=0, high=1)
+    drop_path: float = setting(0.0, "probability that a training sample skips a residual branch", low=0, high=1)
     init: str = setting(
-        "glorot", "official: attention matrices start smaller, as Keras makes them", choices=("glorot", "official")
+        "glorot", "official: smaller initial attention matrices, as in Keras", choices=("glorot", "official")
     )
     coord_init: str = setting(
-        "sincos", "start of coordinate embeddings: independent, or smooth in x", choices=("normal", "sincos")
+        "sincos",
+        "initial coordinate embeddings: independent, or smooth in the coordinate",
+        choices=("normal", "sincos"),
     )
     vocab_size: int = setting(
-        3400, "token ids at least (3000 without text); captions' words add what they need", low=3000
+        3400, "smallest number of token ids (3000 without text); a larger caption vocabulary raises it", low=3000
     )
     max_tokens: int = setting(256, "longest sequence, prompt included", low=1)
     max_objects: int = setting(
-        40, "objects of an image that detection is trained on and predicts at most", low=1, tasks=DETECTION
+        40, "most objects of an image that detection is trained on and predicts", low=1, tasks=DETECTION
     )
     max_points: int = setting(
-        36, "polygon points of an instance at most: longer polygons are resampled", low=3, tasks=SEGMENTATION
+        36, "most polygon points of an instance: longer polygons are resampled", low=3, tasks=SEGMENTATION
     )
     separators: int = setting(1, "separator tokens between two polygons of an instance", low=1, tasks=SEGMENTATION)
     max_words: int = setting(
-        64, "words, or word pieces, of a caption at most: longer captions are cut", low=1, tasks=CAPTIONING
+        64, "most words or word pieces of a caption: longer captions are cut", low=1, tasks=CAPTIONING
     )
     segment_whole: bool = setting(
         False, "prompt segmentation on the whole image instead of a crop around the instance", tasks=SEGMENTATION
     )
-    crop_inside: bool = setting(
-        False, "crops end at the image's edge instead of being square; crop_padding is of each side", tasks=PROMPTED
-    )
+    crop_inside: bool = setting(False, "crops end at the image's edge instead of being square", tasks=PROMPTED)
     coord_window: int = setting(
         20,
-        "greedy coordinates are means over this many bins on each side, for soft targets; 0: off",
+        "greedy coordinates are averaged over this many bins on each side, for soft targets; 0: off",
         low=0,
         high=999,
         tasks=("detection", "keypoint"),
@@ -117,33 +121,31 @@ class DataCFG:
     """Images, annotations and how they become sequences."""
 
     data_root: str = setting(
-        "", "folder in COCO's or Pascal VOC's layout; empty: synthetic scenes, drawn once and kept"
+        "", "folder in the layout of COCO or Pascal VOC; empty: synthetic scenes, drawn once and kept"
     )
-    train_json: str = setting("", "training annotations in COCO's format, a path or below the data root")
-    val_json: str = setting("", "validation annotations in COCO's format, a path or below the data root")
-    train_images: str = setting("", "folder of the training images, if it is not where the layout has it")
-    val_images: str = setting("", "folder of the validation images; empty: that of train_images, or the layout's")
+    train_json: str = setting("", "training annotations in COCO's format: a path, or relative to data_root")
+    val_json: str = setting("", "validation annotations in COCO's format: a path, or relative to data_root")
+    train_images: str = setting("", "folder of the training images; empty: that of the layout")
+    val_images: str = setting("", "folder of the validation images; empty: train_images, or that of the layout")
     classes: str = setting("", "comma-separated names of the classes to use; empty: all")
-    train_difficult: bool = setting(False, "train on objects that VOC marks as difficult, too", tasks=LOCATED)
+    train_difficult: bool = setting(False, "also train on objects that VOC marks as difficult", tasks=LOCATED)
     scenes_train: int = setting(24000, "synthetic training images", low=0)
     scenes_val: int = setting(500, "synthetic validation images", low=0)
     scenes_seed: int = setting(0, "seed of the synthetic images", low=0)
     train_split: str = setting("train2017", "COCO: image folder and ending of annotation files; VOC: image set")
-    val_split: str = setting("val2017", "of the validation images: their folder and ending, or image set")
+    val_split: str = setting("val2017", "the same for the validation images")
     workers: int = setting(2, "data loading processes", low=0)
-    cache_gb: float = setting(0.0, "disk space for decoded training images, GB; 0: none are kept", low=0)
-    check_data: bool = setting(True, "look through the annotations before training")
+    cache_gb: float = setting(0.0, "disk space for decoded training images, GB; 0: no cache", low=0)
+    check_data: bool = setting(True, "check the annotations before training")
     crops_per_image: int = setting(1, "prompted instances that are cropped from each image", low=1, tasks=PROMPTED)
     prompts_per_image: int = setting(
-        10, "prompted instances of a whole image at most, with segment_whole", low=1, tasks=SEGMENTATION
+        10, "most prompted instances of a whole image, with segment_whole", low=1, tasks=SEGMENTATION
     )
-    orders_per_image: int = setting(
-        2, "random object orders of each image, a sequence for each", low=1, tasks=DETECTION
-    )
+    orders_per_image: int = setting(2, "random object orders of each image, one sequence each", low=1, tasks=DETECTION)
     captions_per_image: int = setting(2, "captions of each image per epoch", low=1, tasks=CAPTIONING)
     caption_min_count: int = setting(2, "rarer words become <unk>", low=1, tasks=CAPTIONING)
     vocab: str = setting(
-        "", "JSON word list of build_captioning_vocab.py; empty: built from the training captions", tasks=CAPTIONING
+        "", "JSON word list from build_captioning_vocab.py; empty: built from the training captions", tasks=CAPTIONING
     )
     text_model: str = setting("", "SentencePiece model of captions; empty: a word list", tasks=CAPTIONING)
     copies_per_image: int = setting(1, "differently augmented copies of each training image in a batch", low=1)
@@ -151,17 +153,19 @@ class DataCFG:
         0.5, "probability of a mirrored training image", low=0, high=1, tasks=(*WHOLE_IMAGE, "segmentation")
     )
     min_scale: float = setting(
-        0.85, "longer side of a training image at least, times the canvas's side", low=0.01, high=100, tasks=WHOLE_IMAGE
+        0.85, "smallest longer side of a training image, times the canvas's side", low=0.01, high=100, tasks=WHOLE_IMAGE
     )
     max_scale: float = setting(
-        1.15, "longer side of a training image at most, times the canvas's side", low=0.01, high=100, tasks=WHOLE_IMAGE
+        1.15, "largest longer side of a training image, times the canvas's side", low=0.01, high=100, tasks=WHOLE_IMAGE
     )
     placement: str = setting(
-        "anywhere", "place of a scaled image; corner: smaller ones in the upper left", choices=("anywhere", "corner")
+        "anywhere",
+        "position of a scaled image on the canvas; corner: smaller ones in the upper left",
+        choices=("anywhere", "corner"),
     )
     min_visible: float = setting(
         0.3,
-        "share of its box that an object must show to be a target; 0: any part of it",
+        "visible share of its box that makes an object a target; 0: any part of it",
         low=0,
         high=1,
         tasks=("detection", "segmentation"),
@@ -174,23 +178,21 @@ class DataCFG:
     )
     crop_max_scale: float = setting(1.15, "max_scale of the same crops, or images", low=0.01, high=100, tasks=PROMPTED)
     crop_rotation: float = setting(
-        0.0, "canvases of prompted instances are turned by this angle at most, degrees", low=0, high=180, tasks=PROMPTED
+        0.0, "largest random rotation of a prompted instance's canvas, degrees", low=0, high=180, tasks=PROMPTED
     )
     box_jitter: float = setting(
         0.03,
-        "deviation of a training prompt's box from the true box, fraction of its sides",
+        "deviation of a training prompt's box from the ground truth, fraction of its sides",
         low=0,
         high=1,
         tasks=PROMPTED,
     )
-    color_jitter: float = setting(
-        0.2, "brightness, contrast and saturation change by a factor of 1 ± this at most", low=0, high=1
-    )
-    rand_augment: int = setting(0, "random color operations of RandAugment on the image of each training canvas", low=0)
+    color_jitter: float = setting(0.2, "largest relative change of brightness, contrast and saturation", low=0, high=1)
+    rand_augment: int = setting(0, "random color operations of RandAugment on each training canvas", low=0)
     rand_magnitude: float = setting(9.0, "strength of RandAugment's operations", low=0, high=30)
     object_order: str = setting(
         "random",
-        "largest first; nearest to the upper left first",
+        "order of a detection target's objects; area: largest first; distance: nearest to the upper left first",
         choices=("random", "area", "distance"),
         tasks=DETECTION,
     )
@@ -199,16 +201,16 @@ class DataCFG:
     )
     class_corruption: str = setting(
         "none",
-        "earlier classes that detection reads in training: true, random, fake or a mix",
+        "class tokens in detection's training input: unchanged, or replaced by random or fake ones, or a mix",
         choices=("none", "rand_cls", "real_n_fake_cls", "rand_n_fake_cls", "real_n_rand_n_fake_cls"),
         tasks=DETECTION,
     )
-    shuffle_polygons: bool = setting(True, "polygons start at a random point", tasks=SEGMENTATION)
+    shuffle_polygons: bool = setting(True, "training polygons start at a random point", tasks=SEGMENTATION)
     mask_points: bool = setting(
-        False, "earlier keypoints that are read in training become invisible, at a random rate", tasks=("keypoint",)
+        False, "replace keypoints in the training input by invisible ones, at a random rate", tasks=("keypoint",)
     )
     drop_words: float = setting(
-        0.0, "share of the earlier caption tokens read in training that become fake", low=0, high=1, tasks=CAPTIONING
+        0.0, "share of caption tokens in the training input that become fake tokens", low=0, high=1, tasks=CAPTIONING
     )
 
 
@@ -217,101 +219,113 @@ class TrainCFG:
     """Optimization and what a run writes."""
 
     run_dir: str = setting("runs/multi_task", "folder for checkpoints, metrics and curves")
-    resume: bool = setting(False, "go on from the run folder's last checkpoint")
+    resume: bool = setting(False, "continue from the run folder's last checkpoint")
     start_from: str = setting("", "weights to finetune: a file or a name such as scenes; classes match by name")
     pretrained: bool = setting(
-        True, "start the backbone from ImageNet weights (the default's are installed; else timm's hub)"
+        True, "start the backbone from ImageNet weights (installed for the default; else downloaded by timm)"
     )
     epochs: int = setting(14, "passes over the training images", low=1)
-    steps_per_epoch: int = setting(300, "optimizer steps of an epoch at most; 0: all images", low=0)
-    batch_size: int = setting(32, "images of one optimizer step and process", low=1)
+    steps_per_epoch: int = setting(300, "most optimizer steps of an epoch; 0: all images", low=0)
+    batch_size: int = setting(32, "images per optimizer step and process", low=1)
     optimizer: str = setting(
-        "muon", "muon: for the transformers' matrices, AdamW for all else", choices=("adamw", "muon")
+        "muon", "muon: Muon for the transformers' matrices, AdamW for the rest", choices=("adamw", "muon")
     )
     lr: float = setting(1e-3, "highest learning rate", low=1e-9, high=10)
     muon_lr_factor: float = setting(3.0, "learning rate of Muon's matrices, times lr", low=0)
     backbone_lr_factor: float = setting(0.3, "learning rate of the backbone, times lr", low=0)
     frozen_stages: int = setting(
-        3, "backbone layers up to this many feature maps stay fixed (a plain ViT has one)", low=0
+        3, "freeze the backbone's layers up to this many feature maps (a plain ViT has one)", low=0
     )
-    warmup_steps: int = setting(300, "steps of linear warm-up, a third of the run at most", low=0)
+    warmup_steps: int = setting(300, "steps of linear warm-up, at most a third of the run", low=0)
     schedule: str = setting(
         "cosine", "learning rate after the warm-up", choices=("cosine", "linear", "exponential", "constant")
     )
-    cosine_share: float = setting(1.0, "part of the cosine's half wave that the schedule goes through", low=0, high=1)
+    cosine_share: float = setting(1.0, "fraction of the cosine's half period that the schedule covers", low=0, high=1)
     end_lr_factor: float = setting(0.01, "learning rate of the last step, fraction of the highest", low=0, high=1)
-    tail_steps: int = setting(0, "last steps, at the last rate: the schedule is over before them", low=0)
-    weight_decay: float = setting(0.05, "AdamW's decay of what decay names; Muon's matrices always decay", low=0)
+    tail_steps: int = setting(0, "steps at the final learning rate, after the end of the schedule", low=0)
+    weight_decay: float = setting(0.05, "weight decay, of the parameters that decay names", low=0)
     decay: str = setting(
-        "matrices", "kernels: no embeddings; all: biases and norms too", choices=("matrices", "all", "kernels")
+        "matrices",
+        "AdamW's decayed parameters; kernels: no embeddings; all: biases and norms too",
+        choices=("matrices", "all", "kernels"),
     )
     beta2: float = setting(0.95, "AdamW's second-moment decay", low=0, high=0.99999)
     clip_norm: float = setting(1.0, "highest gradient norm; 0: no clipping", low=0)
     ema_decay: float = setting(
-        0.9995, "decay of the averaged weights that are evaluated and kept; 0: no averaging", low=0, high=1
+        0.9995, "decay of the moving average of the weights, which is evaluated and saved; 0: off", low=0, high=1
     )
     precision: str = setting("bf16", "arithmetic of the training step", choices=("fp32", "bf16"))
     coord_sigma: float = setting(
-        2.0, "deviation of the soft targets around a true coordinate bin, bins; 0: one bin", low=0, tasks=LOCATED
+        2.0, "deviation of soft targets around a target coordinate, in bins; 0: hard targets", low=0, tasks=LOCATED
     )
     label_smoothing: float = setting(
-        0.0, "share of a target that is spread over all tokens; not of soft coordinate targets", low=0, high=1
+        0.0, "share of a target that is spread over all tokens, except for soft coordinate targets", low=0, high=1
     )
     auxiliary_weight: float = setting(
         1.0, "loss weight of the auxiliary head, which predicts each memory cell's object; 0: no head", low=0
     )
     end_weight: float = setting(0.5, "loss weight of detection's end token", low=0, tasks=DETECTION)
     noise_weight: float = setting(
-        1.0, "loss weight of a noise object's class token; its coordinates have none", low=0, tasks=DETECTION
+        1.0, "loss weight of a noise object's class token; that of its coordinates is 0", low=0, tasks=DETECTION
     )
     caption_end_weight: float = setting(1.0, "loss weight of a caption's end token", low=0, tasks=CAPTIONING)
     invisible_weight: float = setting(0.3, "loss weight of an invisible keypoint's tokens", low=0, tasks=("keypoint",))
-    store: str = setting("fp16", "numbers in best.safetensors and last.safetensors", choices=("fp32", "fp16"))
+    store: str = setting("fp16", "precision of best.safetensors and last.safetensors", choices=("fp32", "fp16"))
     limit_minutes: float = setting(0.0, "stop after the epoch in which this time is reached; 0: no limit", low=0)
-    eval_images: int = setting(256, "validation images of the token losses and accuracies", low=1)
+    eval_images: int = setting(256, "validation images for token losses and accuracies", low=1)
     eval_every: int = setting(0, "epochs between two full evaluations; 0: losses only", low=0)
-    small_epochs: int = setting(0, "first epochs on a canvas of two thirds of the size (convnets only)", low=0)
+    small_epochs: int = setting(0, "first epochs, on a canvas of two thirds of the size (convnets only)", low=0)
 
 
 @dataclass(frozen=True)
 class InferCFG:
-    """What to infer on, how to decode, what to write."""
+    """Input images, decoding and output."""
 
-    weights: str = setting("scenes", "weights file, or the name of one that is shipped (scenes)")
+    weights: str = setting("scenes", "weights file, or the name of a shipped one (scenes)")
     image: tuple[str, ...] = setting((), "images or folders of images")
-    box: str = setting("", "x,y,w,h in pixels: the instance to look at; empty: detect first", tasks=PROMPTED)
+    box: str = setting("", "x,y,w,h in pixels: box of the instance; empty: detect instances first", tasks=PROMPTED)
     box_class: str = setting("person", "class name of the box", tasks=PROMPTED)
-    output_dir: str = setting(".", "folder for what is written")
-    score_threshold: float = setting(0.3, "detections below this are not used", low=0, high=1, tasks=DETECTION)
-    temperature: float = setting(1.0, "temperature of sampling; 0: greedy", low=0, tasks=("detection", "segmentation"))
+    output_dir: str = setting(".", "folder for the output files")
+    score_threshold: float = setting(0.3, "lowest score of a detection that is used", low=0, high=1, tasks=DETECTION)
+    temperature: float = setting(1.0, "sampling temperature; 0: greedy", low=0, tasks=("detection", "segmentation"))
     top_k: int = setting(0, "sample polygons among the k likeliest tokens; 0: all", low=0, tasks=SEGMENTATION)
     top_p: float = setting(
-        0.8, "nucleus: likeliest tokens that together have this probability", low=0.001, high=1, tasks=SEGMENTATION
+        0.8, "sample polygons from the nucleus of this probability", low=0.001, high=1, tasks=SEGMENTATION
     )
     end_threshold: float = setting(
         0.97,
-        "detection ends when that is this likely; 0: when it is the likeliest token",
+        "detection ends when its end token is this probable; 0: when it is the likeliest token",
         low=0,
         high=1,
         tasks=DETECTION,
     )
     detection_top_p: float = setting(
-        0.0, "nucleus of detection's coordinates; 0: greedy", low=0, high=1, tasks=DETECTION
+        0.0,
+        "sample detection's coordinates from the nucleus of this probability; 0: greedy",
+        low=0,
+        high=1,
+        tasks=DETECTION,
     )
-    num_samples: int = setting(8, "polygons that vote for a mask; 1: one greedy polygon", low=1, tasks=SEGMENTATION)
+    num_samples: int = setting(
+        8, "sampled polygons that vote for a mask; 1: one greedy polygon", low=1, tasks=SEGMENTATION
+    )
     mask_threshold: float = setting(
-        0.5, "share of the votes that makes a pixel part of the mask", low=0, high=1, tasks=SEGMENTATION
+        0.5, "share of the votes that a pixel of the mask needs", low=0, high=1, tasks=SEGMENTATION
     )
     suppress_invisible: bool = setting(
-        False, "put invisible keypoints where they likeliest are, not at the center", tasks=("keypoint",)
+        False, "place invisible keypoints where they are likeliest, not at the center", tasks=("keypoint",)
     )
-    eval_batch_size: int = setting(32, "images, crops or prompts that are processed at once", low=1)
+    eval_batch_size: int = setting(32, "images, crops or prompts per batch", low=1)
     points_score_weight: float = setting(
-        1.0, "a pose's score is this part its points' and the rest its box's", low=0, high=1, tasks=("keypoint",)
+        1.0,
+        "weight of the keypoints' score in a pose's score; the rest is the box's score",
+        low=0,
+        high=1,
+        tasks=("keypoint",),
     )
-    max_images: int = setting(0, "images of the split that are evaluated at most; 0: all", low=0)
-    watch: str = setting("", "run folder of which each new last.safetensors is evaluated, instead of --weights")
-    watch_minutes: float = setting(0.0, "end watching after this time; 0: with Ctrl-C", low=0)
+    max_images: int = setting(0, "most images of the split that are evaluated; 0: all", low=0)
+    watch: str = setting("", "run folder: evaluate each new last.safetensors in it, instead of --weights")
+    watch_minutes: float = setting(0.0, "stop watching after this time; 0: at Ctrl-C", low=0)
 
 
 @dataclass(frozen=True)
@@ -337,7 +351,7 @@ class CFG:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The tasks by name, in the order given."""
+        """The names of the tasks, in the order given."""
         return parse_tasks(self.task)
 
     @property
@@ -347,7 +361,7 @@ class CFG:
 
 
 GROUPS = {"model": ModelCFG, "data": DataCFG, "train": TrainCFG, "infer": InferCFG}
-# Every setting by its name, which no other group has, and the group that it stands in ("": CFG itself).
+# Every setting by name, which is unique among all groups, and the group that it belongs to ("": CFG itself).
 FIELDS = {
     member.name: member
     for group in (CFG, *GROUPS.values())
@@ -357,7 +371,7 @@ FIELDS = {
 GROUP_OF = {name: "" for name in FIELDS} | {
     member.name: group for group, kind in GROUPS.items() for member in dataclasses.fields(kind)
 }
-# Earlier names of settings: flags and files with them are understood for one release, weights files for good.
+# Earlier names of settings, accepted in flags and --config files for one release, in weights files for good.
 RENAMED = {"max_pictures": "max_images", "dense_weight": "auxiliary_weight"}
 
 TEXTS = "tuple[str, ...]"  # the type of a setting with several values
@@ -365,34 +379,34 @@ EXPECTED = {"bool": "true or false", "int": "a whole number", "float": "a number
 
 
 def flag(name: str) -> str:
-    """A setting as it stands on the command line."""
+    """The command line flag of a setting."""
     return "--" + name.replace("_", "-")
 
 
 def value_of(cfg: CFG, name: str) -> Any:
-    """The value of a setting, whatever group it is in."""
+    """The value of a setting of any group."""
     return getattr(getattr(cfg, GROUP_OF[name]) if GROUP_OF[name] else cfg, name)
 
 
 def what_is_wrong(name: str, value: Any) -> str:
-    """What the setting `name` expects, if `value` is not that; else empty."""
-    kind, told = FIELDS[name].type, FIELDS[name].metadata
+    """What the setting `name` expects if `value` is not valid; empty if it is valid."""
+    kind, limits = FIELDS[name].type, FIELDS[name].metadata
     types = {"bool": bool, "int": int, "float": (int, float), "str": str, TEXTS: tuple}[kind]
     right = isinstance(value, types) and isinstance(value, bool) == (kind == "bool")
     if kind == TEXTS:
         right = right and all(isinstance(text, str) for text in value)
-    if told["choices"]:
-        return "" if right and value in told["choices"] else f"one of {', '.join(told['choices'])}"
+    if limits["choices"]:
+        return "" if right and value in limits["choices"] else f"one of {', '.join(limits['choices'])}"
     if kind not in ("int", "float"):
         return "" if right else EXPECTED[kind]
-    low, high = told["low"], told["high"]
+    low, high = limits["low"], limits["high"]
     if right and low <= value <= high and -math.inf < value < math.inf:
         return ""
     return f"{EXPECTED[kind]} of at least {low}" if high == math.inf else f"{EXPECTED[kind]} from {low} to {high}"
 
 
 def parse_tasks(text: str) -> tuple[str, ...]:
-    """Split `detection,segmentation` into task names; which of them there are is known to `tasks.py`."""
+    """Split `detection,segmentation` into task names; `tasks.py` checks that they exist."""
     return tuple(name.strip() for name in text.split(","))
 
 
@@ -412,8 +426,8 @@ def parse_task_weights(text: str, tasks: tuple[str, ...]) -> dict[str, float]:
 
 
 def check_widths(model: ModelCFG) -> None:
-    """Raise UserError unless attention can share a width among its heads, and a position code among y and x, as sine
-    and cosine; rotary positions do that in every head."""
+    """Raise UserError unless widths are divisible by the number of attention heads, and by 4 for the sine and cosine of
+    y and x in position embeddings; for rotary positions the width of each head must be divisible by 4."""
     for part in ("encoder", "decoder"):
         width, heads = getattr(model, f"{part}_width"), getattr(model, f"{part}_heads")
         unit = 4 * heads if model.transformer == "llama" else math.lcm(4, heads)
@@ -422,7 +436,7 @@ def check_widths(model: ModelCFG) -> None:
 
 
 def check_training(cfg: CFG) -> None:
-    """Raise UserError for settings of a training that do not fit together."""
+    """Raise UserError for training settings that do not fit together."""
     model, data, train = cfg.model, cfg.data, cfg.train
     for prefix, low, high in (
         ("", data.min_scale, data.max_scale),
@@ -431,7 +445,7 @@ def check_training(cfg: CFG) -> None:
         if low > high:
             raise UserError(f"--{prefix}min-scale expects at most --{prefix}max-scale {high}, got {low}")
     if "detection" in cfg.tasks and data.noise_objects and not model.full_detection:
-        raise UserError("--noise-objects trains a model that never ends its list of objects: set --full-detection too")
+        raise UserError("--noise-objects trains a model that never predicts the end token: set --full-detection too")
     if "detection" in cfg.tasks and model.full_detection and not data.noise_objects:
         raise UserError(
             "--full-detection always predicts --max-objects objects, which only --noise-objects trains: set that too, "
@@ -445,7 +459,7 @@ def check_training(cfg: CFG) -> None:
 
 
 def notices(cfg: CFG) -> list[str]:
-    """Sentences about settings that have no effect beside the others, or not the likely one."""
+    """Sentences about settings that have no effect, or probably not the intended one, because of other settings."""
     train, infer = cfg.train, cfg.infer
     found = {
         "--label-smoothing is not applied to coordinates, whose targets are soft with --coord-sigma": (
@@ -488,7 +502,7 @@ PAPER_DATA = DataCFG(
     drop_words=0.5,
 )
 
-# Optimization as in the papers: light ends, all layers learn.
+# Optimization as in the papers: small loss weights of end tokens, all layers trained.
 PAPER_TRAIN = TrainCFG(
     optimizer="adamw",
     lr=1e-4,
@@ -554,7 +568,7 @@ PRESETS = {
     "resnet50-c4": _official("resnet50-c4", (512, 12, 16), (512, 8, 16), backbone_kwargs='{"stages": 3}'),
     "vit-b": _official("vit-b", (768, 12, 12), (512, 6, 16), backbone="patches"),
     "vit-l": _official("vit-l", (1024, 24, 16), (512, 8, 16), backbone="patches"),
-    # The size that PyTorch users of this family know: a DeiT-III encoder and a 6 × 256 decoder at 384 px.
+    # A usual size of PyTorch implementations: a DeiT-III encoder and a decoder of 6 layers of width 256, at 384 px.
     "deit3-small": CFG(
         preset="deit3-small",
         model=ModelCFG(
@@ -598,8 +612,8 @@ def to_json(cfg: CFG) -> str:
 def from_json(text: str) -> CFG:
     """The CFG that `to_json` wrote, in this version or an earlier one.
 
-    Settings that were renamed or moved to another group since are found, those unknown to this version are left out,
-    and new ones keep their default. Raises ValueError, UserError if the text is not that of settings.
+    Settings that were renamed or moved to another group are recognized, those unknown to this version are ignored, and
+    new ones keep their default. Raises ValueError or UserError if the text does not hold settings.
     """
     values = json.loads(text)
     if not isinstance(values, dict) or not all(isinstance(values.get(group), dict) for group in GROUPS):
@@ -609,7 +623,7 @@ def from_json(text: str) -> CFG:
 
 
 def flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Names and values, those that stand below a group's name among them."""
+    """Names and values of settings, whether or not they are nested below their group's name."""
     for name, value in values.items():
         if name in GROUPS and isinstance(value, Mapping):
             yield from value.items()
@@ -618,5 +632,5 @@ def flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def as_tuple(value: Any) -> Any:
-    """Lists, which files have, as the tuples that settings are."""
+    """A list from a file as a tuple, which settings use."""
     return tuple(value) if isinstance(value, list) else value

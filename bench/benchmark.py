@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pix2seq.models.pix2seq import Pix2Seq
     from pix2seq.train.engine import Trainer
 
-ANSWER_TOKENS = 128
+RESPONSE_TOKENS = 128
 TRAIN_STEPS = 12
 REPEATS = 5
 
@@ -44,7 +44,7 @@ def main(cfg: CFG) -> None:
 
 
 def benchmark_inference(model: Pix2Seq, cfg: CFG) -> None:
-    """Encoding and decoding, of one image and of a chunk of images."""
+    """Time encoding and decoding, for one image and for a batch of images."""
     import torch
 
     for count in dict.fromkeys((1, cfg.infer.eval_batch_size)):
@@ -52,7 +52,7 @@ def benchmark_inference(model: Pix2Seq, cfg: CFG) -> None:
         memory = model.encode(images)
         encoding_s = fastest(lambda images=images: model.encode(images), model)
         report(f"encode, {count} at a time", 1e3 * encoding_s / count, "ms per image")
-        length = min(ANSWER_TOKENS, cfg.model.max_tokens)
+        length = min(RESPONSE_TOKENS, cfg.model.max_tokens)
         cached_s = fastest(lambda memory=memory, length=length: decode_cached(model, memory, length), model)
         report(f"decode, {count} at a time", 1e3 * cached_s / length, "ms per step")
         report(f"decode, {count} at a time", count * length / cached_s, "tokens/s")
@@ -63,7 +63,7 @@ def benchmark_inference(model: Pix2Seq, cfg: CFG) -> None:
 
 
 def decode_cached(model: Pix2Seq, memory: Tensor, length: int) -> None:
-    """Greedy answers of `length` tokens, one for each image of `memory` (B, N, D)."""
+    """Greedily decode `length` tokens for each image of `memory` (B, N, D)."""
     import torch
 
     tokens = torch.full((len(memory), 1), 10, device=model.device)
@@ -73,7 +73,7 @@ def decode_cached(model: Pix2Seq, memory: Tensor, length: int) -> None:
 
 
 def decode_uncached(model: Pix2Seq, memory: Tensor, length: int) -> None:
-    """The same answers, with the whole sequence read again for each token."""
+    """Decode the same tokens, with the whole sequence processed again for each token."""
     import torch
 
     tokens = torch.full((len(memory), 1), 10, device=model.device)
@@ -84,7 +84,7 @@ def decode_uncached(model: Pix2Seq, memory: Tensor, length: int) -> None:
 
 
 def benchmark_training(cfg: CFG) -> None:
-    """Steps of the training loop on real batches, and how long they wait for these."""
+    """Time steps of the training loop on real batches, and how long they wait for the data."""
     from pix2seq.dataset.sources import open_split
     from pix2seq.tasks import choose_tasks
     from pix2seq.train.engine import Trainer
@@ -101,9 +101,9 @@ def benchmark_training(cfg: CFG) -> None:
         train(next(batches))
         started, waited, steps = time.perf_counter(), 0.0, len(trainer.sampler) - 1
         for _ in range(steps):
-            asked = time.perf_counter()
+            requested = time.perf_counter()
             batch = next(batches)
-            waited += time.perf_counter() - asked
+            waited += time.perf_counter() - requested
             train(batch)
         spent = time.perf_counter() - started
     report(f"train, {cfg.train.batch_size} at a time", steps * cfg.train.batch_size / spent, "images/s")
@@ -111,13 +111,13 @@ def benchmark_training(cfg: CFG) -> None:
 
 
 def train_once(trainer: Trainer, batch: Batch) -> None:
-    """One optimizer step; waits for the device."""
+    """Take one optimizer step and wait until the device has finished it."""
     losses, _ = trainer.train_step(batch.to(trainer.device), 1e-6)
     next(iter(losses.values())).item()
 
 
 def fastest(work: Callable[[], object], model: Pix2Seq, repeats: int = REPEATS) -> float:
-    """Seconds of the fastest of some repetitions, after one to warm up."""
+    """Seconds that the fastest of `repeats` calls of `work` takes, after one call to warm up."""
     import torch
 
     times = []

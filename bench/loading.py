@@ -1,6 +1,7 @@
-"""Training images that one process makes in a second of its processor time, by how their files are decoded.
+"""Measure how many training images one process prepares per second of processor time, for three ways to decode.
 
-In full, at the reduced size that the canvases need, and from the cache, which stays below data/cache as in training.
+The files are decoded in full, at the reduced size that the canvases need, or read from the cache, which is kept below
+data/cache as in training.
 
 python bench/loading.py --data-root /data/coco --image-size 192
 """
@@ -26,7 +27,7 @@ def main(cfg: CFG) -> None:
     import torch
 
     if not cfg.data.cache_gb:
-        raise UserError("--cache-gb 0 leaves nothing to measure the cache with; give it more")
+        raise UserError("--cache-gb 0 leaves no room for the cache that is to be measured; set it higher")
     cv2.setNumThreads(0)  # as in a loading process
     torch.set_num_threads(1)
     variants = {
@@ -61,12 +62,12 @@ def opened(cfg: CFG) -> SampleDataset:
 
 
 def keys(dataset: SampleDataset, cfg: CFG) -> list[tuple[int, int, int]]:
-    """What the first images of the first epoch are asked for with."""
+    """The keys (epoch, index, canvas size in pixels) of the first images of the first epoch."""
     return [(0, index, cfg.model.image_size) for index in range(min(IMAGES, len(dataset)))]
 
 
 def seconds(dataset: SampleDataset, cfg: CFG) -> float:
-    """Processor time that the first images take."""
+    """Processor time that loading the first images takes, in seconds."""
     started = time.process_time()
     for key in keys(dataset, cfg):
         dataset[key]

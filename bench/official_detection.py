@@ -1,4 +1,4 @@
-"""Time and memory of an official architecture that detects 100 objects, with random weights.
+"""Measure the time and memory that an official architecture needs to detect 100 objects, with random weights.
 
 python bench/official_detection.py --preset vit-b
 python bench/official_detection.py --preset vit-l --image-size 1024 --device cuda

@@ -1,7 +1,7 @@
-"""Overfit 16 images, a test of the whole chain from annotations to figures; exit status 1 if a figure misses its aim.
+"""Overfit 16 images to test everything from annotations to metrics; exit status 1 if a metric misses its goal.
 
-The model is trained on these images alone, without augmentation, and asked about them. They are images that every
-task can learn from and that have three objects or more; among them, those whose smallest object is largest.
+The model is trained on these images alone, without augmentation, and evaluated on them. Every task can be trained on
+each of them, and each has at least three objects; of all such images, those whose smallest object is largest are used.
 
 python bench/overfit.py --data-root /data/coco
 python bench/overfit.py --scenes-train 640 --scenes-val 32
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pix2seq.task import Task
 
 IMAGES = 16
-COPIES = 50  # of each image in an epoch, so that validating and saving take little of the time
+COPIES = 50  # of each image in an epoch, so that validating and saving take a small part of the time
 MIN_OBJECTS = 3
 AIM = 0.9
 AIMED = {
@@ -67,7 +67,10 @@ def main(cfg: CFG) -> None:
 
 
 def write_dataset(split: ImageDataset, tasks: Mapping[str, Task], folder: Path, cfg: CFG) -> CFG:
-    """Write the images to learn into `folder`, in training COPIES times; return the settings that use them."""
+    """Write annotation files of the chosen images into `folder`; return the settings that train and validate on them.
+
+    For training each image is listed COPIES times.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     content = annotations(split, choose(split, tasks))
     (folder / "train.json").write_text(json.dumps(repeat(content)), encoding="utf-8")
@@ -93,7 +96,7 @@ def choose(split: ImageDataset, tasks: Mapping[str, Task]) -> list[int]:
 
 
 def annotations(split: ImageDataset, chosen: Sequence[int]) -> dict:
-    """All that `split` knows of the `chosen` images, in COCO's format."""
+    """All annotations of the `chosen` images of `split`, in COCO's format."""
     images = [split.images[index] for index in chosen]
     entries = []
     for image_id in (image["id"] for image in images):
@@ -103,7 +106,7 @@ def annotations(split: ImageDataset, chosen: Sequence[int]) -> dict:
 
 
 def repeat(content: dict) -> dict:
-    """The images of a file in COCO's format COPIES times, with what it tells of them."""
+    """The images and annotations of `content`, which is in COCO's format, COPIES times each."""
     images, entries = [], []
     for copy in range(COPIES):
         images += [image | {"id": f"{image['id']}-{copy}"} for image in content["images"]]
@@ -138,5 +141,5 @@ if __name__ == "__main__":
         object_order="area",
         orders_per_image=1,
         captions_per_image=2,
-        num_samples=1,  # drawn points lead a model that was taught one outline to where it has never been
+        num_samples=1,  # sampled points lead an overfitted model to prefixes that it was never trained on
     )

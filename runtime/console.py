@@ -1,4 +1,4 @@
-"""Printing to any terminal."""
+"""Printing to terminals of any encoding."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TextIO
 
 
 def print_anything() -> None:
-    """Let `print` never raise: what the terminal's encoding lacks, as ASCII lacks é and ×, is printed as `?`."""
+    """Print characters that the terminal's encoding lacks (é and × in ASCII) as `?` instead of raising an error."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # not where a notebook or a test put something of its own
+        if isinstance(stream, io.TextIOWrapper):  # notebooks and tests replace the streams by other objects
             stream.reconfigure(errors="replace")
 
 

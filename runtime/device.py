@@ -1,4 +1,4 @@
-"""The device that a script computes on."""
+"""The device that a script runs on."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pix2seq.errors import UserError
 
 
 def available_devices() -> list[str]:
-    """The devices of this machine as `--device` names them, the fastest first."""
+    """The devices of this machine by the names that `--device` accepts, the fastest first."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     mps = ["mps"] if torch.backends.mps.is_available() else []
     return [*(f"cuda:{number}" for number in range(count)), *mps, "cpu"]
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of `--device`: `auto` is CUDA if it is there, else MPS, else the CPU; `cuda` is `cuda:0`.
+    """The device that `--device` names: `auto` is CUDA if available, else MPS, else the CPU; `cuda` is `cuda:0`.
 
-    Raise UserError for a device that is not there.
+    Raises UserError for a device that this machine does not have.
     """
     here = available_devices()
     device = {"auto": here[0], "cuda": "cuda:0"}.get(name, name)
@@ -28,7 +28,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """Raise UserError where `device` cannot multiply in the arithmetic of `--precision`."""
+    """Raise UserError if `device` cannot multiply matrices in the arithmetic of `--precision`."""
     if precision != "bf16":
         return
     try:
@@ -40,16 +40,16 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 
 def image_format(device: torch.device) -> torch.memory_format:
-    """The memory format in which `device` is fastest at convolutions.
+    """The memory format in which convolutions are fastest on `device`.
 
-    MPS gets the usual one, which is the better tested there: PyTorch issue 180984 and those before it tell of wrong
+    On MPS it is the contiguous format, which is better tested there: PyTorch issue 180984 and earlier ones report wrong
     results with channels last.
     """
     return torch.contiguous_format if device.type == "mps" else torch.channels_last
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Whether mixed precision gains time: a processor without such arithmetic takes five times as long as with fp32."""
+    """Whether bfloat16 saves time on `device`: emulated by a processor it takes five times as long as fp32."""
     if device.type != "cpu":
         return True
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()

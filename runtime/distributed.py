@@ -13,9 +13,9 @@ from pix2seq.errors import UserError
 
 
 def start(device: torch.device) -> torch.device:
-    """Join the processes that torchrun started, if any; return this process's device.
+    """Join the processes that torchrun started, if any; return the device of this process.
 
-    Raise UserError if there is no device for each of them.
+    Raises UserError if there are more processes than devices.
     """
     if "WORLD_SIZE" not in os.environ:
         return device
@@ -32,31 +32,33 @@ def start(device: torch.device) -> torch.device:
 
 
 def stop() -> None:
-    """Leave the group of processes."""
+    """Leave the process group."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def rank() -> int:
-    """Number of this process, from 0."""
+    """The rank of this process, counted from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """How many processes work together."""
+    """The number of processes in the group; 1 without torchrun."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def barrier() -> None:
-    """Wait until every process is here."""
+    """Wait until every process has reached this point."""
     if dist.is_initialized():
         dist.barrier()
 
 
 @contextlib.contextmanager
 def first_alone() -> Iterator[None]:
-    """The first process goes through the block before all others, which wait until it is through or has failed: it may
-    write what they then find."""
+    """Run the block in the first process, then in all others, which can use the files that the first one wrote.
+
+    The others wait until the first one has finished or failed.
+    """
     if rank() > 0:
         barrier()
     try:
@@ -67,7 +69,7 @@ def first_alone() -> Iterator[None]:
 
 
 def gather(items: list) -> list:
-    """The items of all processes, those of the first process first; every process gets them all."""
+    """The items of all processes in the order of their ranks; every process gets the whole list."""
     if world_size() == 1:
         return items
     parts: list[list] = [[] for _ in range(world_size())]
@@ -87,7 +89,7 @@ def average(tensors: list[torch.Tensor]) -> None:
 
 
 class _Sum(torch.autograd.Function):
-    """Sum over all processes; each one's loss depends on every one's part, so its gradient is the sum of theirs."""
+    """The sum over all processes. Every process's loss depends on each summand, so gradients are summed as well."""
 
     @staticmethod
     def forward(_, tensor: torch.Tensor) -> torch.Tensor:
@@ -101,5 +103,5 @@ class _Sum(torch.autograd.Function):
 
 
 def summed(tensor: torch.Tensor) -> torch.Tensor:
-    """The sum of a tensor over all processes, with gradients; every process must call this and gets it."""
+    """The sum of a tensor over all processes, with gradients; every process must call this."""
     return _Sum.apply(tensor) if world_size() > 1 else tensor

@@ -1,4 +1,4 @@
-"""Files written whole or not at all."""
+"""Output files are written as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pix2seq.errors import UserError
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Turn what the disk refuses into a UserError."""
+    """Turn an OSError while writing into `folder` into a UserError."""
     try:
         yield
     except OSError as error:
@@ -24,7 +24,7 @@ def writing(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def output_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder whose contents move into `folder` when all went well; else nothing is left behind."""
+    """Yield an empty folder whose contents move into `folder` on success; after an error nothing is left behind."""
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     staging = None
     try:

@@ -1,4 +1,4 @@
-"""Where files are: what a user names is relative to the working directory, what belongs to the project has a name."""
+"""Where files are: users' paths are relative to the working directory, the project's own files are found by name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def weights_path(name_or_path: str) -> Path:
-    """The weights file that is shipped under this name (`scenes`), or the path itself."""
+    """The shipped weights file of this name (`scenes`), or the path itself."""
     return named_file(name_or_path, ROOT / "weights", ".safetensors")
 
 
@@ -28,9 +28,9 @@ def named_file(name_or_path: str, folder: Path, suffix: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where what can be made again is kept between runs (drawn scenes, decoded images).
+    """The folder of files that can be created again and are kept between runs: drawn scenes and decoded images.
 
-    That is `$PIX2SEQ_CACHE`, else `data/` of the checkout that this code is in, else `~/.cache/pix2seq`.
+    It is `$PIX2SEQ_CACHE` if set, else `data/` of the checkout that this code is in, else `~/.cache/pix2seq`.
     """
     if chosen := os.environ.get("PIX2SEQ_CACHE"):
         return Path(chosen)
@@ -40,7 +40,7 @@ def cache_folder() -> Path:
 
 
 def writable_folder(path: Path, flag: str) -> Path:
-    """The folder `path` that `flag` asks for, made if need be; raise UserError if nothing can be written there."""
+    """Create the folder `path` if it does not exist; raise UserError, which names `flag`, if it is not writable."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path).close()

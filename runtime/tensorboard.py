@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-SWITCH = (
-    "tensorboard.compat.notf"  # TensorBoard's own: where a module of this name can be imported, it has no TensorFlow
-)
+SWITCH = "tensorboard.compat.notf"  # if a module of this name can be imported, TensorBoard does not use TensorFlow
 
 
 def open_events(folder: Path, **options: Any) -> SummaryWriter:
-    """A writer of numbers by step into `folder`, which appends."""
+    """A writer that appends scalars by step to the events in `folder`."""
     with _without_tensorflow():
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
@@ -27,14 +25,16 @@ def open_events(folder: Path, **options: Any) -> SummaryWriter:
 
 @contextlib.contextmanager
 def _without_tensorflow() -> Iterator[None]:
-    """Let TensorBoard do without a TensorFlow that is installed: it would import it, for seconds and with lines of its
-    own. It decides at the first look at its `tf`, and remembers; what else this process imports is left alone."""
+    """Keep TensorBoard from importing an installed TensorFlow, which takes seconds and prints messages.
+
+    TensorBoard decides this once, at the first access to an attribute of its `tf`. Other imports are not affected.
+    """
     from tensorboard.compat import tf
 
     known = SWITCH in sys.modules
     sys.modules.setdefault(SWITCH, ModuleType(SWITCH))
     try:
-        tf.io  # noqa: B018 - the first look
+        tf.io  # noqa: B018 - the first access
         yield
     finally:
         if not known:

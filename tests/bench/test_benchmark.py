@@ -13,7 +13,7 @@ def test_every_figure_is_reported(
     bench: Callable[[str], ModuleType], tiny_cfg: CFG, monkeypatch: pytest.MonkeyPatch, capsys
 ):
     benchmark = bench("benchmark")
-    for name, value in (("ANSWER_TOKENS", 4), ("TRAIN_STEPS", 1), ("REPEATS", 1)):
+    for name, value in (("RESPONSE_TOKENS", 4), ("TRAIN_STEPS", 1), ("REPEATS", 1)):
         monkeypatch.setattr(benchmark, name, value)
     benchmark.main(config.replace(tiny_cfg, eval_batch_size=2))
     printed = capsys.readouterr().out
