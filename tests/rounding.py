@@ -22,6 +22,8 @@ ROUNDED = {  # in inference mode the composite ones are not taken apart
     "_scaled_dot_product_flash_attention_for_cpu",
 }
 
+FLOAT32_UNIT = torch.finfo(torch.float32).eps
+
 
 class Rounding(TorchDispatchMode):
     """Adds the error to what the operators of ROUNDED give, as far as it is floats."""
@@ -42,5 +44,7 @@ class Rounding(TorchDispatchMode):
     def _disturb(self, tensor: Tensor, call: str) -> None:
         generator = torch.Generator().manual_seed(zlib.crc32(call.encode()))
         error = torch.rand(tensor.shape, generator=generator) * 2 - 1
-        size = tensor.detach().float().nan_to_num(0, 0, 0).abs().mean() * torch.finfo(tensor.dtype).eps
-        tensor.add_((self.units * size * error).to(tensor.dtype))
+        unit = torch.finfo(tensor.dtype).eps
+        units = min(self.units, 1.0) if unit > FLOAT32_UNIT else self.units  # bfloat16 adds in float32, and rounds once
+        size = tensor.detach().float().nan_to_num(0, 0, 0).abs().mean() * unit
+        tensor.add_((units * size * error).to(tensor.dtype))
