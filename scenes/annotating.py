@@ -1,4 +1,4 @@
-"""What COCO says of an object: polygons around its visible pixels, their box and area, and its visible keypoints."""
+"""COCO's annotations of an object: polygons around its visible pixels, their box and area, and keypoints."""
 
 import math
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ TOLERANCE_PX = (0.3, 0.8)  # between an outline and its polygon, for the smalles
 
 @dataclass
 class Placed:
-    """A sprite in pixels and what can be seen of it: `mask` (2H, 2W) uint8, supersampled, and its polygons."""
+    """A sprite in pixels and its visible part: `mask` (2H, 2W) uint8, supersampled, and its polygons."""
 
     kind: Kind
     sprite: Sprite
@@ -46,8 +46,8 @@ def annotate(item: Placed) -> SceneObject:
 def trace(mask: np.ndarray) -> list[np.ndarray]:
     """Polygons [(K, 2)] in pixels around a supersampled mask (2H, 2W), the largest first.
 
-    OpenCV's contours run through pixel centres. On a mask enlarged twice and grown by one pixel to the right and
-    below, these are the edges of the mask's own pixels.
+    OpenCV's contours run through pixel centers. On a mask that is enlarged twice and dilated by one pixel to the right
+    and below, these are the edges of the mask's own pixels.
     """
     if not mask.any():
         return []
@@ -67,7 +67,7 @@ def trace(mask: np.ndarray) -> list[np.ndarray]:
 
 
 def open_holes(mask: np.ndarray) -> np.ndarray:
-    """Cut the mask from each hole straight down to the outside: COCO's polygons have no holes."""
+    """Cut the mask from each hole straight down to the outside, since COCO's polygons have no holes."""
     contours, hierarchy = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     mask = mask.copy()
     for contour, (_, _, _, parent) in zip(contours, hierarchy[0], strict=True):

@@ -1,4 +1,4 @@
-"""Backgrounds: a setting is drawn by lot (ground, sky or wall, horizon), then painted."""
+"""Backgrounds: a random setting (ground, sky or wall, horizon) and its painting."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from pix2seq.scenes.shapes import whole_pixels
 
 @dataclass
 class Setting:
-    """The background: the ground's name, the phrases a caption says, and the horizon as a share of the height."""
+    """The background: the ground's name, phrases for captions, and the horizon as a fraction of the height."""
 
     ground: str
     place: str
@@ -23,7 +23,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Ground:
-    """Color, probability, and the grain: noise of so many (across, down) cells and of this relative deviation."""
+    """Color, probability, and noise: its number of `cells` (across, down) and, as `grain`, its relative deviation."""
 
     color: Color
     probability: float
@@ -110,7 +110,7 @@ TUFT = np.array([(-0.5, 0), (-0.33, -1), (0, -0.33), (0.33, -1), (0.5, 0)])
 
 
 def paint_ground_marks(rng: Rng, image: np.ndarray, ground: str, horizon: int) -> None:
-    """What tells one ground from another: lanes on a road, planks on a floor, tufts in grass."""
+    """Paint the details of a ground: lanes on a road, planks on a floor, tufts in grass."""
     height, width = image.shape[:2]
     span = height - horizon
     if ground == "road":

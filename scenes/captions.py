@@ -1,4 +1,4 @@
-"""Captions: five short sentences of a closed vocabulary, true of what is visible."""
+"""Captions: five short sentences of a closed vocabulary about the visible objects."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from pix2seq.scenes.colors import Rng, with_article
 from pix2seq.scenes.kinds import Kind
 
 COUNT_WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven")
-# Every word of every caption, the commonest first: a fixed order, so that trained weights keep their token ids.
+# Every word of every caption, the most frequent first, in a fixed order so that trained weights keep their token ids.
 WORDS = (
     "a", "in", "the", "person", "sky", "under", "shirt", "and", "on", "blue", "an", "with", "white", "orange",
     "ball", "of", "there", "two", "gray", "umbrella", "people", "green", "grass", "red", "bench", "chair", "dog",
@@ -23,7 +23,7 @@ WORDS = (
 
 @dataclass
 class Mention:
-    """What a caption needs to know of an object; `depth` is larger for what is nearer."""
+    """The data of an object that captions use; `depth` is larger for nearer objects."""
 
     kind: Kind
     phrase: str
@@ -35,7 +35,7 @@ class Mention:
 
 
 def mention(placed: list[Placed], objects: list[SceneObject], size_px: tuple[int, int]) -> list[Mention]:
-    """What there is to say, the largest object first."""
+    """The objects for the captions of an image, the largest first."""
     mentions = []
     for depth, (item, annotation) in enumerate(zip(placed, objects, strict=True)):
         share = max(annotation.bbox[2:]) / max(size_px)
@@ -47,7 +47,7 @@ def mention(placed: list[Placed], objects: list[SceneObject], size_px: tuple[int
 
 
 def write_captions(rng: Rng, setting: Setting, mentions: list[Mention]) -> list[str]:
-    """Five captions about the largest object, the next one, how many there are of each, the ground and the backdrop."""
+    """Five captions about the two largest objects, the number of objects, the ground and the backdrop."""
     first = mentions[0]
     main, action = first.phrase, first.action
     place = "in the sky" if first.kind.in_sky else setting.place
@@ -72,7 +72,7 @@ def write_captions(rng: Rng, setting: Setting, mentions: list[Mention]) -> list[
 
 
 def count_objects(mentions: list[Mention]) -> str:
-    """The up to three categories that are largest, with their counts: "two people with a car and a dog"."""
+    """The first categories, three at most, with their counts: "two people with a car and a dog"."""
     counts = Counter(mention.kind for mention in mentions)
     groups = [
         f"{COUNT_WORDS[n]} {kind.plural}" if n > 1 else with_article(kind.noun) for kind, n in list(counts.items())[:3]
@@ -81,7 +81,7 @@ def count_objects(mentions: list[Mention]) -> str:
 
 
 def relation(first: Mention, second: Mention) -> str:
-    """Where `first` is, seen from `second`."""
+    """The position of `first` relative to `second`."""
     (ax, ay, aw, ah), (bx, by, bw, bh) = first.bbox, second.bbox
     shared = min(ax + aw, bx + bw) - max(ax, bx)
     if shared > 0.5 * min(aw, bw):

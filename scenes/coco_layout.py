@@ -16,14 +16,14 @@ from pix2seq.scenes.kinds import KINDS
 from pix2seq.scenes.root import VERSION
 from pix2seq.scenes.scene import SPLITS, draw_jpeg
 
-MARK = "scenes.json"  # tells that a folder holds nothing but scenes, which can be drawn again
+MARK = "scenes.json"  # marks a folder that holds nothing but scenes, which can be drawn again
 
 
 def write_dataset(root: Path, num_train: int, num_val: int, seed: int) -> None:
-    """Write both splits under `root` in COCO's layout; `root` appears only when all of it is written."""
+    """Write both splits to `root` in COCO's layout; `root` is created only when all files are complete."""
     root = Path(root)
     if root.exists() and any(root.iterdir()) and not (root / MARK).is_file():
-        raise UserError(f"{root} holds files that are not synthetic scenes: choose another folder with --data-root")
+        raise UserError(f"{root} contains files that are not synthetic scenes; choose another folder with --data-root")
     unfinished = root.with_name(root.name + ".partial")
     shutil.rmtree(unfinished, ignore_errors=True)
     (unfinished / "annotations").mkdir(parents=True)
@@ -40,14 +40,14 @@ def write_dataset(root: Path, num_train: int, num_val: int, seed: int) -> None:
 
 
 def write_image(folder: Path, seed: int, split: str, index: int) -> dict[str, Any]:
-    """Draw and write an image; returns its record."""
+    """Draw and write an image; return its record."""
     jpeg, record = draw_jpeg(seed, split, index)
     write_whole(folder / record["image"]["file_name"], jpeg)
     return record
 
 
 def coco_files(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The contents of instances_*.json, person_keypoints_*.json and captions_*.json, by these names."""
+    """The contents of instances_*.json, person_keypoints_*.json and captions_*.json, by name without the split."""
     objects = [item | {"image_id": record["image"]["id"]} for record in records for item in record["objects"]]
     objects = [{"id": i} | item for i, item in enumerate(objects, 1)]
     captions = [(record["image"]["id"], text) for record in records for text in record["captions"]]

@@ -1,4 +1,4 @@
-"""What every drawing shares: colors by their names, drawing lots, and the article before a noun."""
+"""Helpers of all drawings: colors by name, random choices, and the article before a noun."""
 
 import numpy as np
 
@@ -26,7 +26,7 @@ def shade(color: Color, factor: float) -> Color:
 
 
 def pick(rng: Rng, names: tuple[str, ...]) -> tuple[str, Color]:
-    """A color's name and a variation of its RGB."""
+    """The name of a random color of `names`, and a random variation of its RGB."""
     name = names[rng.integers(len(names))]
     jitter = rng.integers(-12, 13, 3)
     return name, tuple(int(min(255, max(0, c + j))) for c, j in zip(COLORS[name], jitter, strict=True))

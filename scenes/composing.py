@@ -1,4 +1,4 @@
-"""Composition: which objects are in an image, where and how large, and what of each the nearer ones leave visible."""
+"""Composition: the objects of an image, their positions and sizes, and which part of each is visible."""
 
 import math
 
@@ -22,7 +22,7 @@ def draw_size(rng: Rng) -> tuple[int, int]:
 
 
 def compose(rng: Rng, setting: Setting, size_px: tuple[int, int]) -> list[Placed]:
-    """Place objects, from the back to the front; those that would hardly be seen are left out."""
+    """Place objects, from the back to the front; those that are mostly hidden are left out."""
     while True:
         candidates = [place(rng, kind, setting, size_px) for kind in draw_kinds(rng, setting.ground)]
         candidates.sort(key=lambda item: item[2])
@@ -41,7 +41,7 @@ def compose(rng: Rng, setting: Setting, size_px: tuple[int, int]) -> list[Placed
 
 
 def place(rng: Rng, kind: Kind, setting: Setting, size_px: tuple[int, int]) -> tuple[Kind, Sprite, float]:
-    """A sprite of `kind` in pixels, and where it touches the ground: what is nearer is larger and lower."""
+    """A sprite of `kind` in pixels, and its lower end as a depth: nearer objects are larger and lower."""
     width, height = size_px
     sprite = kind.draw(rng)
     angle = math.radians(rng.uniform(-kind.tilt_degrees, kind.tilt_degrees))
@@ -56,7 +56,7 @@ def place(rng: Rng, kind: Kind, setting: Setting, size_px: tuple[int, int]) -> t
     object_width, object_height = scale * (x1 - x0), scale * (y1 - y0)
     cut = choose(rng, ("", "", "", "", "side", "bottom"))
     margin = (0.15 if cut == "side" else 0.5) * object_width
-    centre_x = rng.uniform(margin, width - margin) if 2 * margin < width else width / 2
+    center_x = rng.uniform(margin, width - margin) if 2 * margin < width else width / 2
     if kind.in_sky:
         low = min(0.9 * object_height, setting.horizon * height)
         base_y = rng.uniform(low, max(low, setting.horizon * height))
@@ -67,5 +67,5 @@ def place(rng: Rng, kind: Kind, setting: Setting, size_px: tuple[int, int]) -> t
         base_y = max(base_y, 0.9 * object_height)
         if cut == "bottom" and share > 0.3:
             base_y = max(base_y, height + rng.uniform(0, 0.35) * object_height)
-    shift = (centre_x - scale * (x0 + x1) / 2, base_y - scale * y1)
+    shift = (center_x - scale * (x0 + x1) / 2, base_y - scale * y1)
     return kind, sprite.warped(np.array([(scale, 0, shift[0]), (0, scale, shift[1])])), base_y - height * kind.in_sky

@@ -2,7 +2,7 @@
 
     python scenes/draw.py --data-root data/scenes --scenes-train 24000 --scenes-val 500 --scenes-seed 0
 
-Without `--data-root` the scenes are drawn to where training looks for them, which else draws them as it needs them.
+Without `--data-root` the scenes are stored where training looks for them; missing ones are drawn during training.
 """
 
 from pathlib import Path

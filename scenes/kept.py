@@ -1,4 +1,4 @@
-"""Scenes kept on disk one by one, each drawn by whichever process needs it first."""
+"""Scenes stored on disk one by one; each is drawn by the process that needs it first."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ Result = TypeVar("Result")
 class KeptScenes:
     """The scenes of a split below `root`: image 000000000001.jpg with its record 000000000001.json, and so on.
 
-    A record is written after its image, and both appear whole or not at all. A scene does not depend on who draws it,
-    so several processes, or several runs, may keep the same one at once.
+    A record is written after its image, and each file is complete once it exists. A scene is the same whichever process
+    draws it, so several processes or runs may store it at once.
     """
 
     root: Path
@@ -37,21 +37,21 @@ class KeptScenes:
 
     @property
     def folder(self) -> Path:
-        """Where the files are."""
+        """The folder of the files."""
         return self.root / self.split
 
     def _file(self, index: int, suffix: str) -> Path:
         return self.folder / f"{index + 1:012d}{suffix}"
 
     def record(self, index: int) -> dict[str, Any]:
-        """What `draw_jpeg` tells of a scene, which is drawn first if it is not kept yet."""
+        """The record of a scene (see `draw_jpeg`), which is drawn first if it is not stored yet."""
         try:
             return json.loads(self._file(index, ".json").read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):  # a machine that lost power may have kept an empty file
             return self.draw(index)
 
     def draw(self, index: int) -> dict[str, Any]:
-        """Draw and keep a scene, whether or not it is kept already; returns its record."""
+        """Draw and store a scene, whether or not it is stored already; return its record."""
         jpeg, record = draw_jpeg(self.seed, self.split, index)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(self._file(index, ".jpg"), jpeg)
@@ -59,7 +59,7 @@ class KeptScenes:
         return record
 
     def missing(self, count: int) -> list[int]:
-        """Which of the first `count` scenes are not kept yet; raises UserError if they cannot be."""
+        """Indices of those of the first `count` scenes that are not stored yet; UserError if they cannot be stored."""
         found = set()
         if self.folder.is_dir():
             found = {entry.name for entry in os.scandir(self.folder) if entry.stat().st_size}
@@ -70,16 +70,16 @@ class KeptScenes:
         return missing
 
     def complete(self, count: int) -> None:
-        """Draw those of the first `count` scenes that are not kept yet, on all processors and with a progress bar."""
+        """Draw those of the first `count` scenes that are not stored yet, on all processors, with a progress bar."""
         for _ in in_processes(self.draw, self.missing(count), f"drawing {self.split}"):
             pass
 
 
 def in_processes(work: Callable[[int], Result], indices: Sequence[int], title: str) -> Iterator[Result]:
-    """`work` of each index in turn, done on all processors with a progress bar."""
+    """Yield `work(index)` for each index in order, computed on all processors, with a progress bar."""
     if not indices:
         return
-    spawn = multiprocessing.get_context("spawn")  # a fork hangs where OpenCV or torch have threads already
+    spawn = multiprocessing.get_context("spawn")  # a fork hangs if OpenCV or torch already have threads
     processes = min(os.cpu_count() or 1, -(-len(indices) // CHUNK))
     with spawn.Pool(processes, cv2.setNumThreads, (1,)) as pool:
         results: Iterable[Result] = pool.imap(work, indices, chunksize=CHUNK)
@@ -87,7 +87,7 @@ def in_processes(work: Callable[[int], Result], indices: Sequence[int], title: s
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that no reader ever sees in part; raise UserError if it cannot be written."""
+    """Write a file that no reader sees incomplete; raise UserError if it cannot be written."""
     unfinished = path.with_name(f"{path.name}.{secrets.token_hex(8)}.partial")
     try:
         unfinished.write_bytes(content)
@@ -95,8 +95,8 @@ def write_whole(path: Path, content: bytes) -> None:
     except OSError as error:
         unfinished.unlink(missing_ok=True)
         if isinstance(error, PermissionError) and path.exists():
-            return  # Windows replaces no file that is being read: another process has kept the same scene
+            return  # Windows replaces no file that is being read: another process has stored the same scene
         raise UserError(
-            f"{path} cannot be written ({error.strerror}): synthetic scenes are kept there as they are drawn; "
-            "make room, or name images of your own with --data-root"
+            f"{path} cannot be written ({error.strerror}): synthetic scenes are stored there as they are drawn; "
+            "free some disk space, or name your own images with --data-root"
         ) from None

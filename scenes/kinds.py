@@ -1,4 +1,4 @@
-"""What can be in an image: COCO's categories that we draw, and the grounds on which each may stand."""
+"""The categories of COCO that are drawn, and the grounds on which each may be placed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ ANY = (*OPEN_AIR, "floor")
 
 @dataclass(frozen=True)
 class Kind:
-    """A category of COCO's: its id and names, how it is drawn and how it may stand in the image."""
+    """A category of COCO: its id and names, how it is drawn, and how it may be placed in the image."""
 
     category_id: int
     name: str
@@ -65,7 +65,7 @@ PERSON = KINDS[0]
 
 
 def draw_kinds(rng: Rng, ground: str) -> list[Kind]:
-    """One to seven categories that suit the ground; people are the most frequent."""
+    """One to seven random categories that suit the ground; people are the most frequent."""
     count = rng.choice(np.arange(1, 8), p=(0.06, 0.1, 0.14, 0.17, 0.19, 0.18, 0.16))
     others = [kind for kind in KINDS[1:] if ground in kind.places]
     if rng.random() > 0.77:

@@ -25,7 +25,7 @@ def paint(rng: Rng, setting: Setting, placed: list[Placed], size_px: tuple[int, 
 
 
 def cast_shadows(background: np.ndarray, placed: list[Placed]) -> np.ndarray:
-    """Darken the ground under what stands on it."""
+    """Darken the ground under the objects that stand on it."""
     shadow = np.zeros(background.shape[:2], np.uint8)
     for item in placed:
         if not item.kind.in_sky:
@@ -38,7 +38,7 @@ def cast_shadows(background: np.ndarray, placed: list[Placed]) -> np.ndarray:
 
 
 def develop(rng: Rng, image: np.ndarray) -> np.ndarray:
-    """Exposure, white balance, a slight blur at times, and sensor noise."""
+    """Apply exposure, white balance, sometimes a slight blur, and sensor noise."""
     if rng.random() < 0.3:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 0.8) * max(image.shape) / LONG_SIDE_PX)
     gain = (rng.uniform(0.82, 1.12) * rng.uniform(0.96, 1.04, 3)).astype(np.float32)

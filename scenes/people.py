@@ -1,4 +1,4 @@
-"""People: a skeleton turned, projected and dressed in polygons, nearer ones over farther ones, with its 17 keypoints.
+"""People: a skeleton is rotated, projected and covered with polygons, nearer ones over farther ones; 17 keypoints.
 
 Projected axes: x to the right, y down, z (the depth) towards the viewer.
 """
@@ -18,7 +18,7 @@ CAMERA_DROP = 0.18  # seen from a little above: what is nearer appears lower
 
 @dataclass
 class Part:
-    """A piece of the body: who it is, its polygon (K, 2), its depth (larger is nearer) and its color."""
+    """A part of the body: its name, polygon (K, 2), depth (larger is nearer) and color."""
 
     name: str
     points: np.ndarray
@@ -85,12 +85,12 @@ def body_parts(joints: dict[str, np.ndarray], outfit: Outfit) -> list[Part]:
 
 
 def head_parts(joints: dict[str, np.ndarray], outfit: Outfit, turn: np.ndarray) -> list[Part]:
-    """Hair is a ball a little behind the face: seen from the back it covers all, from the side half of the head."""
+    """The parts of a head. Hair is a ball slightly behind the face: from the back it covers the whole face."""
     head, forward = joints["head"], turn[:, 2]
     depth = head[2] + 0.06
 
-    def disc(name: str, centre: np.ndarray, rx: float, ry: float, nearer: float, color: Color) -> Part:
-        return Part(name, ellipse(*on_screen(centre), rx, ry), depth + nearer, color)
+    def disc(name: str, center: np.ndarray, rx: float, ry: float, nearer: float, color: Color) -> Part:
+        return Part(name, ellipse(*on_screen(center), rx, ry), depth + nearer, color)
 
     facing = forward[2] > -0.25
     hair = head - 0.03 * forward - (0, 0.025, 0)
@@ -116,7 +116,7 @@ def head_parts(joints: dict[str, np.ndarray], outfit: Outfit, turn: np.ndarray) 
 
 
 def body_keypoints(joints: dict[str, np.ndarray], parts: list[Part]) -> np.ndarray:
-    """(17, 3) x, y and v: 2 in view, 1 behind the own body."""
+    """(17, 3) x, y, v: v is 2 in view and 1 behind the person's own body."""
     rows = []
     for name in KEYPOINTS:
         point = on_screen(joints[name])
@@ -126,7 +126,7 @@ def body_keypoints(joints: dict[str, np.ndarray], parts: list[Part]) -> np.ndarr
 
 
 def in_view(joints: dict[str, np.ndarray], name: str) -> bool:
-    """Whether a feature is on the viewer's side of the head; other joints are judged by what covers them."""
+    """Whether a point of the head is on the viewer's side; True for all other joints, see `covered`."""
     reach = {"ear": -0.045, "eye": 0.01, "nose": -0.02}.get(name.split("_")[-1], -np.inf)
     return joints[name][2] - joints["head"][2] > reach
 
@@ -138,7 +138,7 @@ OWN_PARTS = {
 
 
 def covered(name: str, point: np.ndarray, depth: float, parts: list[Part]) -> bool:
-    """Whether another part of the body, painted after the joint's own parts, lies over the joint."""
+    """Whether another part of the body, painted after the joint's own parts, covers the joint."""
     side, _, joint = name.partition("_")
     own = {f"{side}_{part}" for part in OWN_PARTS.get(joint, ())}
     if joint in ("shoulder", "hip") and depth > -0.05:

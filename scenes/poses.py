@@ -1,6 +1,6 @@
 """Poses: a skeleton in three dimensions, so that left, right and depth are right by construction.
 
-Body axes in metres: x to the person's left, y down, z forward; the pelvis is the origin.
+Body axes in meters: x to the person's left, y down, z forward; the pelvis is the origin.
 """
 
 import math
@@ -15,7 +15,7 @@ HEAD_RADIUS = 0.135
 
 
 def draw_pose(rng: Rng) -> tuple[str, dict[str, tuple[float, ...]]]:
-    """An action and, for each limb, degrees: swing (forward) and spread (sideways) of its upper and lower segment."""
+    """An action, and angles of each limb in degrees: swing (forward) and spread (sideways) of its two segments."""
     action = str(choose(rng, ("standing", "standing", "walking", "running", "waving", "sitting", "jumping")))
     noise = partial(rng.normal, 0)
     lead = choose(rng, (1, -1))
@@ -75,6 +75,6 @@ def pose_joints(limbs: dict[str, tuple[float, ...]]) -> dict[str, np.ndarray]:
 
 
 def segment(length: float, swing: float, spread: float, sign: int) -> np.ndarray:
-    """The vector of a limb that hangs down, swung forward and spread to its own side by so many degrees."""
+    """The vector of a limb that hangs down, swung forward and spread to its own side by angles in degrees."""
     a, b = math.radians(swing), math.radians(spread)
     return length * np.array([sign * math.sin(b), math.cos(b) * math.cos(a), math.cos(b) * math.sin(a)])

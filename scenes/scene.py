@@ -1,7 +1,7 @@
 """One scene: an image with its objects and captions, which depend on (seed, split, index) alone.
 
-First the setting is drawn by lot (`backgrounds`), then objects are placed in it (`composing`), all of it is painted
-(`painting`), and what can be seen is annotated (`annotating`, `captions`).
+A random setting is chosen (`backgrounds`), objects are placed in it (`composing`), everything is painted (`painting`),
+and the visible objects are annotated (`annotating`, `captions`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pix2seq.scenes.composing import compose, draw_size
 from pix2seq.scenes.painting import paint
 
 JPEG_QUALITY = 90
-SPLITS = ("train2017", "val2017")  # named as COCO's; a split's number is part of what its scenes depend on
+SPLITS = ("train2017", "val2017")  # named as COCO's; the index of a split is part of its scenes' seeds
 
 
 @dataclass
@@ -33,12 +33,12 @@ class Scene:
 
 
 def scene_rng(seed: int, split: str, index: int) -> Rng:
-    """What scene `index` of a split is drawn with."""
+    """The random generator that scene `index` of a split is drawn with."""
     return np.random.default_rng([seed, SPLITS.index(split), index])
 
 
 def draw_scene(rng: Rng, size_px: tuple[int, int] | None = None) -> Scene:
-    """Draw an image of `size_px` (width, height), or of a drawn size whose longer side is 320 px."""
+    """Draw an image of `size_px` (width, height), or of a random size whose longer side is 320 px."""
     size_px = size_px or draw_size(rng)
     setting = draw_setting(rng)
     placed = compose(rng, setting, size_px)
@@ -48,9 +48,9 @@ def draw_scene(rng: Rng, size_px: tuple[int, int] | None = None) -> Scene:
 
 
 def draw_jpeg(seed: int, split: str, index: int) -> tuple[bytes, dict[str, Any]]:
-    """A scene as a JPEG file's content and its record for JSON.
+    """A scene as the content of a JPEG file, and its record for JSON.
 
-    The record holds COCO's entries `image`, `objects` and `captions`, without the ids that depend on other images.
+    The record has COCO's entries `image`, `objects` and `captions`, without the ids that depend on other images.
     """
     scene = draw_scene(scene_rng(seed, split, index))
     bgr = cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR)
@@ -61,7 +61,7 @@ def draw_jpeg(seed: int, split: str, index: int) -> tuple[bytes, dict[str, Any]]
 
 
 def image_entry(seed: int, split: str, index: int) -> dict[str, Any]:
-    """COCO's entry of an image; its size is the first that is drawn by lot, so this takes no drawing."""
+    """COCO's entry of an image; its size is the first random value of a scene, so nothing has to be drawn."""
     width, height = draw_size(scene_rng(seed, split, index))
     return {"id": index + 1, "file_name": f"{index + 1:012d}.jpg", "width": width, "height": height, "license": 1}
 

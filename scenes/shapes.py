@@ -40,7 +40,7 @@ def capsule(start: np.ndarray, stop: np.ndarray, r0: float, r1: float | None = N
 
 
 def fixed_point(points: np.ndarray) -> np.ndarray:
-    """Pixels to OpenCV's fixed-point coordinates of the supersampled canvas, where whole numbers are pixel centres."""
+    """Pixels to OpenCV's fixed-point coordinates of the supersampled canvas, whose whole numbers are pixel centers."""
     return np.round((points * SUPERSAMPLING - 0.5) * (1 << SHIFT_BITS)).astype(np.int32)
 
 
@@ -50,10 +50,10 @@ def whole_pixels(points: np.ndarray) -> np.ndarray:
 
 @dataclass
 class Sprite:
-    """An object in its own units, y down: layers painted in order, and the words a caption may say about it."""
+    """An object in its own units, y down: layers painted in order, and phrases for captions."""
 
     layers: list[tuple[np.ndarray, Color]] = field(default_factory=list)
-    keypoints: np.ndarray | None = None  # (17, 3) x, y, v with v = 1 where the own body hides the joint
+    keypoints: np.ndarray | None = None  # (17, 3) x, y, v with v = 1 if the person's own body hides the joint
     phrase: str = ""
     action: str = "standing"
 

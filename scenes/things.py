@@ -203,11 +203,11 @@ def draw_kite(rng: Rng) -> Sprite:
         kite.add(capsule(start, stop, 0.04), shade(first, 0.7))
     for x, y in tail[1:]:
         kite.add([(x - 0.2, y - 0.12), (x + 0.2, y + 0.12), (x + 0.2, y - 0.12), (x - 0.2, y + 0.12)], second)
-    top, right, bottom, left, centre = (0, -0.8), (0.62, -0.12), (0, 1.0), (-0.62, -0.12), (0, -0.12)
-    kite.add([top, right, centre], first)
-    kite.add([top, left, centre], second)
-    kite.add([bottom, right, centre], second)
-    kite.add([bottom, left, centre], first)
+    top, right, bottom, left, center = (0, -0.8), (0.62, -0.12), (0, 1.0), (-0.62, -0.12), (0, -0.12)
+    kite.add([top, right, center], first)
+    kite.add([top, left, center], second)
+    kite.add([bottom, right, center], second)
+    kite.add([bottom, left, center], first)
     return kite
 
 

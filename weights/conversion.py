@@ -1,4 +1,4 @@
-"""From an official Pix2Seq checkpoint of TensorFlow to a weights file."""
+"""Convert an official Pix2Seq checkpoint of TensorFlow to a weights file."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def convert(
     """Convert the checkpoint `source`, a folder or a prefix `…/ckpt-N`, to the file `out`, and return what it holds.
 
     `dtype` is one of DTYPES; `classes` is `coco`, `objects365` or a JSON file of id → name; `text_model` is a
-    SentencePiece file, without which captioning is not among the tasks. Variables are read one by one: the memory
-    needed is the model's, and the libraries'. Raises UserError where something does not fit, and leaves no file behind.
+    SentencePiece file, without which captioning is not among the tasks. Variables are read one by one, so that the
+    model and the libraries take all the memory. Raises UserError if something does not fit, and then leaves no file.
     """
     if not out.parent.is_dir():
-        raise UserError(f"there is no folder {out.parent} for {out.name}; make it first")
+        raise UserError(f"there is no folder {out.parent} for {out.name}; create it first")
     prefix = find_checkpoint(source)
 
     import torch  # now that there is something to convert: this takes seconds
@@ -56,13 +56,13 @@ def convert(
 
 
 def read_class_names(classes: str) -> dict[int, str]:
-    """Class names by id: COCO's, numbers for Objects365, or those of a JSON file."""
+    """Class names by class id: COCO's, `class 1`, `class 2`, … for Objects365, or those of a JSON file."""
     if classes == "coco":
         from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
         names = enumerate(FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"])
         return {number: name for number, name in names if name not in ("__background__", "N/A")}
-    if classes == "objects365":  # its two versions number the classes differently, and no one says which was taught
+    if classes == "objects365":  # its two versions number classes differently, and which was used is not published
         return {number: f"class {number}" for number in range(1, OBJECTS365_CLASSES + 1)}
     try:
         names = json.loads(Path(classes).read_text(encoding="utf-8-sig"))
@@ -70,11 +70,11 @@ def read_class_names(classes: str) -> dict[int, str]:
     except OSError as error:
         raise UserError(f"--classes expects coco, objects365 or a file, got {classes} ({error.strerror})") from None
     except (ValueError, AttributeError) as error:
-        raise UserError(f'{classes} is not a JSON object such as {{"1": "person"}} ({error}); mend it') from None
+        raise UserError(f'{classes} is not a JSON object such as {{"1": "person"}} ({error}); correct it') from None
 
 
 def _with_text(cfg: CFG, text_model: Path | None) -> tuple[CFG, dict[str, Any]]:
-    """The settings and the description of the caption vocabulary; where there is none, captioning is no task."""
+    """The settings and the description of the caption vocabulary; without `text_model` captioning is left out."""
     from pix2seq.token_ids import TEXT_SHIFT
     from pix2seq.tokenizers.captioning import UNKNOWN, SentencePieceVocabulary, WordVocabulary
 
@@ -85,6 +85,7 @@ def _with_text(cfg: CFG, text_model: Path | None) -> tuple[CFG, dict[str, Any]]:
     room = cfg.model.vocab_size - TEXT_SHIFT
     if len(text) > room:
         raise UserError(
-            f"the checkpoint knows {room} word pieces, {text_model} has {len(text)}; use the model's own file"
+            f"the checkpoint has token ids for {room} word pieces, {text_model} has {len(text)}; use the file that the "
+            "checkpoint was trained with"
         )
     return cfg, text.describe()

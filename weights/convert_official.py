@@ -1,4 +1,4 @@
-"""Turn an official Pix2Seq checkpoint of TensorFlow into a weights file that every script reads.
+"""Convert an official Pix2Seq checkpoint of TensorFlow to a weights file that every script reads.
 
 python weights/convert_official.py coco_det_finetune/vit_b_640x640 vit-b.safetensors
 python weights/convert_official.py multi_task/ckpt/vit_b_640x640 multi.safetensors --text-model c4_en_32k_spm.model
@@ -20,7 +20,7 @@ def parse_args(args: list[str]) -> argparse.Namespace:
     parser.add_argument("source", type=Path, metavar="CKPT_DIR", help="folder of the checkpoint, or .../ckpt-N")
     parser.add_argument("out", type=Path, metavar="OUT.safetensors", help="weights file to write")
     parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="numbers in the weights file (%(default)s)")
-    parser.add_argument("--image-size", type=int, help="side of the canvas, pixels (640, or as learned positions say)")
+    parser.add_argument("--image-size", type=int, help="side of the canvas, pixels (by learned positions, or 640)")
     parser.add_argument("--classes", default="coco", help="coco, objects365, or a JSON file of id: name (%(default)s)")
     parser.add_argument("--text-model", type=Path, help="SentencePiece model of captions; without it: no captioning")
     parser.add_argument(

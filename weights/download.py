@@ -1,4 +1,4 @@
-"""Fetch the official Pix2Seq checkpoints and convert them; the weights stay in weights/official/.
+"""Download the official Pix2Seq checkpoints and convert them; the weights are kept in weights/official/.
 
 python weights/download.py --list
 python weights/download.py coco-vit-b-640
@@ -32,13 +32,13 @@ BASE_URL = "https://storage.googleapis.com/pix2seq/"
 CACHE = ROOT / "weights" / "official"
 TEXT_MODEL = "multi_task/data/c4_en_32k_spm.model"  # named by the official configs/config_multi_task.py
 TIMEOUT_S = 30
-PAUSES_S = (1, 2, 4, 8, 16)  # before each new try of a file that does not get on
+PAUSES_S = (1, 2, 4, 8, 16)  # before each retry while a file makes no progress
 BLOCK_BYTES = 1 << 18
 
 
 @dataclass(frozen=True)
 class Official:
-    """A published checkpoint: where it lies below the base address and what was published of it."""
+    """A published checkpoint: its folder below the base address and what was published about it."""
 
     folder: str
     preset: str  # of config.PRESETS
@@ -58,7 +58,7 @@ PURPOSES = {
     "multi_task": "detection, segmentation, keypoints, captions",
 }
 
-# Google's first table had the names ViT-B and ViT-L of the Objects365 rows swapped; the addresses tell the truth.
+# Google's first table had the names ViT-B and ViT-L of the Objects365 rows swapped; the addresses are right.
 # The multi-task rows were published as 115.2 M parameters, which leaves out the 32,000 text tokens of their vocabulary.
 CHECKPOINTS = {
     "obj365-resnet50-640": Official("obj365_pretrain/resnet_640x640_b256_s400k", "resnet50", 640, 36.6, ""),
@@ -85,7 +85,7 @@ CHECKPOINTS = {
 
 
 class Interrupted(Exception):
-    """The network failed in a way that another try may mend."""
+    """The transfer failed in a way that a retry may fix."""
 
 
 def table() -> str:
@@ -99,11 +99,11 @@ def table() -> str:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raise UserError for a mistake in the command line, before anything is fetched."""
+    """Raise UserError for a mistake in the command line, before anything is downloaded."""
     if args.name not in CHECKPOINTS:
         raise UserError(f"there is no official checkpoint named {args.name!r}; --list shows their names")
     if args.text_model and CHECKPOINTS[args.name].kind != "multi_task":
-        raise UserError(f"--text-model belongs to the multi-task checkpoints; {args.name} writes no captions")
+        raise UserError(f"--text-model is for the multi-task checkpoints; {args.name} predicts no captions")
     if args.text_model and not args.text_model.is_file():
         raise UserError(f"--text-model expects a SentencePiece file, and there is none at {args.text_model}")
     if not re.match("https?://", args.base_url):
@@ -111,7 +111,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def obtain(args: argparse.Namespace) -> Path:
-    """What the command line asks for: the converted weights, or with `--no-convert` the folder of the checkpoint."""
+    """Download and convert; return the path of the weights, or with `--no-convert` the checkpoint's folder."""
     check(args)
     item = CHECKPOINTS[args.name]
     folder = CACHE / args.name
@@ -136,10 +136,10 @@ def obtain(args: argparse.Namespace) -> Path:
 
 
 def fetch_checkpoint(url: str, folder: Path) -> Path:
-    """Copy the newest checkpoint below `url` into `folder`; return its prefix, `folder/ckpt-N`.
+    """Download the newest checkpoint below `url` into `folder`; return its prefix, `folder/ckpt-N`.
 
-    A server's file list is not needed: the file `checkpoint` names the newest one, and its index begins with the number
-    of data files. `checkpoint` is written last, so where it exists all is here and no request is made.
+    No list of files is needed: the file `checkpoint` names the newest checkpoint, whose index begins with the number of
+    data files. `checkpoint` is written last: if it exists, all files are complete and no request is made.
     """
     state = folder / "checkpoint"
     if state.is_file():
@@ -159,9 +159,9 @@ def fetch_checkpoint(url: str, folder: Path) -> Path:
 
 
 def fetch(url: str, path: Path) -> None:
-    """Download `url` to `path` unless it is there; a cut transfer goes on where it stopped, in this call or the next.
+    """Download `url` to `path` unless it exists; an interrupted transfer resumes where it stopped, in any later call.
 
-    Raises UserError when the server refuses, or when several tries in a row brought nothing new.
+    Raises UserError if the server refuses, or if several tries in a row transfer no new bytes.
     """
     if path.is_file():
         return
@@ -178,7 +178,7 @@ def fetch(url: str, path: Path) -> None:
             most_bytes = max(most_bytes, got_bytes)
             if failures > len(PAUSES_S):
                 raise UserError(
-                    f"{url} stopped after {got_bytes:,} bytes ({error}); run the command again to go on from there"
+                    f"{url} stopped after {got_bytes:,} bytes ({error}); run the command again to resume from there"
                 ) from None
             pause_s = PAUSES_S[failures - 1]
             print(f"{path.name}: {error}; next try in {pause_s} s", file=sys.stderr)
@@ -188,7 +188,7 @@ def fetch(url: str, path: Path) -> None:
 
 
 def _transfer(url: str, partial: Path) -> None:
-    """Bring `partial` to its full size with one request, two where the remote file has changed since it was begun."""
+    """Download the rest of `partial` with one request, or all of it if the remote file has changed meanwhile."""
     version_file = _version_file(partial)
     start = partial.stat().st_size if partial.is_file() and version_file.is_file() else 0
     with _open(url, start) as response:
@@ -200,17 +200,17 @@ def _transfer(url: str, partial: Path) -> None:
             return _transfer(url, partial)
         begun = {"initial": start if appends else 0, "total": total, "desc": partial.stem}
         with open(partial, "ab" if appends else "wb") as file, tqdm(**begun, unit="B", unit_scale=True) as bar:
-            version_file.write_text(version, encoding="utf-8")  # after the bytes of another version are gone
+            version_file.write_text(version, encoding="utf-8")  # after the bytes of another version are truncated
             while block := _read(response):
                 file.write(block)
                 bar.update(len(block))
     size = partial.stat().st_size
     if size != total:
-        raise Interrupted(f"{size:,} of {total:,} bytes came")
+        raise Interrupted(f"{size:,} of {total:,} bytes arrived")
 
 
 def _open(url: str, start: int = 0) -> HTTPResponse:
-    """The server's answer with the bytes from `start` on; with all of them where it knows no ranges."""
+    """The server's response with the bytes from `start` on, or with all bytes if it does not support ranges."""
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
     try:
         return urlopen(Request(url, headers=headers), timeout=TIMEOUT_S)
@@ -218,9 +218,10 @@ def _open(url: str, start: int = 0) -> HTTPResponse:
         if error.code == 416 and start:
             return _open(url)
         if error.code in (408, 429) or error.code >= 500:
-            raise Interrupted(f"the server answers {error.code} {error.reason}") from None
+            raise Interrupted(f"the server responded {error.code} {error.reason}") from None
         raise UserError(
-            f"{url} cannot be had: the server answers {error.code} {error.reason}; name a mirror with --base-url"
+            f"{url} cannot be downloaded: the server responded {error.code} {error.reason}; "
+            "name a mirror with --base-url"
         ) from None
     except (OSError, HTTPException) as error:
         raise Interrupted(_reason(error)) from None
@@ -234,7 +235,7 @@ def _read(response: HTTPResponse) -> bytes:
 
 
 def _read_small(url: str) -> str:
-    """A file of one block as text, without a second try: where no network is, this is said at once."""
+    """A small file as text, without retries, so that a missing network is reported at once."""
     try:
         with _open(url) as response:
             return _read(response).decode(errors="replace")
@@ -245,22 +246,22 @@ def _read_small(url: str) -> str:
 
 
 def _reason(error: OSError | HTTPException) -> str:
-    """One line about a failed connection."""
+    """The reason of a failed connection in one line."""
     cause = error.reason if isinstance(error, URLError) else error
     return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
 
 
 def _extent(response: HTTPResponse, url: str) -> tuple[int, int]:
-    """Position of the answer's first byte in the file, and the file's size."""
+    """The position of the response's first byte in the file, and the file's size, in bytes."""
     header = response.headers.get("Content-Range" if response.status == 206 else "Content-Length", "")
     match = re.fullmatch(r"bytes (\d+)-\d+/(\d+)" if response.status == 206 else r"()(\d+)", header)
     if match is None:
-        raise UserError(f"{url} does not tell its size, so it could not be checked; name a mirror with --base-url")
+        raise UserError(f"{url} does not report its size, so it cannot be checked; name a mirror with --base-url")
     return int(match[1] or 0), int(match[2])
 
 
 def _version_file(partial: Path) -> Path:
-    """Beside an unfinished file: which version of the remote file it is a part of."""
+    """The file beside an unfinished one that records the version of the remote file it is a part of."""
     return partial.with_name(partial.name + ".version")
 
 
@@ -268,12 +269,12 @@ def _newest(state: str, origin: str | Path) -> str:
     """The name `ckpt-N` from TensorFlow's checkpoint state, a text proto."""
     match = re.search(r'^model_checkpoint_path: "(?:[^"]*/)?([\w.-]*\w)"', state, re.MULTILINE)
     if match is None:
-        raise UserError(f"{origin} names no checkpoint: 'model_checkpoint_path: \"ckpt-N\"' was expected")
+        raise UserError(f"{origin} names no checkpoint; expected 'model_checkpoint_path: \"ckpt-N\"'")
     return match[1]
 
 
 def _count_shards(index: Path) -> int:
-    """Number of data files of a checkpoint, from its index.
+    """The number of data files of a checkpoint, read from its index.
 
     The index is an uncompressed table sorted by key. Its first entry has the empty key and holds TensorFlow's
     BundleHeaderProto, whose first field is the number: two empty key lengths, the value's length, field tag 8, number.
@@ -281,33 +282,33 @@ def _count_shards(index: Path) -> int:
     head = index.read_bytes()[:5]
     if len(head) < 5 or head[:2] != b"\0\0" or head[3] != 8 or not 0 < head[4] < 128:
         index.unlink()
-        raise UserError(f"what came as {index.name} is not the index of a TensorFlow checkpoint; run the command again")
+        raise UserError(f"the downloaded {index.name} is no index of a TensorFlow checkpoint; run the command again")
     return head[4]
 
 
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Turn errors of the file system into a UserError; those of the network are Interrupted by then."""
+    """Turn errors of the file system into a UserError; network errors are already Interrupted here."""
     try:
         yield
     except OSError as error:
         raise UserError(
             f"{error.filename or folder} cannot be written ({error.strerror or error}); "
-            "mend this and run the command again: it goes on where it stopped"
+            "fix this and run the command again: it resumes where it stopped"
         ) from None
 
 
 def check_converter() -> None:
-    """Raise UserError before a long download whose files could not be read."""
+    """Raise UserError if TensorFlow is missing, before a long download that could not be converted."""
     if importlib.util.find_spec("tensorflow") is None:
         raise UserError(
             "reading the checkpoint needs TensorFlow: pip install -r requirements-convert.txt, "
-            "or only fetch it with --no-convert"
+            "or only download it with --no-convert"
         )
 
 
 def convert(item: Official, checkpoint: Path, weights: Path, dtype: str, text_model: Path | None) -> None:
-    """Call the converter, whose libraries take seconds to import, with what the table knows of a checkpoint."""
+    """Convert a checkpoint; imports the converter, whose libraries take seconds to load."""
     from pix2seq.weights.conversion import convert as convert_official
 
     classes = "objects365" if item.kind == "obj365_pretrain" else "coco"
@@ -319,16 +320,16 @@ def convert(item: Official, checkpoint: Path, weights: Path, dtype: str, text_mo
 def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", nargs="?", help="which checkpoint, of --list")
+    parser.add_argument("name", nargs="?", help="name of the checkpoint, see --list")
     parser.add_argument("--list", action="store_true", help="print the published checkpoints")
     parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32", help="numbers in the weights file")
     parser.add_argument("--text-model", type=Path, help="SentencePiece model of captions; default: the official one")
     parser.add_argument("--keep", action="store_true", help="keep the TensorFlow files beside the weights")
-    parser.add_argument("--no-convert", dest="convert", action="store_false", help="only fetch the TensorFlow files")
+    parser.add_argument("--no-convert", dest="convert", action="store_false", help="only download the TensorFlow files")
     parser.add_argument("--base-url", default=BASE_URL, help="a mirror of the official storage (%(default)s)")
     args = parser.parse_args()
     if not args.list and args.name is None:
-        parser.error("name a checkpoint, or show them with --list")
+        parser.error("name a checkpoint; --list shows their names")
     return args
 
 

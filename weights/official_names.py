@@ -1,8 +1,8 @@
-"""The official models' variables and what they are called here: the table of `conversion.py`.
+"""The names of the official models' variables, and of the tensors here that they become.
 
-A path is made of the Python attributes that lead from the model to a variable: `encoder/stem_conv/kernel`. Weights that
-a layer holds itself are also known by a Keras name with the layer's own in front, in which TensorFlow writes a slash as
-`.S`: `decoder/outp_bias` is `decoder/ar_decoder.Soutp_bias` too.
+A path consists of the Python attributes that lead from the model to a variable: `encoder/stem_conv/kernel`. A weight
+that a layer holds itself also has a Keras name, prefixed by the layer's name, in which TensorFlow writes a slash as
+`.S`: `decoder/outp_bias` is also `decoder/ar_decoder.Soutp_bias`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Arrange = Callable[[Tensor], Tensor]
 
 
 def same(x: Tensor) -> Tensor:
-    """As it is."""
+    """The tensor unchanged."""
     return x
 
 
@@ -27,7 +27,7 @@ def flat(x: Tensor) -> Tensor:
 
 
 def matrix(x: Tensor) -> Tensor:
-    """(in, out), (heads, d, out) or (rows, columns, in, out) → (out, all the others), which is nn.Linear's order."""
+    """(in, out), (heads, d, out) or (rows, columns, in, out) → (out, product of the others), as in nn.Linear."""
     return x.flatten(0, -2).T
 
 
@@ -70,7 +70,7 @@ def _mlp(path: str, name: str) -> list[tuple[str, str, dict]]:
     ]
 
 
-# The list numbers of ResNet's layers count those without weights too (ReLU, DropBlock), so that they have gaps.
+# The indices of ResNet's layers have gaps, because layers without weights (ReLU, DropBlock) are counted too.
 LAYERS = [
     ("encoder/stem_conv", "encoder.stem.0", DENSE),  # (16, 16, 3, D): a patch is flattened row, column, channel
     ("encoder/stem_projection", "encoder.stem.0", DENSE),
@@ -100,7 +100,7 @@ LAYERS = [
     ("decoder/output_ln", "decoder.norm", LAYER_NORM),
 ]
 
-# Weights that a layer holds itself, by Python attribute, and where it differs by Keras name.
+# Weights that a layer holds itself, by Python attribute and, if it differs, by Keras name.
 VARIABLES = [
     ("encoder/(cls_token_emb|cls_token_embedding)", "encoder.class_token", flat),
     ("encoder/(vis_pos_emb|vis_pos_embedding)", "encoder.positions.weight", same),
@@ -114,7 +114,7 @@ VARIABLES = [
 
 @dataclass(frozen=True)
 class Place:
-    """Where a variable goes: the name of our tensor, and how its dimensions are arranged."""
+    """The destination of a variable: the name of the tensor, and how its dimensions are arranged."""
 
     name: str
     arrange: Arrange
@@ -132,7 +132,7 @@ RULES = [
 
 
 def place(path: str) -> Place | None:
-    """Where the variable at `path` goes; None if the table does not know it."""
+    """The destination of the variable at `path`; None if no rule matches it."""
     path = re.sub(r"[^/]+\.S", "", path)
     for pattern, name, arrange in RULES:
         if match := pattern.fullmatch(path):

@@ -1,4 +1,4 @@
-"""The settings of an official model, as far as the shapes of its variables tell them."""
+"""Infer the settings of an official model from the shapes of its variables."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ OFFICIAL = ("resnet50", "resnet50-c4", "vit-b", "vit-l")
 
 
 def official_cfg(shapes: Mapping[str, tuple[int, ...]], image_size: int | None = None, projection: str = "") -> CFG:
-    """The settings of the model whose tensor `name` was a TensorFlow variable of `shapes[name]`.
+    """The settings of the model whose tensor `name` was a TensorFlow variable of shape `shapes[name]`.
 
-    Where the image size (pixels) is None, learned positions tell it, else it is the preset's. `projection` is asked for
-    where the model has no projection MLP: `linear` and `linear_p` have the same variables. The preset is named if all
-    dimensions are its own. Raises UserError if a variable is missing.
+    If the image size (pixels) is None, it follows from learned positions, or is the preset's. `projection` is needed
+    if the model has no projection MLP: `linear` and `linear_p` have the same variables. `preset` is set if all
+    dimensions agree with one. Raises UserError if a variable is missing.
     """
     dims = _dimensions(shapes, projection)
     base = PRESETS[_family(dims)]
@@ -32,7 +32,7 @@ def official_cfg(shapes: Mapping[str, tuple[int, ...]], image_size: int | None =
 
 
 def _dimensions(shapes: Mapping[str, tuple[int, ...]], projection: str) -> dict[str, Any]:
-    """Every field of ModelCFG that shapes tell."""
+    """Every field of ModelCFG that follows from the shapes."""
 
     def size(name: str, axis: int) -> int:
         if len(shapes.get(name, ())) <= max(axis, 0):
@@ -60,7 +60,7 @@ def _dimensions(shapes: Mapping[str, tuple[int, ...]], projection: str) -> dict[
 
 
 def _count(shapes: Mapping[str, tuple[int, ...]], pattern: str) -> int:
-    """One more than the highest number at the beginning of a name."""
+    """One more than the highest number that `pattern` matches at the beginning of a name."""
     return 1 + max((int(match[1]) for name in shapes if (match := re.match(pattern, name))), default=-1)
 
 
@@ -76,16 +76,18 @@ def _backbone(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
 
 def _projection(shapes: Mapping[str, tuple[int, ...]], named: str) -> str:
     signs = {"projection.mlp.up.weight": "mlp", "projection.positions.weight": "linear_p"}
-    told = next((kind for name, kind in signs.items() if name in shapes), named)
-    if not told:
-        raise UserError("the checkpoint does not tell its projection; name it with --projection linear or linear_p")
-    if named and told != named:
-        raise UserError(f"the checkpoint's projection is {told}, not {named}; leave out --projection")
-    return told
+    found = next((kind for name, kind in signs.items() if name in shapes), named)
+    if not found:
+        raise UserError(
+            "the checkpoint does not show which projection it has; name it with --projection linear or linear_p"
+        )
+    if named and found != named:
+        raise UserError(f"the checkpoint's projection is {found}, not {named}; leave out --projection")
+    return found
 
 
 def _family(dims: Mapping[str, Any]) -> str:
-    """The preset with everything that shapes do not tell."""
+    """The name of the preset that has all settings that do not follow from the shapes."""
     if dims["backbone"] == "patches":
         return "vit-b"
     return "resnet50-c4" if json.loads(dims["backbone_kwargs"]).get("stages") == 3 else "resnet50"
@@ -101,5 +103,5 @@ def _learned_size(shapes: Mapping[str, tuple[int, ...]], dims: Mapping[str, Any]
 
 
 def _agrees(preset: CFG, dims: Mapping[str, Any]) -> bool:
-    """Whether the dimensions are those of `preset`, whose vocabulary is with or without text."""
+    """Whether all dimensions but the vocabulary's, which may include text or not, are those of `preset`."""
     return all(getattr(preset.model, name) == value for name, value in dims.items() if name != "vocab_size")

@@ -1,4 +1,4 @@
-"""From the variables of an official checkpoint to a model that holds them."""
+"""Load the variables of an official checkpoint into a model."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.weights.official_names import Arrange, place
 from pix2seq.weights.tf_checkpoint import ObjectCheckpoint, Variable
 
-SHOWN = 4  # names in an error message at most
+SHOWN = 4  # most names in an error message
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where one of our tensors comes from: a variable, and how its dimensions are arranged."""
+    """The origin of a model's tensor: a variable, and how its dimensions are arranged."""
 
     variable: Variable
     arrange: Arrange
 
     def fits(self, shape: torch.Size) -> bool:
-        """Whether the arranged variable has this shape."""
+        """Whether the arranged variable has the given shape."""
         try:
             return self.arrange(torch.empty(self.variable.shape, device="meta")).shape == shape
-        except (RuntimeError, IndexError):  # more or fewer dimensions than there should be
+        except (RuntimeError, IndexError):  # wrong number of dimensions
             return False
 
 
 def find_sources(variables: Iterable[Variable]) -> dict[str, Source]:
-    """Our tensors' names and their sources; raises UserError where the table of names lacks a variable."""
+    """The source of each of the model's tensors by name; raises UserError if `official_names` lacks a variable."""
     sources: dict[str, Source] = {}
     unknown = []
     for variable in variables:
@@ -44,32 +44,32 @@ def find_sources(variables: Iterable[Variable]) -> dict[str, Source]:
             sources[found.name] = Source(variable, found.arrange)
     if unknown:
         raise UserError(
-            f"{len(unknown)} variables are not those of an official Pix2Seq model, and nothing else can be converted: "
+            f"{len(unknown)} variables are not those of an official Pix2Seq model, and only those can be converted: "
             f"{_some(unknown)}"
         )
     return sources
 
 
 def empty_model(cfg: CFG) -> Pix2Seq:
-    """The model of `cfg` without memory for its numbers."""
+    """The model of `cfg` on the meta device, without memory for its parameters."""
     with torch.device("meta"):
         return Pix2Seq(cfg.model)
 
 
 def check_fit(sources: Mapping[str, Source], own: Mapping[str, Tensor]) -> None:
-    """Raise UserError unless `sources` fill every tensor of the state dict `own`, each in its shape."""
-    wrong = [f"{sources[name].variable.key} has no place here" for name in sources.keys() - own.keys()]
-    wrong += [f"there is none for {name}" for name in own.keys() - sources.keys() if not _may_lack(name)]
+    """Raise UserError unless `sources` has every tensor of the state dict `own`, in its shape."""
+    wrong = [f"{sources[name].variable.key} is not part of the model" for name in sources.keys() - own.keys()]
+    wrong += [f"there is no variable for {name}" for name in own.keys() - sources.keys() if not _may_lack(name)]
     for name in sources.keys() & own.keys():
         if not sources[name].fits(own[name].shape):
             variable = sources[name].variable
             wrong.append(f"{variable.key} of {list(variable.shape)} does not fill {name} of {list(own[name].shape)}")
     if wrong:
-        raise UserError(f"{len(wrong)} variables are not those of the model that the others make up: {_some(wrong)}")
+        raise UserError(f"{len(wrong)} variables do not fit the model that the others belong to: {_some(wrong)}")
 
 
 def fill(model: Pix2Seq, checkpoint: ObjectCheckpoint, sources: Mapping[str, Source], dtype: torch.dtype) -> None:
-    """Give the empty `model` its numbers as `dtype`, reading one variable after the other."""
+    """Fill the empty `model` with tensors of `dtype`, reading one variable after the other."""
     tensors = {}
     for name, own in model.state_dict().items():
         if name not in sources:
@@ -84,7 +84,7 @@ def fill(model: Pix2Seq, checkpoint: ObjectCheckpoint, sources: Mapping[str, Sou
 
 
 def _may_lack(name: str) -> bool:
-    """Whether a tensor that the checkpoint lacks is zero: the output bias is an option, batches are not counted."""
+    """Whether the checkpoint may lack a tensor, which is zero then: the output bias and counts of batches."""
     return name == "decoder.bias" or name.endswith(".num_batches_tracked")
 
 

@@ -1,6 +1,6 @@
 """Read TensorFlow object checkpoints (`tf.train.Checkpoint`): variables by the attribute names that lead to them.
 
-TensorFlow is imported when a checkpoint is opened: nothing else of the project needs it.
+TensorFlow is imported only when a checkpoint is opened, since nothing else in the project needs it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from pix2seq.errors import UserError
 
-OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"  # the key under which TensorFlow stores which object holds which
+OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"  # the key of TensorFlow's graph of which object contains which
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Variable:
 
 
 class ObjectCheckpoint:
-    """An open checkpoint; raises UserError where it is none, or is damaged."""
+    """An open checkpoint; raises UserError if the files are no checkpoint or are damaged."""
 
     def __init__(self, prefix: Path) -> None:
         self.prefix = prefix
@@ -42,16 +42,16 @@ class ObjectCheckpoint:
         with self._readable():
             self._reader = tf.train.load_checkpoint(str(prefix))
             self._shapes = self._reader.get_variable_to_shape_map()
-            # The graph is the data file's last entry: where the file was cut, this fails before anything is converted.
+            # The graph is the data file's last entry: if the file is cut, this fails before anything is converted.
             graph = self._reader.get_tensor(OBJECT_GRAPH) if OBJECT_GRAPH in self._shapes else None
         if graph is None:
             raise UserError(f"{prefix} is no object checkpoint of TensorFlow 2; the official Pix2Seq files are")
         self._nodes = TrackableObjectGraph.FromString(graph).nodes
 
     def variables(self, root: str) -> list[Variable]:
-        """The variables of the object that was saved as `root`; those of an optimizer beside it are left out.
+        """The variables of the object that was saved as `root`, without those of an optimizer saved beside it.
 
-        A variable may be known by several names, such as Keras' weight name and a Python attribute: it has all of them.
+        A variable can have several paths, such as Keras' weight name and a Python attribute; all are returned.
         """
         starts = [child.node_id for child in self._nodes[0].children if child.local_name == root]
         if not starts:
@@ -71,7 +71,7 @@ class ObjectCheckpoint:
         return [Variable(key, tuple(self._shapes.get(key, ())), tuple(paths)) for key, paths in found.items()]
 
     def read(self, variable: Variable) -> np.ndarray:
-        """The variable's numbers."""
+        """The variable's values."""
         with self._readable():
             return self._reader.get_tensor(variable.key)
 
@@ -85,7 +85,7 @@ class ObjectCheckpoint:
 
 
 def find_checkpoint(source: Path) -> Path:
-    """The prefix `…/ckpt-N` that `source` is, or that of the latest checkpoint in the folder `source`."""
+    """The prefix `…/ckpt-N` of a checkpoint: `source` itself, or the latest one if `source` is a folder."""
     if not source.is_dir():
         prefix = source.with_suffix("") if source.suffix == ".index" else source
         if not _index(prefix).is_file():
@@ -110,8 +110,8 @@ def _index(prefix: Path) -> Path:
 
 
 def _import_tensorflow() -> Any:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no remarks about the processor
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it computes nothing here, and would announce itself
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no messages about the processor
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # not needed to read files, and prints a message
     try:
         import tensorflow
     except ImportError as error:

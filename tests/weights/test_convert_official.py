@@ -1,4 +1,4 @@
-"""Official checkpoints become weights files, whole or not at all."""
+"""Official checkpoints are converted to weights files, completely or not at all."""
 
 import json
 import resource
@@ -46,7 +46,7 @@ def settings_of(sources: dict[str, Source], **options) -> config.CFG:
 
 @pytest.fixture
 def listing(reference_path: Callable) -> Callable[[str], tuple[Shapes, dict]]:
-    """Load the variables of a published architecture as path → shape, and what else its file says."""
+    """Load the variables of a published architecture as path → shape, and the whole content of its file."""
 
     def load(name: str) -> tuple[Shapes, dict]:
         content = json.loads(reference_path(f"real_config_variables/{name}.json").read_text(encoding="utf-8"))
@@ -56,7 +56,7 @@ def listing(reference_path: Callable) -> Callable[[str], tuple[Shapes, dict]]:
 
 
 @pytest.mark.parametrize(("preset", "name"), OFFICIAL)
-def test_every_variable_of_a_published_model_has_its_place(listing: Callable, preset: str, name: str):
+def test_every_variable_of_a_published_model_is_converted(listing: Callable, preset: str, name: str):
     shapes, content = listing(name)
     sources = sources_of(shapes)
     cfg = settings_of(sources)
@@ -105,7 +105,7 @@ def test_other_dimensions_are_no_preset(listing: Callable):
         ("vis_pos_emb", "proj.Svis_pos_embedding"),
     ],
 )
-def test_both_names_of_a_weight_lead_to_one_place(attribute: str, keras: str):
+def test_both_names_of_a_weight_lead_to_the_same_tensor(attribute: str, keras: str):
     assert place(attribute) == place(keras) is not None
 
 
@@ -118,14 +118,18 @@ def test_a_variable_that_the_table_lacks_is_named(listing: Callable):
 @pytest.mark.parametrize(
     ("path", "shape", "message"),
     [
-        ("proj_ln/gamma", None, "there is none for projection.norm.weight"),
+        ("proj_ln/gamma", None, "there is no variable for projection.norm.weight"),
         ("proj_ln/gamma", (511,), r"proj_ln/gamma of \[511\] does not fill projection.norm.weight of \[512\]"),
         (
             "decoder/decoder/dec_layers/2/self_mha/_key_dense/kernel",
             (512, 512),
             "dec_layers/2/self_mha/_key_dense/kernel",
         ),
-        ("encoder/resnet/initial_conv_relu_max_pool/0/conv2d/kernel", (7, 7, 3, 64), "conv2d/kernel has no place here"),
+        (
+            "encoder/resnet/initial_conv_relu_max_pool/0/conv2d/kernel",
+            (7, 7, 3, 64),
+            "conv2d/kernel is not part of the model",
+        ),
         ("encoder/stem_conv/kernel", (14, 14, 3, 768), "does not fill encoder.stem.0.weight"),
         ("encoder/stem_conv/kernel", None, "no variable for encoder.stem.0.weight"),
         ("proj_mlp/mlp_layers/0/dense1/kernel", None, "--projection"),
@@ -151,7 +155,7 @@ def test_a_converted_file_has_each_variable_of_the_checkpoint(
         if key.startswith("model/") and ".OPTIMIZER_SLOT" not in key:
             found = place(without_affixes(key))
             numbers = reader.get_tensor(key)
-            # Key biases, above all, cannot be checked through what a model says: softmax ignores them.
+            # Key biases in particular cannot be checked by a model's predictions: softmax is invariant to them.
             np.testing.assert_array_equal(np.sort(state[found.name], axis=None), np.sort(numbers, axis=None))
             count += 1
     assert count == len([name for name in state if "num_batches" not in name])
@@ -249,7 +253,7 @@ def test_a_projection_without_mlp_must_be_named(
     assert load_weights(out).cfg.model.projection == projection
 
 
-def test_a_projection_that_the_checkpoint_has_not_is_refused(damaged: Path):
+def test_a_projection_that_the_checkpoint_does_not_have_is_refused(damaged: Path):
     with pytest.raises(UserError, match=r"projection is mlp, not linear; leave out --projection"):
         convert(damaged, damaged.parent / "out.safetensors", projection="linear")
 
@@ -276,7 +280,7 @@ def test_captions_need_their_text_model(
 
 
 def test_a_text_model_of_another_vocabulary_is_refused(checkpoint_folder: Path, text_model_path: Path, tmp_path: Path):
-    with pytest.raises(UserError, match=r"knows 0 word pieces"):
+    with pytest.raises(UserError, match=r"token ids for 0 word pieces"):
         convert(checkpoint_folder, tmp_path / "out.safetensors", text_model=text_model_path)
 
 
@@ -286,7 +290,7 @@ def test_numbers_beyond_half_precision_are_named(write_checkpoint: Callable, tin
         convert(tmp_path, tmp_path / "out.safetensors", dtype="fp16")
 
 
-def test_the_checkpoint_that_the_state_file_names_is_taken(tmp_path: Path):
+def test_the_checkpoint_that_the_state_file_names_is_used(tmp_path: Path):
     for number in (9, 10, 11):
         (tmp_path / f"ckpt-{number}.index").touch()
     assert find_checkpoint(tmp_path) == tmp_path / "ckpt-11"
@@ -308,7 +312,7 @@ def damaged(checkpoint_folder: Path, tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99])
 @pytest.mark.parametrize("suffix", ["data-00000-of-00001", "index"])
-def test_a_cut_file_is_refused(damaged: Path, suffix: str, share: float):
+def test_a_truncated_file_is_refused(damaged: Path, suffix: str, share: float):
     path = damaged / f"ckpt-402.{suffix}"
     with path.open("r+b") as file:
         file.truncate(int(share * path.stat().st_size))

@@ -1,4 +1,4 @@
-"""Downloading the official checkpoints, from a server on this machine that cuts, forgets and lies."""
+"""Downloading the official checkpoints, from a local server that interrupts transfers and reports wrong sizes."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def index_bytes(shards: int) -> bytes:
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `files` (path to bytes) and notes `requests` (path, Range header)."""
+    """Serves `files` (path to bytes) and records `requests` (path, Range header)."""
 
     daemon_threads = True
 
@@ -44,10 +44,10 @@ class Server(ThreadingHTTPServer):
         self.requests: list[tuple[str, str | None]] = []
         self.ranges = True
         self.etag = '"one"'
-        self.cuts: list[int] = []  # for each coming request of a data file: send so many bytes, then hang up
-        self.statuses: list[int] = []  # for each coming request of a data file: answer this instead
-        self.extra_length = 0  # the announced size of whole files is too large by this
-        self.tells_size = True
+        self.cuts: list[int] = []  # for each of the next requests of a data file: send so many bytes, then disconnect
+        self.statuses: list[int] = []  # for each of the next requests of a data file: respond with this status instead
+        self.extra_length = 0  # by how much the reported size of whole files is too large
+        self.reports_size = True
 
     @property
     def url(self) -> str:
@@ -75,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.send_error(416)
         self.send_response(206 if start else 200)
         self.send_header("ETag", server.etag)
-        if server.tells_size or not is_data:
+        if server.reports_size or not is_data:
             self.send_header("Content-Length", str(len(body) - start + (0 if start else server.extra_length)))
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
@@ -84,7 +84,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body[start:end])
 
     def log_message(self, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def conversions(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
-    """The calls of a converter that writes a word instead of weights."""
+    """The calls of a fake converter that writes a word instead of weights."""
     calls = []
 
     def convert(item: download.Official, checkpoint: Path, weights: Path, dtype: str, text_model: Path | None) -> None:
@@ -134,13 +134,13 @@ def obtain(server: Server | None = None, **flags: object) -> Path:
 
 
 def fetched(cache: Path) -> bytes:
-    """The data file of a checkpoint that was fetched without converting, and nothing unfinished beside it."""
+    """The data file of a checkpoint that was downloaded without converting, after checking its folder."""
     folder = cache / NAME
     assert sorted(path.name for path in folder.iterdir()) == ["checkpoint", DATA_FILE, "ckpt-7.index"]
     return (folder / DATA_FILE).read_bytes()
 
 
-def test_fetches_the_newest_checkpoint_with_all_its_files(server: Server, cache: Path) -> None:
+def test_the_newest_checkpoint_is_downloaded_with_all_its_files(server: Server, cache: Path) -> None:
     assert obtain(server, convert=False) == cache / NAME
     assert fetched(cache) == DATA
     assert (cache / NAME / "checkpoint").read_bytes() == STATE
@@ -165,21 +165,21 @@ def test_counts_the_data_files_of_a_real_index(model: str) -> None:
     assert download._count_shards(folder / "ckpt-402.index") == 1
 
 
-def test_a_cut_download_goes_on_where_it_stopped(server: Server, cache: Path) -> None:
+def test_an_interrupted_download_resumes_where_it_stopped(server: Server, cache: Path) -> None:
     server.cuts = [100_000, 300_000]
     obtain(server, convert=False)
     assert fetched(cache) == DATA
     assert server.data_ranges() == [None, "bytes=100000-", "bytes=400000-"]
 
 
-def test_any_number_of_cuts_is_borne_while_bytes_come(server: Server, cache: Path) -> None:
+def test_any_number_of_interruptions_is_allowed_while_bytes_arrive(server: Server, cache: Path) -> None:
     server.cuts = [70_000] * 9
     obtain(server, convert=False)
     assert fetched(cache) == DATA
     assert len(server.data_ranges()) == 10 > len(download.PAUSES_S) + 1
 
 
-def test_a_later_run_goes_on_where_the_first_gave_up(server: Server, cache: Path) -> None:
+def test_a_later_run_resumes_where_the_first_gave_up(server: Server, cache: Path) -> None:
     server.cuts = [100_000] + [0] * len(download.PAUSES_S)
     with pytest.raises(UserError, match=r"stopped after 100,000 bytes .*run the command again"):
         obtain(server, convert=False)
@@ -191,7 +191,7 @@ def test_a_later_run_goes_on_where_the_first_gave_up(server: Server, cache: Path
     assert server.data_ranges() == ["bytes=100000-"]
 
 
-def test_starts_over_where_the_server_knows_no_ranges(server: Server, cache: Path) -> None:
+def test_a_download_starts_over_if_the_server_does_not_support_ranges(server: Server, cache: Path) -> None:
     server.ranges = False
     server.cuts = [100_000]
     obtain(server, convert=False)
@@ -199,7 +199,7 @@ def test_starts_over_where_the_server_knows_no_ranges(server: Server, cache: Pat
     assert server.data_ranges() == [None, "bytes=100000-"]
 
 
-def test_a_server_without_ranges_that_always_cuts_ends_the_tries(server: Server, cache: Path) -> None:
+def test_a_server_without_ranges_that_always_disconnects_ends_the_retries(server: Server, cache: Path) -> None:
     server.ranges = False
     server.cuts = [100_000] * 50
     with pytest.raises(UserError, match="stopped after 100,000 bytes"):
@@ -209,7 +209,9 @@ def test_a_server_without_ranges_that_always_cuts_ends_the_tries(server: Server,
 
 @pytest.mark.parametrize("etag", ['"one"', '"two"'], ids=["another size", "another tag"])
 @pytest.mark.parametrize("size", [700_001, 700_000, 50_000], ids=str)
-def test_starts_over_where_the_remote_file_has_changed(server: Server, cache: Path, etag: str, size: int) -> None:
+def test_a_download_starts_over_if_the_remote_file_has_changed(
+    server: Server, cache: Path, etag: str, size: int
+) -> None:
     server.cuts = [100_000] + [0] * len(download.PAUSES_S)
     with pytest.raises(UserError):
         obtain(server, convert=False)
@@ -220,23 +222,23 @@ def test_starts_over_where_the_remote_file_has_changed(server: Server, cache: Pa
     assert fetched(cache) == new
 
 
-def test_a_file_of_another_size_than_announced_is_not_kept(server: Server, cache: Path) -> None:
+def test_a_file_of_another_size_than_reported_is_not_kept(server: Server, cache: Path) -> None:
     server.ranges = False
     server.extra_length = 5
     server.files[f"{FOLDER}/checkpoint"] = STATE + b" " * 5
-    with pytest.raises(UserError, match=r"ckpt-7.index stopped after .*37 of 42 bytes came"):
+    with pytest.raises(UserError, match=r"ckpt-7.index stopped after .*37 of 42 bytes arrived"):
         obtain(server, convert=False)
     assert [path.name for path in (cache / NAME).iterdir() if "partial" not in path.name] == []
 
 
 def test_a_file_of_unknown_size_is_refused(server: Server, cache: Path) -> None:
-    server.tells_size = False
-    with pytest.raises(UserError, match=rf"{DATA_FILE} does not tell its size"):
+    server.reports_size = False
+    with pytest.raises(UserError, match=rf"{DATA_FILE} does not report its size"):
         obtain(server, convert=False)
     assert not (cache / NAME / DATA_FILE).exists()
 
 
-def test_a_busy_server_is_asked_again(server: Server, cache: Path) -> None:
+def test_a_busy_server_gets_the_request_again(server: Server, cache: Path) -> None:
     server.statuses = [503, 429]
     obtain(server, convert=False)
     assert fetched(cache) == DATA
@@ -245,7 +247,7 @@ def test_a_busy_server_is_asked_again(server: Server, cache: Path) -> None:
 @pytest.mark.parametrize("missing", ["checkpoint", "ckpt-7.index", DATA_FILE])
 def test_a_missing_file_is_named(server: Server, cache: Path, missing: str) -> None:
     del server.files[f"{FOLDER}/{missing}"]
-    with pytest.raises(UserError, match=rf"vit_b_640x640/{missing} cannot be had: the server answers 404"):
+    with pytest.raises(UserError, match=rf"vit_b_640x640/{missing} cannot be downloaded: the server responded 404"):
         obtain(server, convert=False)
     assert not (cache / NAME / "checkpoint").exists()
 
@@ -255,7 +257,7 @@ def test_a_missing_file_is_named(server: Server, cache: Path, missing: str) -> N
     [
         ("checkpoint", b"<html>Please log in</html>", "names no checkpoint"),
         ("checkpoint", b'model_checkpoint_path: ".."', "names no checkpoint"),
-        ("ckpt-7.index", b"<html>Please log in</html>", "not the index of a TensorFlow checkpoint"),
+        ("ckpt-7.index", b"<html>Please log in</html>", "no index of a TensorFlow checkpoint"),
     ],
 )
 def test_a_page_instead_of_a_file_is_refused(
@@ -300,7 +302,7 @@ def test_a_cache_that_cannot_be_written_is_named(server: Server, cache: Path) ->
         obtain(server, convert=False)
 
 
-def test_converts_once_and_then_asks_nobody(server: Server, cache: Path, conversions: list[tuple]) -> None:
+def test_a_converted_checkpoint_needs_no_further_request(server: Server, cache: Path, conversions: list[tuple]) -> None:
     assert obtain(server) == cache / f"{NAME}.safetensors"
     assert conversions == [(download.CHECKPOINTS[NAME], cache / NAME / "ckpt-7", DATA, "fp32", None)]
     assert [path.name for path in cache.iterdir()] == [f"{NAME}.safetensors"]
@@ -309,7 +311,7 @@ def test_converts_once_and_then_asks_nobody(server: Server, cache: Path, convers
     assert (server.requests, len(conversions)) == ([], 1)
 
 
-def test_kept_files_serve_another_precision_without_a_request(
+def test_kept_files_are_converted_to_another_precision_without_a_request(
     server: Server, cache: Path, conversions: list[tuple]
 ) -> None:
     obtain(server, keep=True)
@@ -321,7 +323,7 @@ def test_kept_files_serve_another_precision_without_a_request(
     assert fetched(cache) == DATA
 
 
-def test_files_stay_where_conversion_fails(
+def test_files_stay_if_conversion_fails(
     server: Server, cache: Path, conversions: list[tuple], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*args: object) -> None:
@@ -366,7 +368,7 @@ def test_a_checkpoint_of_the_official_code_becomes_weights(server: Server, cache
 
 
 @pytest.mark.parametrize(("name", "classes"), [("obj365-vit-l-640", "objects365"), ("multi-vit-b-1024", "coco")])
-def test_the_converter_gets_what_the_table_holds(name: str, classes: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_converter_gets_the_settings_of_the_table(name: str, classes: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from pix2seq.weights import conversion
 
     converter = create_autospec(conversion.convert)
@@ -388,7 +390,7 @@ def test_the_converter_gets_what_the_table_holds(name: str, classes: str, monkey
     [
         ({"name": "coco-vit-b"}, "no official checkpoint named 'coco-vit-b'; --list"),
         ({"base_url": "gs://pix2seq"}, "--base-url expects .* got 'gs://pix2seq'"),
-        ({"text_model": Path("own.model")}, "coco-vit-b-640 writes no captions"),
+        ({"text_model": Path("own.model")}, "coco-vit-b-640 predicts no captions"),
         ({"text_model": Path("own.model"), "name": "multi-vit-b-640"}, "there is none at own.model"),
     ],
 )
@@ -419,7 +421,7 @@ def test_the_objects365_addresses_are_not_swapped() -> None:
     assert (large.preset, large.parameters, "vit_l_" in large.folder) == ("vit-l", 341.2, True)
 
 
-def test_names_match_what_the_rows_hold() -> None:
+def test_names_match_their_rows() -> None:
     for name, item in download.CHECKPOINTS.items():
         assert name == f"{item.kind.split('_')[0]}-{item.preset}-{item.image_size}"
         assert f"_{item.image_size}x{item.image_size}" in item.folder

@@ -37,7 +37,7 @@ def memory(model: Pix2Seq, numbers: dict[str, Tensor]) -> Tensor:
 
 
 def inputs_of(modules: Iterable[nn.Module], records: list[Tensor]) -> list:
-    """Hooks that append what each module reads to `records`."""
+    """Hooks that append each module's input to `records`."""
     return [module.register_forward_pre_hook(lambda _, args: records.append(args[0])) for module in modules]
 
 

@@ -1,4 +1,4 @@
-"""Four training steps from an official checkpoint lose and move as the official trainer does."""
+"""Four training steps from an official checkpoint give the losses and weights of the official trainer."""
 
 import copy
 from pathlib import Path
@@ -82,7 +82,7 @@ def test_weights_and_statistics_after_the_steps(trained: tuple[Pix2Seq, list[flo
     own = trained[0].state_dict()
     differences: list[Tensor] = []
     for name, values in numbers.items():
-        # A key's bias adds the same to all of a query's scores: its gradient is rounding noise, which Adam blows up.
+        # A key's bias adds the same to all of a query's scores: its gradient is rounding noise, which Adam amplifies.
         if not name.startswith("after:model/") or "_key_dense/bias" in name:
             continue
         where = place(name.removeprefix("after:model/").removesuffix("/.ATTRIBUTES/VARIABLE_VALUE"))
@@ -90,8 +90,8 @@ def test_weights_and_statistics_after_the_steps(trained: tuple[Pix2Seq, list[flo
         differences.append((own[where.name] - expected).abs().flatten())
     assert len(differences) > 90
     everything = torch.cat(differences)
-    # Adam moves a weight by its gradient's sign first, so that rounding moves those few that have next to none. The
-    # official code differs from itself in one of a thousand, other processors in up to forty.
+    # Adam's first steps depend on a gradient's sign alone, so that rounding moves the few weights whose gradient is
+    # almost zero. The official code differs from itself in one weight of a thousand, other processors in up to forty.
     assert (everything <= 2e-5).float().mean() >= 0.9
     assert everything.median() <= 1e-6
 
