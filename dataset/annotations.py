@@ -1,6 +1,6 @@
-"""Annotations in COCO's format, made fit for use: what cannot be used is left out and counted.
+"""Validation of annotations in COCO's format: what cannot be used is left out and counted.
 
-Objects keep COCO's keys. `bbox` is clipped to the image; `segmentation` and `keypoints` are there if they are usable.
+Objects keep COCO's keys. `bbox` is clipped to the image; `segmentation` and `keypoints` are kept if they are valid.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from pix2seq.errors import UserError
 from pix2seq.token_ids import CLASS_SHIFT, COORD_SHIFT
 
 MAX_CLASSES = COORD_SHIFT - CLASS_SHIFT - 1
-YES = (1, "1")  # flags: some tools write strings, of which "0" would be as true as "1"
+YES = (1, "1")  # values of flags: some tools write strings, and bool("0") would be true
 TOLERANCE_PX = 1.0  # a box that reaches further beyond its image is reported
 
 
 @dataclass
 class Problems:
-    """How often each mistake was met, and where first."""
+    """The number of mistakes of each kind, and where the first one is."""
 
     counts: dict[str, int] = field(default_factory=dict)
     first: dict[str, str] = field(default_factory=dict)
 
     def add(self, kind: str, where: str) -> None:
-        """One more mistake of a `kind`."""
+        """Count a mistake of a `kind`."""
         self.counts[kind] = self.counts.get(kind, 0) + 1
         self.first.setdefault(kind, where)
 
@@ -39,7 +39,7 @@ class Problems:
 
 
 def number_classes(names: Mapping[int, str]) -> dict[int, int]:
-    """Class id by file id: the same if every id of `names` has a token, else 1, 2, … in the order of the file ids."""
+    """Class id by file id: the same if there is a token for every id of `names`, else 1, 2, … in the ids' order."""
     odd = [number for number in names if isinstance(number, bool) or not isinstance(number, int)]
     if odd:
         raise UserError(f"category ids must be whole numbers, got {odd[0]!r} ({names[odd[0]]})")
@@ -47,14 +47,14 @@ def number_classes(names: Mapping[int, str]) -> dict[int, int]:
         raise UserError(f"there are token ids for {MAX_CLASSES} classes, got {len(names)}; choose some with --classes")
     twice = sorted({name for name in names.values() if list(names.values()).count(name) > 1})
     if twice:
-        raise UserError(f"two categories are named {twice[0]!r}; give each a name of its own")
+        raise UserError(f"two categories are named {twice[0]!r}; give each a different name")
     if all(0 < number <= MAX_CLASSES for number in names):
         return {number: number for number in names}
     return {number: rank for rank, number in enumerate(sorted(names), 1)}
 
 
 class ObjectReader:
-    """Sorts the objects of annotation files into sound ones and problems."""
+    """Validates the objects of annotation files and counts those that are left out."""
 
     def __init__(
         self,
@@ -65,15 +65,15 @@ class ObjectReader:
         problems: Problems,
         strange: Collection[int] = (),
     ) -> None:
-        """`images` by id, `known` category names by file id, `class_ids` of those that are used.
+        """`images` by id, `known` category names by file id, `class_ids` of the used categories by file id.
 
-        The file ids of `strange` are asked for too, but the model has no class of that name.
+        The categories with the file ids `strange` were requested too, but the model has no class of their name.
         """
         self.images, self.known, self.class_ids, self.strange = images, known, class_ids, strange
         self.num_points, self.problems = num_points, problems
 
     def read(self, annotation: dict) -> dict | None:
-        """The annotation fit for use, with `category_id` as in the file; None if it cannot be used."""
+        """The valid part of the annotation, with `category_id` as in the file; None if it cannot be used."""
         where = f"annotation {annotation.get('id', '?')} of image {annotation.get('image_id', '?')}"
         category = annotation.get("category_id")
         if annotation.get("image_id") not in self.images:
@@ -81,10 +81,10 @@ class ObjectReader:
         if category not in self.known:
             return self._refuse("unknown category", f"{where}: category_id {category!r}")
         if category in self.strange:
-            kind = "object of a class that the model does not know, left out"
+            kind = "object of a class that the model does not have, left out"
             return self._refuse(kind, f"{where}: {self.known[category]}")
         if category not in self.class_ids:
-            return None  # known, but not among the classes that are asked for
+            return None  # known, but not among the requested classes
         bbox = self._box(annotation, self.images[annotation["image_id"]], where)
         if bbox is None:
             return None
@@ -121,7 +121,7 @@ class ObjectReader:
         return [x1, y1, x2 - x1, y2 - y1]
 
     def _shape(self, annotation: dict, where: str) -> list | dict | None:
-        """Polygons, or run lengths, that hold at least some area."""
+        """The polygons or run lengths that have an area; None if the segmentation is invalid."""
         shape, image = annotation["segmentation"], self.images[annotation["image_id"]]
         if isinstance(shape, dict):
             return self._run_lengths(shape, image, where)
@@ -169,15 +169,15 @@ def _is_polygon(flat: Sequence[float], image: Mapping) -> bool:
 
 
 def compress(shape: dict) -> dict:
-    """COCO's compressed run lengths of either kind of run lengths."""
+    """COCO's compressed run lengths, from compressed or uncompressed ones."""
     return coco_mask.frPyObjects(shape, *shape["size"]) if isinstance(shape["counts"], list) else shape
 
 
 def run_lengths(counts: list[int] | str | bytes) -> list[int]:
-    """The pixels of each run, as they are listed or as COCO's string has them (`rleFrString` in its `maskApi.c`).
+    """The number of pixels of each run, from a list or from COCO's string (`rleFrString` in its `maskApi.c`).
 
-    A character less 48 holds 5 bits of a number, the lowest first, and a sixth that is set where more of it follow.
-    From the fourth run on the number is the difference to the run before the last.
+    A character's code minus 48 has 5 bits of a number, the lowest first, and a sixth bit that is set if more follow.
+    From the fourth run on, the number is the difference to the run two places before.
     """
     if isinstance(counts, list):
         return counts
@@ -193,14 +193,14 @@ def run_lengths(counts: list[int] | str | bytes) -> list[int]:
 
 
 def polygons_of(segmentation: list | dict) -> list[np.ndarray]:
-    """Polygons, (K, 2) arrays of x y, of a sound segmentation; those of run lengths follow the pixels' edges."""
+    """Polygons, (K, 2) arrays of x y, of a valid segmentation; those of run lengths follow the pixels' edges."""
     if isinstance(segmentation, dict):
         return outline(coco_mask.decode(compress(segmentation)))
     return [np.array(flat, dtype=np.float64).reshape(-1, 2) for flat in segmentation]
 
 
 def area_of(segmentation: list | dict) -> float:
-    """Pixels that a sound segmentation covers."""
+    """The area of a valid segmentation in pixels."""
     if isinstance(segmentation, dict):
         return float(coco_mask.area(compress(segmentation)))
     return float(sum(cv2.contourArea(polygon.astype(np.float32)) for polygon in polygons_of(segmentation)))
@@ -209,8 +209,8 @@ def area_of(segmentation: list | dict) -> float:
 def outline(mask: np.ndarray) -> list[np.ndarray]:
     """Polygons [(K, 2)] of x y around the parts of `mask` (H, W) 0/1, which fill the same pixels; holes are filled.
 
-    OpenCV's contours run through pixel centres, half a pixel too far inside. On a mask of twice the size, where pixel
-    i has become 2 i and 2 i + 1, they distinguish a pixel's left edge from its right one.
+    OpenCV's contours run through pixel centers, half a pixel too far inside. On a mask of twice the size, where pixel i
+    has become 2 i and 2 i + 1, they distinguish a pixel's left edge from its right one.
     """
     x, y, width, height = cv2.boundingRect(mask)
     window = mask[y : y + height, x : x + width]

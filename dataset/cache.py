@@ -1,4 +1,4 @@
-"""Decoded images kept in one file that all loading processes share, of a size that is fixed beforehand."""
+"""A cache of decoded images: one file of fixed size that all loading processes share."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ CHECKSUM_BYTES = 4
 
 
 class DecodedCache:
-    """Pixels of the first images that fit, each beside its checksum, mapped into memory.
+    """Pixels of the first images that fit, each stored after its checksum, in a memory-mapped file.
 
-    A process that is killed while it writes, or two that write at once, can at worst leave pixels that do not fit their
-    checksum: these are decoded again. Other datasets' caches that no process uses, the oldest first, make room below
-    `limit_bytes`.
+    A process that is killed while it writes, or two processes that write at once, can at worst leave pixels that do not
+    match their checksum: such images are decoded again. Caches of other datasets that no process uses are removed, the
+    oldest first, until all caches take at most `limit_bytes`.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class DecodedCache:
         limit_bytes: int,
         folder: Path | None = None,
     ) -> None:
-        """`shapes` (height, width) of the images at `paths`, decoded `shrinks` times smaller; None: unknown."""
+        """`shapes` are (height, width) of the images at `paths` when decoded `shrinks` times smaller; None: unknown."""
         self.shapes, self.shrinks = list(shapes), list(shrinks)
         sizes = [CHECKSUM_BYTES + 3 * shape[0] * shape[1] if shape else 0 for shape in shapes]
         ends = np.cumsum(sizes)
@@ -63,7 +63,7 @@ class DecodedCache:
         self._pixels: np.memmap | None = None
 
     def _name(self, paths: Sequence[Path]) -> str:
-        """A name for exactly these files as they are now."""
+        """A file name that depends on the paths, sizes and modification times of the images."""
         described = [
             [str(path.resolve()), shape, shrink, *_stamp(path)]
             for path, shape, shrink in zip(paths[: self.held], self.shapes, self.shrinks, strict=False)
@@ -74,7 +74,7 @@ class DecodedCache:
         if self.file.is_file() and self.file.stat().st_size == self.size:
             return
         handle, unfinished = tempfile.mkstemp(suffix=".partial", dir=self.file.parent)
-        os.truncate(handle, self.size)  # a hole: blocks are taken as images come
+        os.truncate(handle, self.size)  # a sparse file: disk blocks are allocated as images are written
         os.close(handle)
         os.replace(unfinished, self.file)
 
@@ -82,7 +82,7 @@ class DecodedCache:
         return index < self.held and self.shapes[index] is not None and self.shrinks[index] == shrink
 
     def get(self, index: int, shrink: int) -> np.ndarray | None:
-        """The image (H, W, 3), read-only, if it is here and sound."""
+        """The image (H, W, 3), read-only; None if it is not cached or does not match its checksum."""
         if not self._holds(index, shrink):
             return None
         if self._pixels is None:  # in each process on its own
@@ -94,7 +94,7 @@ class DecodedCache:
         return np.asarray(pixels).reshape(height, width, 3) if checksum and checksum == _checksum(pixels) else None
 
     def put(self, index: int, shrink: int, image: np.ndarray) -> None:
-        """Keep an image if there is a place for it; a full disk is no error, as the image is at hand."""
+        """Cache an image if there is a place for it; a full disk is not an error, since images can be decoded again."""
         if not self._holds(index, shrink) or image.shape[:2] != tuple(self.shapes[index]):
             return
         data = np.ascontiguousarray(image)
@@ -110,11 +110,11 @@ class DecodedCache:
 
 
 def _checksum(pixels: np.ndarray) -> int:
-    return zlib.crc32(pixels) or 1  # 0 is what a hole in the file reads as
+    return zlib.crc32(pixels) or 1  # 0 is what an unwritten part of the file reads as
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """Size in bytes and time of the last change; zeros if another process just removed it, or it never was."""
+    """Size in bytes and time of the last change; zeros if the file does not exist or was just removed."""
     try:
         state = path.stat()
     except OSError:
@@ -124,7 +124,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _locked_folder(folder: Path) -> Iterator[None]:
-    """No other process makes or removes caches meanwhile."""
+    """Keep other processes from creating or removing caches meanwhile."""
     lock = FileLock(folder / LOCK)
     with contextlib.suppress(OSError, NotImplementedError):  # some network file systems have no locks
         lock.acquire()
@@ -135,7 +135,7 @@ def _locked_folder(folder: Path) -> Iterator[None]:
 
 
 def _make_room(folder: Path, keep: Path, room_bytes: int) -> None:
-    """Remove the oldest other caches that are not in use until those that stay take at most `room_bytes`."""
+    """Remove the oldest other caches that are not in use until the remaining ones take at most `room_bytes`."""
     others = sorted((_stamp(path)[::-1], path) for path in folder.glob("*" + SUFFIX) if path != keep)
     excess = sum(size for (_, size), _ in others) - room_bytes
     for (_, size), path in others:

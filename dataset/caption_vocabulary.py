@@ -18,7 +18,7 @@ from pix2seq.tokenizers.vocabulary import LabelSpace
 if TYPE_CHECKING:
     from pix2seq.task import Task
 
-SIZE_UNIT = 64  # matrices with multiples of so many rows are multiplied fast
+SIZE_UNIT = 64  # matrices are multiplied faster if their number of rows is a multiple of this
 
 
 def caption_vocabulary(captions: list[str], cfg: CFG) -> TextVocabulary:
@@ -27,7 +27,7 @@ def caption_vocabulary(captions: list[str], cfg: CFG) -> TextVocabulary:
 
 
 def split_vocabulary(split: ImageDataset, cfg: CFG) -> TextVocabulary:
-    """The same of a split's captions, which are not read if their words are known beforehand."""
+    """The vocabulary for the captions of a split, which are not read if their words are already known."""
     if split.caption_words:
         return _named_vocabulary(cfg) or WordVocabulary([UNKNOWN, *split.caption_words])
     return caption_vocabulary(split.all_captions(), cfg)
@@ -45,13 +45,13 @@ def _named_vocabulary(cfg: CFG) -> TextVocabulary | None:
 
 
 def token_ids_for(text: TextVocabulary, least: int) -> int:
-    """How many token ids, `least` or more, a model needs that speaks `text`."""
+    """The number of token ids, at least `least`, of a model with the vocabulary `text`."""
     needed = TEXT_SHIFT + len(text)
     return least if needed <= least else -(-needed // SIZE_UNIT) * SIZE_UNIT
 
 
 def read_vocab(path: Path) -> list[str]:
-    """The words of a file that this script wrote."""
+    """The words of a file that build_captioning_vocab.py wrote."""
     try:
         words = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -72,8 +72,8 @@ def training_tokenizers(training: ImageDataset, tasks: Mapping[str, Task], cfg: 
 
     Their `vocab_size` is that of the settings, or larger where the captions' words need more token ids.
     """
-    speaks = any(task.samples.COCO_FILE == "captions" for task in tasks.values())
-    text = split_vocabulary(training, cfg) if speaks else WordVocabulary([])
+    has_captions = any(task.samples.COCO_FILE == "captions" for task in tasks.values())
+    text = split_vocabulary(training, cfg) if has_captions else WordVocabulary([])
     cfg = replace(cfg, vocab_size=token_ids_for(text, cfg.model.vocab_size))
     labels = LabelSpace(sorted(training.class_names), len(training.skeleton), text)
     return Tokenizers.build(tasks, cfg, labels)

@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from pix2seq.task import Task
 
 NAMING = {"id", "image_id", "category_id", "name"}  # keys whose values identify entries
-OPENERS = 16  # files that are opened at once to see whether they are images
+OPENERS = 16  # threads that open files to check whether they are images
 
 
 @dataclass(frozen=True)
 class Example:
-    """One image and its target in pixels of that image.
+    """One image and its annotations in pixels of that image.
 
     `image` (H, W, 3) uint8 RGB; n objects: `boxes` (n, 4) x1 y1 x2 y2, `classes` (n,), `polygons` n lists of (K, 2)
-    x y arrays (empty: unknown), `keypoints` (n, P, 3) x y v (v = 0: not labelled) of the P points of `skeleton`,
-    `difficult` (n,) bool: neither counted nor punished in evaluation (VOC); `captions`. Crowds are not among them.
+    x y arrays (empty: unknown), `keypoints` (n, P, 3) x y v (v = 0: not labeled) of the P points of `skeleton`,
+    `difficult` (n,) bool: ignored in evaluation (VOC); `captions`. Crowds are left out.
     """
 
     image: np.ndarray
@@ -69,18 +69,18 @@ class Example:
 
 
 class ImageDataset:
-    """The images below `folder` with their annotations: `read` has functions that give contents in COCO's format.
+    """The images below `folder` with their annotations: `read` has functions that return contents in COCO's format.
 
-    `class_names` by class id are those of all objects; `category_ids` are the annotation files' own ids by class id,
-    and `categories` their entries, merged.
-    `problems` counts the annotations that are left out. Given `class_names` (those of a weights file, or of the
-    training images) categories are matched with them by name; else a category's id is its class id if it has a
-    token, and if one has none all are numbered from 1. `classes` are the names to use, all if empty.
+    Attributes: `class_names` by class id; `category_ids`, the annotation files' own ids by class id; `categories`, the
+    files' entries, merged; `problems`, which counts the annotations that are left out.
+    If `class_names` are given (those of a weights file or of the training images), categories are matched with them by
+    name. Otherwise the categories' ids are the class ids if each has a token, else classes are numbered from 1.
+    `classes` are the names of the classes to use, all if empty.
     """
 
-    complete = True  # all images and annotations are at hand
-    to_draw = 0  # images that are made when they are first loaded
-    caption_words: Sequence[str] = ()  # every word of the captions, where it is known without reading them
+    complete = True  # all images and annotations exist already
+    to_draw = 0  # images that are drawn when they are first loaded
+    caption_words: Sequence[str] = ()  # every word of the captions, if known without reading them
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class ImageDataset:
         self.captions = _captions(contents.values(), by_id, self.problems)
 
     def _sound_objects(self, contents: Iterable[dict]) -> tuple[dict[int, list[dict]], dict[int, int]]:
-        """Objects by image, and how many crowds each image has: these are the evaluator's, not the model's."""
+        """Objects by image, and the number of crowds of each image, which only the evaluation uses."""
         objects: dict[int, list[dict]] = {}
         crowds: dict[int, int] = {}
         for entry in filter(None, map(self._reader.read, _merge_objects(contents, self.problems))):
@@ -138,11 +138,11 @@ class ImageDataset:
         self.skeleton = read_skeleton(merged.values(), self._class_ids, self.class_names)
 
     def require_common_class(self) -> None:
-        """Raise UserError if the files have categories, but none that the model has a class for."""
+        """Raise UserError if the files have categories, but none that is a class of the model."""
         if self._wanted and not self._class_ids:
             theirs, ours = (", ".join(list(names.values())[:5]) for names in (self._wanted, self.class_names))
             raise UserError(
-                f"{self.folder} has no class that the model knows: its annotations name {theirs}, the model or the "
+                f"{self.folder} has no class of the model: its annotations name {theirs}, the model or the "
                 f"training images {ours or 'none'}; classes are matched by name"
             )
 
@@ -150,15 +150,15 @@ class ImageDataset:
         return len(self.images)
 
     def indices_for(self, tasks: Iterable[Task], with_difficult: bool = True) -> list[int]:
-        """The images that at least one of `tasks` can learn from; detection learns from empty images too.
+        """Indices of the images that at least one of `tasks` can be trained on: detection on empty images, too.
 
-        An image of nothing but crowds, or of difficult objects that are not trained on, is not empty: it is left out.
+        An image that has only crowds, or only difficult objects that are not trained on, is not empty and is left out.
         """
         tasks = list(tasks)
         return [index for index in range(len(self)) if self.is_useful(index, tasks, with_difficult)]
 
     def is_useful(self, index: int, tasks: Iterable[Task], with_difficult: bool = True) -> bool:
-        """Whether at least one of `tasks` can learn from an image."""
+        """Whether at least one of `tasks` can be trained on an image."""
         annotated, captions = self.annotations(index)
         objects = [entry for entry in annotated if with_difficult or not entry["difficult"]]
         is_background = self.has_objects and not annotated and self.images[index]["id"] not in self.crowds
@@ -166,11 +166,11 @@ class ImageDataset:
 
     @property
     def has_objects(self) -> bool:
-        """Whether any image has an object, so that images without one can be taken for empty ones."""
+        """Whether any image has an object: only then are images without objects taken to be empty."""
         return bool(self.objects)
 
     def annotations(self, index: int) -> tuple[list[dict], list[str]]:
-        """The sound objects of an image, without crowds, and its captions."""
+        """The valid objects of an image, without crowds, and its captions."""
         image_id = self.images[index]["id"]
         return self.objects.get(image_id, []), self.captions.get(image_id, [])
 
@@ -179,16 +179,16 @@ class ImageDataset:
         return [text for captions in self.captions.values() for text in captions]
 
     def path(self, index: int) -> Path:
-        """The file of an image."""
+        """The path of an image file."""
         return self.folder / self.images[index]["file_name"]
 
     def target(self, index: int) -> Example:
-        """The example of an image that is not read yet: `image` is empty, (0, 0, 3)."""
+        """The example of an image without reading its pixels: `image` is empty, (0, 0, 3)."""
         objects, captions = self.annotations(index)
         boxes = np.array([annotation["bbox"] for annotation in objects], dtype=np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        unlabelled = [0] * 3 * len(self.skeleton)
-        keypoints = [annotation.get("keypoints", unlabelled) for annotation in objects]
+        unlabeled = [0] * 3 * len(self.skeleton)
+        keypoints = [annotation.get("keypoints", unlabeled) for annotation in objects]
         return Example(
             image=np.zeros((0, 0, 3), dtype=np.uint8),
             image_id=self.images[index]["id"],
@@ -205,7 +205,7 @@ class ImageDataset:
         return self.load(index)
 
     def load(self, index: int, shrink: int = 1) -> Example:
-        """The example of an image; a JPEG is decoded `shrink` (1, 2, 4, 8) times smaller, its annotations too."""
+        """The example of an image; a JPEG is decoded `shrink` (1, 2, 4, 8) times smaller, with scaled annotations."""
         target = self.target(index)
         image = self.cache.get(index, shrink) if self.cache else None
         if image is not None:
@@ -216,13 +216,13 @@ class ImageDataset:
         return target.shrunk(image, factor)
 
     def leave_out_unreadable(self) -> None:
-        """Leave out images whose file is not there or does not begin as one; raise UserError if no other is left."""
+        """Leave out images whose file is missing or has no image header; raise UserError if no image is left."""
         paths = [self.path(index) for index in range(len(self))]
         with ThreadPoolExecutor(OPENERS) as pool:
             found = list(pool.map(why_unreadable, paths))
         if found and all(found):
             raise UserError(
-                f"none of the annotated images ({len(found)}) can be used, the first is {paths[0]} ({found[0]}); "
+                f"none of the {len(found)} annotated images can be used; the first is {paths[0]} ({found[0]}): "
                 f"check the folder"
             )
         for entry, reason in zip(self.images, found, strict=True):
@@ -231,14 +231,14 @@ class ImageDataset:
         self.images = [entry for entry, reason in zip(self.images, found, strict=True) if not reason]
 
     def read_unknown_sizes(self) -> None:
-        """Read the sizes that annotations lack from the beginnings of the files."""
+        """Read image sizes that the annotations lack from the headers of the files."""
         for index, entry in enumerate(self.images):
             if not {"width", "height"} <= entry.keys():
-                with contextlib.suppress(*DAMAGES):  # then it cannot be read whole, either
+                with contextlib.suppress(*DAMAGES):  # such a file is reported when its pixels are read
                     entry["width"], entry["height"] = upright_size(self.path(index))
 
     def keep_decoded(self, shrinks: Sequence[int], limit_gb: float) -> None:
-        """From now on keep images that are decoded so many times smaller on disk, the first that fit."""
+        """Cache decoded images on disk, `shrinks` (one per image) times smaller: the first ones up to `limit_gb`."""
         shapes: list[tuple[int, int] | None] = []
         for entry, shrink in zip(self.images, shrinks, strict=True):
             sides = entry.get("height"), entry.get("width")
@@ -247,11 +247,11 @@ class ImageDataset:
         self.cache = DecodedCache(paths, shapes, shrinks, int(limit_gb * 1e9))
 
     def ground_truth(self, file: str, keypoints: bool = False) -> dict:
-        """What an evaluator measures against, of `file` (`instances`, …) in COCO's format with the files' own category
-        ids, crowds included; with `keypoints` every object has some.
+        """The ground truth for evaluation from `file` (`instances`, …), in COCO's format with the files' own category
+        ids, crowds included; with `keypoints`, objects without keypoints get zeros.
 
-        Sound annotations only, complete (`area`, `iscrowd`, `num_keypoints`) and numbered from 1; difficult objects
-        are marked as crowds, which COCO's evaluation ignores.
+        Annotations are valid, complete (`area`, `iscrowd`, `num_keypoints`) and numbered from 1. Difficult objects are
+        marked as crowds, which COCO's evaluation ignores.
         """
         content = self.read.get(file, next(iter(self.read.values())))()
         reader = ObjectReader(self._reader.images, self._known, self._class_ids, len(self.skeleton), Problems())
@@ -277,7 +277,7 @@ class CocoDataset(ImageDataset):
         classes: Sequence[str] = (),
         images: Path | None = None,
     ) -> None:
-        """`images` is their folder if it is not that of the layout."""
+        """`images` is the folder of the images if it is not that of the layout."""
         if not images and not (root / split).is_dir():
             raise UserError(f"--data-root expects a folder with {split}/ and annotations/, found no {root / split}")
         self.root, self.split = root, split
@@ -317,7 +317,7 @@ def read_annotations(path: Path) -> dict:
 
 
 def _images(contents: Mapping[str, dict], problems: Problems) -> list[dict]:
-    """The images of all files by their ids, each once."""
+    """The images of all files, each once, in the order of their ids."""
     images: dict[int, dict] = {}
     for content in contents.values():
         listed: set[int] = set()
@@ -331,7 +331,7 @@ def _images(contents: Mapping[str, dict], problems: Problems) -> list[dict]:
 
 
 def _with_sound_size(image: dict) -> dict:
-    """The entry without a width or a height that is no whole number above zero: such a side is not known."""
+    """The entry without a width or height that is not a positive whole number: it counts as unknown."""
     known = {side: image[side] for side in ("width", "height") if isinstance(image.get(side), (int, float))}
     sound = {side: int(value) for side, value in known.items() if value > 0 and value % 1 == 0}  # 640.0 is whole too
     return {key: value for key, value in image.items() if key not in ("width", "height")} | sound

@@ -1,6 +1,6 @@
-"""The one affine map from an image's pixels to the model's square canvas, and its inverse.
+"""The affine map from an image's pixels to the model's square canvas, and its inverse.
 
-Points are x y in COCO's continuous convention: pixel i covers [i, i + 1). No other code rescales a box.
+Points are x y in COCO's continuous convention: pixel i covers [i, i + 1). All boxes and points are scaled here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pix2seq.config import ModelCFG
 class Geometry:
     """`matrix` (2, 3) takes image points to points on a canvas of `size` × `size` pixels.
 
-    Of the image only `region`, x1 y1 x2 y2 in whole pixels, is on the canvas; None: all that fits.
+    Only the part `region` of the image, x1 y1 x2 y2 in whole pixels, is on the canvas; None: everything that fits.
     """
 
     matrix: np.ndarray
@@ -34,7 +34,7 @@ class Geometry:
 
     @classmethod
     def crop(cls, box: np.ndarray, padding: float, size: int) -> Geometry:
-        """A square around `box` (x1 y1 x2 y2), `padding` times its longer side wider on each side."""
+        """A square around `box` (x1 y1 x2 y2), with a margin of `padding` times its longer side on each side."""
         x1, y1, x2, y2 = (float(value) for value in box)
         scale = size / (max(x2 - x1, y2 - y1, 1.0) * (1 + 2 * padding))
         shift_x, shift_y = size / 2 - scale * (x1 + x2) / 2, size / 2 - scale * (y1 + y2) / 2
@@ -42,9 +42,9 @@ class Geometry:
 
     @classmethod
     def crop_inside(cls, box: np.ndarray, padding: float, width: int, height: int, size: int) -> Geometry:
-        """The part of the image around `box` (x1 y1 x2 y2), in the canvas's upper left corner, and nothing beside it.
+        """The part of the image around `box` (x1 y1 x2 y2), in the canvas's upper left corner; the rest is padding.
 
-        It is `padding` times the box's own sides wider on each side, but ends where the image does. Its rounding is
+        It has a margin of `padding` times the box's own sides on each side, but ends at the image's edge. Rounding is
         that of the official code: the box's first and last pixel are counted as if the image had one pixel less.
         """
         sides = np.array([width, height])
@@ -58,7 +58,7 @@ class Geometry:
 
     @classmethod
     def for_instance(cls, box: np.ndarray, image: np.ndarray, cfg: ModelCFG, size: int) -> Geometry:
-        """The crop of `image` (H, W, 3) on which a model of these settings is prompted with `box` (x1 y1 x2 y2)."""
+        """The crop of `image` (H, W, 3) on which a model with settings `cfg` is prompted with `box` (x1 y1 x2 y2)."""
         if cfg.crop_inside:
             return cls.crop_inside(box, cfg.crop_padding, image.shape[1], image.shape[0], size)
         return cls.crop(box, cfg.crop_padding, size)
@@ -77,14 +77,14 @@ class Geometry:
         return self._then(np.array([[1, 0, x], [0, 1, y]], dtype=np.float64))
 
     def rotate(self, angle: float, center: tuple[float, float]) -> Geometry:
-        """Turned clockwise, as it is seen, by `angle` degrees around the canvas point `center` (x, y)."""
+        """Rotated clockwise by `angle` degrees around the canvas point `center` (x, y)."""
         (x, y), turn = center, np.deg2rad(angle)
         cos, sin = np.cos(turn), np.sin(turn)
         return self._then(np.array([[cos, -sin, x - cos * x + sin * y], [sin, cos, y - sin * x - cos * y]]))
 
     @property
     def is_turned(self) -> bool:
-        """Whether the sides of a box are no longer parallel to the canvas's."""
+        """Whether the sides of a box are no longer parallel to the sides of the canvas."""
         return bool(self.matrix[0, 1] or self.matrix[1, 0])
 
     def _then(self, step: np.ndarray) -> Geometry:
@@ -98,7 +98,7 @@ class Geometry:
         return np.asarray(points) @ self.matrix[:, :2].T + self.matrix[:, 2]
 
     def shows(self, points: np.ndarray) -> np.ndarray:
-        """Which image points (…, 2) are to be seen on the canvas (…)."""
+        """Whether each image point (…, 2) is visible on the canvas (…)."""
         points, placed = np.asarray(points), self.apply(points)
         shown = ((placed >= 0) & (placed <= self.size)).all(axis=-1)
         if self.region is None:
@@ -112,8 +112,9 @@ class Geometry:
     def apply_boxes(self, boxes: np.ndarray) -> np.ndarray:
         """Canvas boxes (n, 4) x1 y1 x2 y2 of image boxes, not clipped.
 
-        A turned box becomes what its inscribed ellipse spans: few objects fill the corners of their boxes, and the box
-        of the turned corners would be too large (Kalra et al., Towards Rotation Invariance in Object Detection, 2021).
+        A rotated box becomes the box of its rotated inscribed ellipse: few objects fill the corners of their boxes,
+        so the box of the rotated corners is too large (Kalra et al., Towards Rotation Invariance in Object Detection,
+        2021).
         """
         corners = np.reshape(boxes, (-1, 2, 2))
         if not self.is_turned:
@@ -127,7 +128,7 @@ class Geometry:
         return _ordered(self.invert(np.reshape(boxes, (-1, 2, 2))))
 
     def to_fractions(self, points: np.ndarray) -> np.ndarray:
-        """Canvas fractions (…, 2) y x, as tokens have them, of image points (…, 2) x y."""
+        """Canvas fractions (…, 2) y x, in the order of tokens, of image points (…, 2) x y."""
         return self.apply(points)[..., ::-1] / self.size
 
     def from_fractions(self, fractions: np.ndarray) -> np.ndarray:
@@ -145,8 +146,8 @@ class Geometry:
     def warp(self, image: np.ndarray, pad_value: float) -> np.ndarray:
         """The canvas (size, size, 3) uint8 of an image (H, W, 3) uint8, `pad_value` (0 to 1) outside the image.
 
-        Bilinear; an image that shrinks is averaged over what falls into a pixel, as TensorFlow's antialiased resizing
-        does, so that no detail turns to noise. A canvas pixel that the image does not cover whole is padding.
+        Interpolation is bilinear, with antialiasing where the image shrinks, as in TensorFlow's antialiased resizing. A
+        canvas pixel that the image does not cover completely is padding.
         """
         pad = round(pad_value * 255)
         region = np.reshape(self.region or (0, 0, image.shape[1], image.shape[0]), (2, 2))
@@ -158,7 +159,9 @@ class Geometry:
         (x1, y1), (x2, y2) = target
         if x2 > x1 and y2 > y1:
             source = np.clip(self.invert_boxes(target).reshape(2, 2), *region)
-            reach = np.maximum(1 / np.abs(self.matrix.diagonal()), 1) + 1  # what falls into a canvas pixel, and more
+            reach = (
+                np.maximum(1 / np.abs(self.matrix.diagonal()), 1) + 1
+            )  # image pixels that a canvas pixel depends on, and more
             first = np.maximum(np.floor(source[0] - reach), region[0]).astype(int)
             end = np.minimum(np.ceil(source[1] + reach), region[1]).astype(int)
             part = Image.fromarray(image[first[1] : end[1], first[0] : end[0]])
@@ -176,7 +179,7 @@ class Geometry:
             smaller = (max(round(width * shrink), 1), max(round(height * shrink), 1))
             image = cv2.resize(image, smaller, interpolation=cv2.INTER_AREA)
             matrix[:, :2] *= np.array([width / smaller[0], height / smaller[1]])
-        matrix[:, 2] += (matrix[:, :2] @ [0.5, 0.5]) - 0.5  # OpenCV counts from pixel centres
+        matrix[:, 2] += (matrix[:, :2] @ [0.5, 0.5]) - 0.5  # OpenCV counts from pixel centers
         return cv2.warpAffine(image, matrix, (self.size, self.size), flags=cv2.INTER_LINEAR, borderValue=(pad,) * 3)
 
 
@@ -193,9 +196,9 @@ def visible_share(boxes: np.ndarray) -> np.ndarray:
 
 
 def resample_polygons(polygons: list[np.ndarray], max_points: int) -> list[np.ndarray]:
-    """Polygons [(K, 2)] with at most `max_points` points together: corners are kept, small detail goes first.
+    """Polygons [(K, 2)] simplified to at most `max_points` points in total.
 
-    Ramer, Douglas and Peucker's simplification with a growing tolerance; of too many polygons the largest are kept.
+    The Ramer-Douglas-Peucker algorithm with a growing tolerance; of too many polygons the largest are kept.
     """
     extents = np.array([np.ptp(polygon, axis=0).max() for polygon in polygons])
     if len(polygons) > max_points // 3:

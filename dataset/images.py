@@ -1,4 +1,4 @@
-"""Read an image file as RGB, upright, 8 bits a channel."""
+"""Read an image file as upright RGB with 8 bits per channel."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from pix2seq.errors import UserError
 
-Image.MAX_IMAGE_PIXELS = 400_000_000  # larger than any photograph, small enough to fit into memory
+Image.MAX_IMAGE_PIXELS = 400_000_000  # larger than usual photographs, small enough to fit into memory
 UNREADABLE = "image that cannot be read"
-DAMAGES = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises at damaged files
+DAMAGES = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises for damaged files
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Pixels (H, W, 3) uint8 RGB of an image file; raise UserError if it cannot be read whole.
+    """Pixels (H, W, 3) uint8 RGB of an image file; raise UserError if it cannot be read completely.
 
-    EXIF rotation is applied, transparency is laid over white, 16-bit gray is scaled to 8 bits.
+    EXIF rotation is applied, transparent images are composited over white, 16-bit gray is scaled to 8 bits.
     """
     return read_reduced(path, 1)[0]
 
 
 def why_unreadable(path: Path) -> str:
-    """What is wrong with the beginning of an image file, in words; empty if nothing is. No pixel is read."""
+    """What is wrong with the header of an image file, in words; empty if nothing is. No pixel is read."""
     try:
         with Image.open(path):
             return ""
@@ -35,21 +35,21 @@ def why_unreadable(path: Path) -> str:
 
 
 def upright_size(path: Path) -> tuple[int, int]:
-    """Width and height of an image as `read_image` turns it, from its header; raise one of DAMAGES if it is bad."""
+    """Width and height of an image as `read_image` rotates it, from its header; raise one of DAMAGES if it is bad."""
     with Image.open(path) as file:
         turned = file.getexif().get(ExifTags.Base.Orientation, 1) > 4
         return file.size[::-1] if turned else file.size
 
 
 def read_reduced(path: str | Path, shrink: int) -> tuple[np.ndarray, int]:
-    """`read_image`, but a JPEG is decoded `shrink` (1, 2, 4, 8) times smaller; and how many times it really was.
+    """Like `read_image`, but a JPEG is decoded `shrink` (1, 2, 4, 8) times smaller; also return the factor used.
 
-    A JPEG decoder leaves out the fine frequencies, which costs much less time. Pixel i of the smaller image covers
-    [i · shrink, (i + 1) · shrink) of the whole one; the last may reach beyond its edge. Other files come in full size.
+    The decoder leaves out high frequencies of a JPEG, which takes much less time. Pixel i of the smaller image covers
+    [i · shrink, (i + 1) · shrink) of the full one; the last may reach beyond its edge. Other files are not reduced.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd metadata harm no pixel
+            warnings.simplefilter("ignore")  # invalid metadata do not affect pixels
             with Image.open(path) as file:
                 width, height = file.size
                 reduced = min(width, height) >= 2 * shrink > 2 and file.draft(None, (width // shrink, height // shrink))
@@ -59,12 +59,11 @@ def read_reduced(path: str | Path, shrink: int) -> tuple[np.ndarray, int]:
     except UnidentifiedImageError:
         raise UserError(f"{path} is not an image that can be read; expected JPEG, PNG or the like") from None
     except DAMAGES as error:
-        raise UserError(f"{path} cannot be read whole ({error}); the file is damaged: get it again") from None
+        raise UserError(f"{path} cannot be read completely ({error}); the file is damaged: get it again") from None
 
 
 def upright_rgb(image: Image.Image) -> np.ndarray:
-    """Pixels (H, W, 3) uint8 RGB of Pillow's image, turned as its EXIF data demand; raise one of DAMAGES
-    if it is bad."""
+    """Pixels (H, W, 3) uint8 RGB of a Pillow image, rotated by its EXIF data; raise one of DAMAGES if it is bad."""
     return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
 
 

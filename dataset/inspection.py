@@ -1,4 +1,4 @@
-"""What is in a dataset: counts, mistakes, lengths of sequences, and images that cannot be read."""
+"""Report the contents of a dataset: counts, mistakes, lengths of sequences, and images that cannot be read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BAR = 40  # characters of the longest bar of a histogram
 
 @dataclass
 class Lengths:
-    """Tokens (n,) of a task's sequences as the annotations have them, and how many are `cut` at a `flag`'s limit."""
+    """Lengths (n,) of a task's sequences in tokens before limits apply, and how many exceed the limit of `flag`."""
 
     tokens: list[int]
     cut: int
@@ -36,7 +36,7 @@ class Lengths:
     def lines(self, task: str) -> list[str]:
         """A summary and a histogram."""
         if not self.tokens:
-            return [f"{task}: nothing to learn"]
+            return [f"{task}: nothing to train on"]
         tokens = np.array(self.tokens)
         span = f"{tokens.min()} to {tokens.max()} tokens, mean {tokens.mean():.0f}"
         cut = f"{self.cut} ({100 * self.cut / len(tokens):.1f} %) {self.what}" if self.cut else "none exceeds"
@@ -44,7 +44,7 @@ class Lengths:
 
 
 def histogram(values: np.ndarray, bins: int = 8) -> list[str]:
-    """Bars of how many values (n,) fall into equal ranges of whole numbers."""
+    """A histogram of whole numbers (n,) over ranges of equal width, one line each."""
     low, high = int(values.min()), int(values.max())
     step = max(-(-(high - low + 1) // bins), 1)
     counts = np.bincount((values - low) // step)
@@ -57,7 +57,7 @@ def histogram(values: np.ndarray, bins: int = 8) -> list[str]:
 
 
 def counts(examples: ImageDataset, tasks: Mapping[str, Task]) -> list[str]:
-    """What there is to learn from."""
+    """Lines with the numbers of images, objects and captions."""
     objects = [entry for entries in examples.objects.values() for entry in entries]
     lines = [f"{examples.folder}: {len(examples)} images, {len(examples.class_names)} classes"]
     if any(task.about_objects for task in tasks.values()):
@@ -79,7 +79,7 @@ def counts(examples: ImageDataset, tasks: Mapping[str, Task]) -> list[str]:
 def measure(
     examples: ImageDataset, tasks: Mapping[str, Task], tokenizers: Tokenizers, cfg: CFG, most: int = LOOKED_AT
 ) -> dict[str, Lengths]:
-    """The lengths of each task's sequences about `most` images, evenly chosen."""
+    """The lengths of each task's sequences for at most `most` images, evenly spaced."""
     chosen = np.unique(np.linspace(0, len(examples) - 1, min(most, len(examples))).astype(int))
     targets = [examples.target(index) for index in chosen]
     if not cfg.data.train_difficult:
@@ -105,7 +105,7 @@ def report(
 
 
 def read_all(examples: ImageDataset, workers: int) -> Problems:
-    """Read every image; what cannot be read, or has another size than its annotations say, is a problem."""
+    """Read every image; report those that cannot be read or have another size than the annotations say."""
     from tqdm import tqdm
 
     problems = Problems()

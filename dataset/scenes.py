@@ -1,4 +1,4 @@
-"""The synthetic scenes as a dataset: drawn when they are first loaded, or all of them before anything else."""
+"""The synthetic scenes as a dataset: drawn when they are first loaded, or all of them in advance."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class SceneDataset(ImageDataset):
     """The first `count` scenes of a split with the annotations that `tasks` need, drawn when they are first loaded.
 
-    Its images, classes and words are known at once. What a scene holds is known to `annotations`, which draws the scene
-    if need be; `objects` and `captions` stay empty, and `all_captions` and `ground_truth` draw every scene.
+    Images, classes and caption words are known at once. `annotations` draws its scene if it is not stored yet.
+    `objects` and `captions` stay empty; `all_captions` and `ground_truth` draw every scene.
     """
 
     complete = False
@@ -45,7 +45,7 @@ class SceneDataset(ImageDataset):
         self.to_draw = len(scenes.missing(count))
 
     def indices_for(self, tasks: Iterable[Task], with_difficult: bool = True) -> list[int]:
-        """All images: which of them `tasks` can learn from is not known before they are drawn."""
+        """All images: it is not known which of them `tasks` can be trained on before they are drawn."""
         return list(range(len(self)))
 
     def annotations(self, index: int) -> tuple[list[dict], list[str]]:
@@ -61,7 +61,7 @@ class SceneDataset(ImageDataset):
         return [text for index in range(len(self)) for text in self.annotations(index)[1]]
 
     def load(self, index: int, shrink: int = 1) -> Example:
-        """The example of a scene, as of any image; a kept file that cannot be read is drawn again."""
+        """The example of a scene, as of any image; a stored file that cannot be read is drawn again."""
         try:
             return super().load(index, shrink)
         except UserError:
@@ -79,7 +79,7 @@ def complete_scenes(
     class_names: Mapping[int, str] | None = None,
     classes: Sequence[str] = (),
 ) -> ImageDataset:
-    """The first `count` scenes of a split, those that are missing drawn first."""
+    """The first `count` scenes of a split; missing ones are drawn first."""
     scenes.complete(count)
     records = [scenes.record(index) for index in range(count)]
     names = dict.fromkeys(task.samples.COCO_FILE for task in tasks.values())
@@ -90,7 +90,7 @@ def complete_scenes(
 
 
 def _content(scenes: KeptScenes, count: int, name: str) -> dict:
-    """An annotation file of scenes that may not be drawn yet."""
+    """The annotation file `name` of scenes, which are drawn first if they are missing."""
     scenes.complete(count)
     return _file([scenes.record(index) for index in range(count)], name)
 

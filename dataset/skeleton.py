@@ -1,4 +1,4 @@
-"""What the keypoints of a dataset mean: their names, which swap in a mirror, which are joined by a bone."""
+"""The keypoints of a dataset: their names, pairs that swap in a mirrored image, and bones between them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pix2seq.errors import UserError
 
 @dataclass(frozen=True)
 class Skeleton:
-    """`names` (K,), `flip` (K,) the point that each becomes in a mirror, `bones` pairs of points counted from 0.
+    """`names` (K,), `flip` (K,) the index of each point's mirror image, `bones` pairs of points counted from 0.
 
-    `class_ids`: the classes that have these points. `sigmas` (K,): how far each may be off, for OKS; none: COCO's own.
+    `class_ids`: the classes that have these points. `sigmas` (K,): the points' tolerances in OKS; empty: COCO's own.
     """
 
     names: tuple[str, ...]
@@ -28,7 +28,7 @@ class Skeleton:
         return len(self.names)
 
     def side(self, point: int) -> str:
-        """`left`, `right` or `middle`: by name, else the first of a pair is left."""
+        """`left`, `right` or `middle`: by the point's name, else the first of a pair is left."""
         if self.flip[point] == point:
             return "middle"
         for side in ("left", "right"):
@@ -37,24 +37,24 @@ class Skeleton:
         return "left" if point < self.flip[point] else "right"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as a weights file's metadata hold them."""
+        """Plain values for the metadata of a weights file."""
         return dataclasses.asdict(self)
 
     @classmethod
     def of_weights(cls, values: dict[str, Any], class_names: dict[int, str]) -> Skeleton:
-        """The keypoints of a weights file; older files have no description, their models know COCO's people."""
+        """The keypoints of a weights file; older files lack them, and have those of COCO's people."""
         return cls.from_dict(values) if values else default_skeleton(class_names)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Skeleton:
-        """What `to_dict` gave, also after a trip through JSON."""
+        """The skeleton that `to_dict` described, also after a conversion to JSON and back."""
         bones = tuple(tuple(bone) for bone in values["bones"])
         plain = {name: tuple(values[name]) for name in ("names", "flip", "class_ids", "sigmas")}
         return cls(bones=bones, **plain)
 
 
 def flip_by_name(names: Sequence[str]) -> tuple[int, ...]:
-    """For each name the index of its mirror image: `left` and `right` exchanged, as words or as a leading l, r."""
+    """For each name the index of its mirror image: `left` and `right`, or a leading or final l and r, exchanged."""
     lowered = [name.lower() for name in names]
     index = {name: number for number, name in enumerate(lowered)}
     return tuple(index.get(_mirrored(name), number) for number, name in enumerate(lowered))
@@ -74,7 +74,7 @@ def _mirrored(name: str) -> str:
 
 
 COCO_BONES = tuple((one - 1, other - 1) for one, other in coco_person.SKELETON)
-MEAN_SIGMA = 0.067  # of COCO's 17, for points of which none is known
+MEAN_SIGMA = 0.067  # mean of COCO's 17, for points whose sigma is not known
 COCO_PERSON = Skeleton(coco_person.KEYPOINTS, flip_by_name(coco_person.KEYPOINTS), COCO_BONES, class_ids=(1,))
 
 
@@ -88,8 +88,8 @@ def read_skeleton(categories: Iterable[dict], class_ids: dict[int, int], class_n
     """The skeleton of COCO `categories` (by file id in `class_ids`), which must agree; `default_skeleton` if none has.
 
     `keypoints` names the points; `skeleton` holds bones counted from 1; `flip_pairs` (pairs of names, or of indices
-    counted from 0) and `sigmas` are optional: without pairs, left and right are found by the names; without sigmas,
-    points other than COCO's get the mean of those.
+    counted from 0) and `sigmas` are optional: without pairs, left and right are found by name; without sigmas, points
+    other than COCO's get the mean of COCO's.
     """
     posed = [category for category in categories if category.get("keypoints") and category["id"] in class_ids]
     if not posed:

@@ -1,4 +1,4 @@
-"""Open the dataset that the settings name, or the synthetic scenes where none is named."""
+"""Open the dataset that the settings name, or the synthetic scenes if none is named."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pix2seq.scenes.scene import SPLITS
 if TYPE_CHECKING:
     from pix2seq.task import Task
 
-LOOKED_FOR = 100  # images of a JSON, some of which may be missing, that tell where its folder is
+LOOKED_FOR = 100  # images of a JSON, some of which may be missing, that are tried to find its image folder
 
 
 def open_split(
@@ -27,10 +27,10 @@ def open_split(
 ) -> ImageDataset:
     """One split (`--train-split` or `--val-split`) with annotations for `tasks`.
 
-    It is that of `--train-json` or `--val-json` if named, else what lies below `--data-root`: COCO 2017's layout,
-    Pascal VOC's, or a COCO-format JSON beside its images; without `--data-root` it is of the synthetic scenes.
-    These are all drawn first, or if it need not be `complete` as they are loaded.
-    `class_names` are those of a model or of the training images; without them the dataset numbers its own.
+    It is read from `--train-json` or `--val-json` if named, else from `--data-root`: COCO 2017's layout, Pascal VOC's,
+    or a COCO-format JSON beside its images. Without `--data-root` it consists of synthetic scenes, which are all drawn
+    first if the split must be `complete`, else when they are loaded.
+    `class_names` are those of a model or of the training images; without them the dataset's own classes are used.
     """
     opened = _open(cfg, split, tasks, class_names, complete)
     if class_names is not None and any(task.about_objects for task in tasks.values()):
@@ -72,7 +72,7 @@ def _open(
 def open_json(
     path: Path, folder: Path | None, root: Path, class_names: Mapping[int, str] | None, classes: Sequence[str]
 ) -> ImageDataset:
-    """A file in COCO's annotation format with its images in `folder`, or wherever they are found near it."""
+    """A file in COCO's annotation format with its images in `folder`, or in a folder near it where some are found."""
     if not folder:
         names = [image["file_name"] for image in read_annotations(path)["images"][:LOOKED_FOR]]
         near = (path.parent, path.with_suffix(""), path.parent / "images", root / path.stem, root, root / "images")
@@ -86,7 +86,7 @@ def open_json(
 
 
 def _check_split_names(cfg: CFG) -> None:
-    """Raise UserError if one name stands for two splits of different files: the flags of one would be ignored."""
+    """Raise UserError if both splits have the same name but different files: the flags of one would be ignored."""
     data = cfg.data
     for train, val, flag in ((data.train_json, data.val_json, "json"), (data.train_images, data.val_images, "images")):
         if data.train_split == data.val_split and val not in ("", train):
@@ -126,12 +126,12 @@ def _refuse_images(folder: Path | None, layout: str) -> None:
 
 
 def _below(root: Path, name: str) -> Path:
-    """`name` as it stands if that exists, else below the data root."""
+    """The path `name` if it exists, else the path below the data root."""
     return Path(name) if Path(name).exists() else root / name
 
 
 def _scenes(cfg: CFG, split: str) -> tuple[KeptScenes, int]:
-    """Where the scenes of a split are kept, and how many there are."""
+    """The stored scenes of a split, and how many of them are used."""
     if split not in SPLITS:
         raise UserError(
             f"the synthetic scenes have the splits {' and '.join(SPLITS)}, got {split!r}; leave out --train-split and "

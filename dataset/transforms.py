@@ -1,6 +1,6 @@
-"""Random changes to training images: placement on the canvas, and colors.
+"""Random augmentation of training images: placement on the canvas, and colors.
 
-Whatever moves is moved by the Geometry that comes out of here; colors leave every pixel where it is.
+All movement is part of the Geometry that is returned here; color operations move no pixel.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ LUMA = np.array([0.299, 0.587, 0.114])
 
 @dataclass(frozen=True)
 class Jitter:
-    """Ranges of random placement: scale factors, probability of a mirrored canvas, highest angle in degrees.
+    """Ranges of random placement: scale factors, probability of a mirrored canvas, largest angle in degrees.
 
-    In the `corner`, as in the official code, what is smaller than the canvas sits in the upper left, and what is larger
-    is cropped at a random share of both axes' overhang. Otherwise it is scaled around a random point of the canvas.
+    With `corner`, as in the official code, images smaller than the canvas are placed in its upper left, and larger ones
+    are cropped, at the same random fraction of the excess on both axes. Otherwise images are scaled around a random
+    point of the canvas.
     """
 
     min_scale: float
@@ -44,9 +45,9 @@ class Jitter:
         return cls(*scales, data.crop_flip, data.crop_rotation, data.placement == "corner")
 
     def place(self, geometry: Geometry, extent: tuple[float, float], rng: np.random.Generator) -> tuple[Geometry, bool]:
-        """`geometry` after random changes, and if it is mirrored now.
+        """`geometry` after random changes, and whether it is mirrored.
 
-        `extent` (x, y) is how far from the upper left corner the canvas is used before, in pixels.
+        `extent` (x, y) is the size of the used part of the canvas before the changes, in pixels from the upper left.
         """
         flipped = bool(rng.random() < self.flip)
         scale = rng.uniform(self.min_scale, self.max_scale)
@@ -62,13 +63,13 @@ class Jitter:
 
 
 def jitter_box(box: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndarray:
-    """A box (4,) whose edges moved by a normal deviation, in fractions of its sides: what a detector might predict."""
+    """A box (4,) with normally distributed errors, in fractions of its sides, like those of a detector."""
     sides = np.tile(box[2:] - box[:2], 2)
     return box + rng.normal(0, deviation, 4).clip(-0.3, 0.3) * sides
 
 
 def jitter_colors(image: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
-    """Brightness, contrast and saturation of (H, W, 3) uint8, each changed by a factor of 1 ± `amount` at most."""
+    """Change brightness, contrast and saturation of (H, W, 3) uint8, each by a factor of at most 1 ± `amount`."""
     if amount == 0:
         return image
     brightness, contrast, saturation = 1 + amount * rng.uniform(-1, 1, 3)
@@ -82,8 +83,8 @@ def _enhance(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> Callable[[
     return lambda image, change: kind(image).enhance(1 + change)
 
 
-# RandAugment's operations that move nothing (Cubuk et al., 2019), of an image and a strength from -0.9 to 0.9, whose
-# sign is a direction where there is one.
+# RandAugment's operations on colors (Cubuk et al., 2019), of an image and a strength from -0.9 to 0.9, whose sign is
+# the direction of the change if the operation has one.
 COLOR_OPERATIONS: tuple[Callable[[Image.Image, float], Image.Image], ...] = (
     lambda image, _: image,
     lambda image, _: ImageOps.autocontrast(image),
@@ -98,10 +99,10 @@ COLOR_OPERATIONS: tuple[Callable[[Image.Image, float], Image.Image], ...] = (
 
 
 def rand_augment(image: np.ndarray, count: int, magnitude: float, rng: np.random.Generator) -> np.ndarray:
-    """RandAugment with operations on colors alone: `count` random ones, one after the other, on (H, W, 3) uint8.
+    """RandAugment with color operations only: `count` random ones in sequence on (H, W, 3) uint8.
 
-    `magnitude` is 0 (no change by those that have a strength) to 30. It is for images before they are padded, whose
-    histograms some operations flatten or stretch.
+    `magnitude` is 0 (no change by operations that have a strength) to 30. Apply it before padding, which would change
+    the histograms that some operations equalize or stretch.
     """
     if count == 0:
         return image

@@ -1,6 +1,6 @@
 """Pascal VOC's layout on disk, 2007, 2012 or one's own: JPEGImages, Annotations (XML) and ImageSets/Main.
 
-VOC's boxes name the first and the last pixel inside, counted from 1; here pixel i covers [i, i + 1), so that
+VOC's boxes are given by their first and last pixels, counted from 1; here pixel i covers [i, i + 1), so that
 `xmin ymin xmax ymax` becomes `xmin - 1, ymin - 1, xmax, ymax`.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-import xml.etree.ElementTree as ET  # expat: resolves no external entity and stops at entities that blow up
+import xml.etree.ElementTree as ET  # expat resolves no external entities and stops at exponential ones
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,14 +29,14 @@ VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
-VOID = 255  # value of SegmentationObject's pixels that belong to no object for certain
+VOID = 255  # value of SegmentationObject's pixels that may belong to an object or not
 
 
 class VocDataset(ImageDataset):
     """The images of an image set such as `trainval`, or of several: `VOC2007/trainval,VOC2012/trainval`.
 
-    Classes are the 20 of VOC where no other occurs, else those of all annotations by name, or `classes` in their order.
-    Objects have masks where `SegmentationObject` has a PNG of the image and `tasks` ask for them.
+    Classes are the 20 of VOC if no others occur, else those of all annotations by name, or `classes` in their order.
+    Objects have masks if `SegmentationObject` has a PNG of the image and `tasks` need masks.
     """
 
     def __init__(
@@ -80,8 +80,7 @@ def _find_set(root: Path, name: str) -> tuple[Path, Path]:
     if not (sets / f"{name}.txt").is_file():
         known = ", ".join(sorted(path.stem for path in sets.glob("*.txt") if "_" not in path.stem)) or "none"
         raise UserError(
-            f"{sets} has no image set {name}.txt; name one of those that are there with --train-split and --val-split: "
-            f"{known}"
+            f"{sets} has no image set {name}.txt; name one of these with --train-split and --val-split: {known}"
         )
     return chosen[0], sets / f"{name}.txt"
 
@@ -123,7 +122,7 @@ def _names(path: Path) -> list[str]:
 
 
 def _image_ids(names: Sequence[str]) -> list[int]:
-    """VOC's own numbers (2007_000027 is 2007000027), or 1, 2, … where names hold anything else."""
+    """VOC's own numbers (2007_000027 is 2007000027), or 1, 2, … if names have other characters."""
     plain = [name.replace("_", "") for name in names]
     if all(map(str.isdecimal, plain)) and len(set(map(int, plain))) == len(names):
         return [int(name) for name in plain]
@@ -139,7 +138,7 @@ def _image(folder: Path, name: str) -> Path:
 
 
 def _parse(path: Path) -> tuple[dict, list[dict]] | str:
-    """Size and objects of an annotation file, or what is wrong with it."""
+    """Size and objects of an annotation file, or a description of what is wrong with it."""
     try:
         root = ET.parse(path).getroot()
     except FileNotFoundError:
@@ -170,7 +169,7 @@ def _number(element: ET.Element | None) -> float | None:
 
 
 def _add_masks(objects: list[dict], path: Path) -> bool:
-    """Run lengths of the pixels that `path` gives the number of each object, counted from 1; False if it is damaged."""
+    """Add run lengths to `objects` from `path`, whose pixels hold object numbers from 1; False if it is damaged."""
     if not path.is_file():
         return True
     try:
@@ -188,7 +187,7 @@ def _add_masks(objects: list[dict], path: Path) -> bool:
 
 
 def _class_order(names: set[str], folders: Sequence[Path], classes: Sequence[str]) -> list[str]:
-    """Those of `classes` that exist before the other `names`; without them VOC's order, or the alphabet's."""
+    """The existing ones of `classes` before the other `names`; without `classes` VOC's or the alphabetical order."""
     if not classes and names <= set(VOC_CLASSES):
         return list(VOC_CLASSES)
     if not classes or not set(classes) <= names.union(VOC_CLASSES):
@@ -198,7 +197,7 @@ def _class_order(names: set[str], folders: Sequence[Path], classes: Sequence[str
 
 
 def _all_names(folders: Sequence[Path]) -> set[str]:
-    """The classes of all image sets: training and validation must agree on them."""
+    """The classes of all image sets, so that those of training and validation agree."""
     files = (path for folder in folders for path in (folder / "Annotations").glob("*.xml"))
     parsed = (content for content in map(_parse, files) if not isinstance(content, str))
     return {entry["name"] for _, objects in parsed for entry in objects} - {""}

@@ -1,4 +1,4 @@
-"""COCO's average precision and recall, by faster-coco-eval: pycocotools' numbers, computed in C++."""
+"""COCO's average precision and recall, computed by faster-coco-eval, which gives pycocotools' numbers in C++."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from pix2seq.dataset.coco import CocoDataset, ImageDataset, annotation_path, rea
 from pix2seq.evaluate.predictions import Boxes, Scores
 
 Kind = Literal["bbox", "segm", "keypoints"]
-SHAPES = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}  # what results of each kind hold
-# Where the evaluator's `stats` have them; s, m, l are objects below 32², below 96² and above, in pixels of area.
+SHAPES = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}  # the key of results of each kind
+# In the order of the evaluator's `stats`; s, m, l are objects of areas below 32², below 96² and above, in pixels.
 BOX_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 METRICS = {
     "bbox": BOX_METRICS,
     "segm": BOX_METRICS,
     "keypoints": ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl"),
 }
-HIT = 0.5  # share of a detection inside an ignored region that makes it neither right nor wrong
+HIT = 0.5  # share of a detection inside an ignored region from which on the detection is ignored
 
 
 class CocoScore:
-    """COCO `results` measured against `ground_truth`, both in COCO's format, on the images `image_ids`.
+    """Scores of `results` against `ground_truth`, both in COCO's format, on the images `image_ids`.
 
-    `sigmas` are OKS's fall-offs of the keypoints, COCO's own for its 17 points if empty.
+    `sigmas` are the tolerances of the keypoints in OKS; empty: COCO's own for its 17 points.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class CocoScore:
         from faster_coco_eval import COCO, COCOeval_faster  # slow to import
 
         self.kind, self.image_ids = kind, {n: image["id"] for n, image in enumerate(ground_truth["images"], 1)}
-        numbers = {image_id: n for n, image_id in self.image_ids.items()}  # the evaluator takes no other ids
+        numbers = {image_id: n for n, image_id in self.image_ids.items()}  # the evaluator accepts no other ids
         images = [image | {"id": numbers[image["id"]]} for image in ground_truth["images"]]
         objects, predicted = (
             [entry | {"image_id": numbers[entry["image_id"]]} for entry in entries if entry["image_id"] in numbers]
@@ -56,13 +56,13 @@ class CocoScore:
     def metrics(self) -> dict[str, float]:
         """AP over IoU (or OKS) 0.50 … 0.95, at 0.50 and 0.75, by size, and recall, each 0 to 1.
 
-        A figure that these images cannot give (no small objects: no APs) is left out.
+        A metric that is not defined for these images (APs without small objects) is left out.
         """
         stats = zip(METRICS[self.kind], self.evaluation.stats, strict=False)
         return {name: float(value) for name, value in stats if value >= 0}
 
     def per_class(self) -> dict[str, dict[str, float]]:
-        """By the name of each category that occurs: the number of its objects, AP, AP50 and recall AR."""
+        """For each category that occurs, by name: the number of its objects, AP, AP50 and recall AR."""
         precision = self.evaluation.eval["precision"][:, :, :, 0, -1]  # (thresholds, recalls, categories)
         recall = self.evaluation.eval["recall"][:, :, 0, -1]  # (thresholds, categories)
         table = {}
@@ -81,10 +81,10 @@ class CocoScore:
         return [a for a in self.ground_truth.anns.values() if a["category_id"] == category and a["image_id"] in images]
 
     def quality(self, threshold: float = 0.0) -> dict[int | str, float]:
-        """How well each image was answered, 0 to 1, counting results with a score of at least `threshold`.
+        """The quality of each image's results, 0 to 1, counting results with a score of at least `threshold`.
 
-        Each result is paired with the best object that no surer one has taken; the IoU (or OKS) of the pairs is
-        summed up and divided by the number of objects and of results without a pair.
+        Each result is paired with the best object that no result of a higher score is paired with. The sum of the
+        pairs' IoU (or OKS) is divided by the number of objects plus the number of results without a pair.
         """
         explained, expected = defaultdict(float), defaultdict(int)
         for (number, category), ious in self.evaluation.ious.items():
@@ -102,15 +102,17 @@ class CocoScore:
 
 
 def of_kind(results: list[dict], kind: Kind) -> list[dict]:
-    """Only what COCO's format has in results of a kind: with a `bbox` a mask or a pose would have the box's area."""
+    """The `results` with only the keys of their kind: given a `bbox` too, the evaluator would use its area."""
     return [{name: entry[name] for name in ("image_id", "category_id", SHAPES[kind], "score")} for entry in results]
 
 
 def score_prompted(
     split: ImageDataset, kind: Kind, image_ids: list[int | str], results: Mapping[Boxes, list[dict]]
 ) -> Scores:
-    """Figures of COCO `results` about the ground truth's boxes, which give `quality` too, and about detected ones if
-    there are any; those last named are what is kept."""
+    """Scores of COCO `results` that were prompted with ground truth boxes and, if there are any, with detected boxes.
+
+    `quality` is that of ground truth boxes; of `results`, the last entry is kept.
+    """
     metrics, per_class, scores = {}, {}, {}
     ground_truth = open_ground_truth(split, kind)
     for boxes, entries in results.items():
@@ -123,7 +125,7 @@ def score_prompted(
 
 
 def _pair(overlap: np.ndarray) -> list[float | None]:
-    """For each result (row, surest first) its overlap with the best object (column) that is still free, if any."""
+    """For each result (row, by falling score) its overlap with the best object (column) that is still free, if any."""
     free, pairs = np.ones(overlap.shape[1], dtype=bool), []
     for row in overlap:
         best = int(np.where(free, row, -1).argmax()) if free.any() else -1
@@ -136,11 +138,11 @@ def _pair(overlap: np.ndarray) -> list[float | None]:
 
 
 def open_ground_truth(split: ImageDataset, kind: Kind) -> dict:
-    """The annotated boxes, masks or keypoints of `split` in COCO's format, with crowds and others that do not count.
+    """The annotated boxes, masks or keypoints of `split` in COCO's format, with crowds and other ignored objects.
 
-    An object whose mask is not known does not count for masks, nor does what is answered inside its box. A person
-    without a labelled keypoint does not count for keypoints: COCO lists them all, and where a keypoint file does not,
-    the file of instances is asked.
+    For masks, objects whose mask is not known are ignored, with predictions inside their boxes. For keypoints, people
+    without a labeled keypoint are ignored: COCO lists them all, and those that a keypoint file lacks are read from the
+    file of instances.
     """
     posed = kind == "keypoints"
     content = split.ground_truth("person_keypoints" if posed else "instances", posed)
@@ -159,7 +161,7 @@ def _unknown(entry: dict) -> dict:
 
 
 def _people_without_points(split: ImageDataset, content: dict) -> list[dict]:
-    """Sound objects of the posed categories that only the file of instances lists."""
+    """Valid objects of the categories with keypoints that only the file of instances lists."""
     if not isinstance(split, CocoDataset):
         return []
     instances, posed = (annotation_path(split.root, name, split.split) for name in ("instances", "person_keypoints"))
@@ -172,6 +174,6 @@ def _people_without_points(split: ImageDataset, content: dict) -> list[dict]:
     class_ids = {number: class_id for class_id, number in split.category_ids.items()}
     reader = ObjectReader(images, names, class_ids, len(split.skeleton), Problems())
     people = filter(None, map(reader.read, others))
-    unlabelled = {"num_keypoints": 0, "keypoints": [0] * 3 * len(split.skeleton)}
+    unlabeled = {"num_keypoints": 0, "keypoints": [0] * 3 * len(split.skeleton)}
     first = len(content["annotations"]) + 1
-    return [entry | unlabelled | {"id": first + number} for number, entry in enumerate(people)]
+    return [entry | unlabeled | {"id": first + number} for number, entry in enumerate(people)]

@@ -82,7 +82,7 @@ def evaluate(predictor: Predictor, split: ImageDataset, names: Sequence[str], si
                 counter.ask_unconstrained(few)
             bar.update(len(chunk))
     for _, error in sorted(distributed.gather(damaged)):
-        split.problems.add("image that cannot be read whole, left out", error)
+        split.problems.add("image that cannot be read completely, left out", error)
     predictions = sorted(distributed.gather(predictions), key=lambda each: each.index)
     if not predictions:
         raise UserError(f"{split.folder} has no image that can be read: {'; '.join(split.problems.lines())}")
@@ -184,7 +184,7 @@ class TokenCounter:
 
     def _table(self, counts: Mapping[str, TokenCounts]) -> dict[str, dict[str, Any]]:
         sums = {task: [0, 0] for task in counts}
-        own = [(task, self.unconstrained.valid[task], self.unconstrained.asked[task]) for task in counts]
+        own = [(task, self.unconstrained.valid[task], self.unconstrained.total[task]) for task in counts]
         for task, valid, asked in distributed.gather(own):
             sums[task] = [sums[task][0] + valid, sums[task][1] + asked]
         return {

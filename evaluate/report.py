@@ -38,7 +38,7 @@ def write_report(target: Path, evaluation: Evaluation, split: ImageDataset, pred
 
 
 def log_scalars(folder: Path, evaluation: Evaluation, step: int) -> None:
-    """Append every single figure, as of training `step`, to the TensorBoard events in `folder`."""
+    """Append every metric, at training `step`, to the TensorBoard events in `folder`."""
     with writing(folder), open_events(folder) as events:
         for task, figures in evaluation.metrics.items():
             for name, value in figures.items():
@@ -51,7 +51,7 @@ def log_scalars(folder: Path, evaluation: Evaluation, step: int) -> None:
 
 
 def tables(evaluation: Evaluation, problems: Problems) -> str:
-    """All figures, a line for each, then each task's figures by class and the annotations' `problems`."""
+    """All metrics, one line each, then each task's metrics by class, and the annotations' `problems`."""
     parts = [_figures(evaluation)]
     for task, scores in evaluation.scores.items():
         if scores.per_class:

@@ -1,4 +1,4 @@
-"""What every evaluation script does: score a weights file, or each new one of a training run."""
+"""Evaluate a weights file, or each new one of a training run; all evaluation scripts use this."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WATCHED = "last.safetensors"
 
 
 def run(cfg: CFG) -> None:
-    """Score `--weights` on `--val-split`, or with `--watch` each new weights file of a run, on all processes."""
+    """Evaluate `--weights` on `--val-split`, or with `--watch` each new weights file of a run, on all processes."""
     from pix2seq.runtime import distributed
     from pix2seq.runtime.device import pick_device
 
@@ -31,7 +31,7 @@ def run(cfg: CFG) -> None:
 
 
 def evaluate_weights(cfg: CFG, run_folder: Path | None = None) -> None:
-    """Score `--weights`; files go into `--output-dir`, or below the folder of a training run, by the weights' step."""
+    """Evaluate `--weights`; write to `--output-dir`, or to a folder for the weights' step below `run_folder`."""
     from pix2seq.dataset.sources import open_split
     from pix2seq.evaluate.evaluation import Sizes, evaluate
     from pix2seq.evaluate.report import log_scalars, tables, write_report
@@ -45,7 +45,7 @@ def evaluate_weights(cfg: CFG, run_folder: Path | None = None) -> None:
     target = run_folder / "evaluation" / f"step_{predictor.step:07}" if run_folder else Path(cfg.infer.output_dir)
     with distributed.first_alone():  # draws the scenes, if they are needed
         split = open_split(cfg, cfg.data.val_split, tasks, predictor.class_names)
-    with output_folder(target) as staging:  # hours of asking are lost if it is found unfit only then
+    with output_folder(target) as staging:  # checked first, since an evaluation may take hours
         evaluation = evaluate(predictor, split, list(tasks), Sizes.of(cfg))
         if distributed.rank() == 0:
             print(tables(evaluation, split.problems))
@@ -57,7 +57,7 @@ def evaluate_weights(cfg: CFG, run_folder: Path | None = None) -> None:
 
 
 def watch(cfg: CFG) -> None:
-    """Score the run folder's last weights whenever they change; ends with Ctrl-C or after `--watch-minutes`."""
+    """Evaluate the run folder's last weights whenever they change, until Ctrl-C or for `--watch-minutes`."""
     from pix2seq.runtime import distributed
 
     if distributed.world_size() > 1:
@@ -80,7 +80,7 @@ def watch(cfg: CFG) -> None:
 
 
 def _changed(path: Path) -> int | None:
-    """When a file was last written, None if it is not there; weights appear whole, by a rename."""
+    """The time of the file's last change, in ns; None if it does not exist. Weights are complete: they are renamed."""
     try:
         return path.stat().st_mtime_ns
     except FileNotFoundError:

@@ -51,7 +51,7 @@ def _tile(
 ) -> np.ndarray:
     """The canvas with what its sequences hold, names and captions below."""
     image = cv2.resize(canvas, (TILE_PX, TILE_PX), interpolation=cv2.INTER_CUBIC)
-    lines = [f"{name}: {', '.join(sequences) or 'nothing to learn'}"]
+    lines = [f"{name}: {', '.join(sequences) or 'nothing to train on'}"]
     for task in (samples.tasks[name] for name in sequences):
         tokenizer, inference = samples.tokenizers[task.name], task.inference
         if task.is_prompted:

@@ -24,7 +24,7 @@ ROLES = ("y", "x", "class", "text", "end", "separator", "invisible", "fake")
 def token_roles(targets: Tensor, text_end: int = END) -> Tensor:
     """Indices in ROLES (S, L) of target tokens (S, L); `text_end` is the token that ends a caption.
 
-    Coordinates come in pairs, y before x, from the start, and anew after a class and a separator.
+    Coordinates come in pairs, y before x; a pair begins at the start and after each class or separator token.
     """
     position = torch.arange(targets.shape[1], device=targets.device).expand_as(targets)
     in_pair = is_coord(targets) | (targets == INVISIBLE)
@@ -45,67 +45,67 @@ def token_roles(targets: Tensor, text_end: int = END) -> Tensor:
 
 @dataclass
 class TokenCounts:
-    """How many target tokens were likeliest (`right`) among all (`asked`): by role (ROLES,) and by position (any,) in
-    the answer; `surprise` is the sum of −log of their probabilities. `text_end` is the token that ends a caption."""
+    """Numbers of target tokens, all (`total`) and those that are the likeliest tokens (`correct`): by role (ROLES,) and
+    by position (any,) in the response. `nll` is the sum of −log of their probabilities; `text_end` ends a caption."""
 
     text_end: int = END
-    right: np.ndarray = field(default_factory=lambda: np.zeros(len(ROLES), np.int64))
-    asked: np.ndarray = field(default_factory=lambda: np.zeros(len(ROLES), np.int64))
-    right_at: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    asked_at: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    surprise: float = 0.0
+    correct: np.ndarray = field(default_factory=lambda: np.zeros(len(ROLES), np.int64))
+    total: np.ndarray = field(default_factory=lambda: np.zeros(len(ROLES), np.int64))
+    correct_at: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    total_at: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    nll: float = 0.0
 
     @torch.no_grad()
     def add(self, logits: Tensor, targets: Tensor, weights: Tensor) -> None:
-        """Count the tokens with a weight: `logits` (S, L, V), `targets` and `weights` (S, L)."""
+        """Count the tokens with a positive weight: `logits` (S, L, V), `targets` and `weights` (S, L)."""
         counted = weights > 0
         start = counted.long().argmax(dim=1, keepdim=True)  # where the response begins, after the prompt
         position = (torch.arange(targets.shape[1], device=targets.device) - start)[counted].cpu()
         roles = token_roles(targets, self.text_end)[counted].cpu()
         chosen, wanted = logits[counted].float(), targets[counted]
-        right = (chosen.argmax(-1) == wanted).cpu()
-        self.surprise += F.cross_entropy(chosen, wanted, reduction="none").cpu().double().sum().item()
-        self.right += torch.bincount(roles[right], minlength=len(ROLES)).numpy()
-        self.asked += torch.bincount(roles, minlength=len(ROLES)).numpy()
-        self.right_at = _sum(self.right_at, torch.bincount(position[right]).numpy())
-        self.asked_at = _sum(self.asked_at, torch.bincount(position).numpy())
+        correct = (chosen.argmax(-1) == wanted).cpu()
+        self.nll += F.cross_entropy(chosen, wanted, reduction="none").cpu().double().sum().item()
+        self.correct += torch.bincount(roles[correct], minlength=len(ROLES)).numpy()
+        self.total += torch.bincount(roles, minlength=len(ROLES)).numpy()
+        self.correct_at = _sum(self.correct_at, torch.bincount(position[correct]).numpy())
+        self.total_at = _sum(self.total_at, torch.bincount(position).numpy())
 
     def __add__(self, other: TokenCounts) -> TokenCounts:
         return TokenCounts(
             self.text_end,
-            self.right + other.right,
-            self.asked + other.asked,
-            _sum(self.right_at, other.right_at),
-            _sum(self.asked_at, other.asked_at),
-            self.surprise + other.surprise,
+            self.correct + other.correct,
+            self.total + other.total,
+            _sum(self.correct_at, other.correct_at),
+            _sum(self.total_at, other.total_at),
+            self.nll + other.nll,
         )
 
     @property
     def accuracy(self) -> dict[str, float]:
-        """Share of the likeliest tokens that are the targets, 0 to 1, by role, for the roles that occurred."""
-        return {role: int(r) / int(n) for role, r, n in zip(ROLES, self.right, self.asked, strict=True) if n}
+        """Share of target tokens that are the likeliest, 0 to 1, by role, for the roles that occurred."""
+        return {role: int(r) / int(n) for role, r, n in zip(ROLES, self.correct, self.total, strict=True) if n}
 
     @property
     def accuracy_by_position(self) -> list[float]:
-        """The same by position in the answer, from its first token."""
-        right = np.pad(self.right_at, (0, len(self.asked_at) - len(self.right_at)))
-        return [round(int(r) / int(n), 4) for r, n in zip(right, self.asked_at, strict=True) if n]
+        """The same by position in the response, from its first token."""
+        correct = np.pad(self.correct_at, (0, len(self.total_at) - len(self.correct_at)))
+        return [round(int(r) / int(n), 4) for r, n in zip(correct, self.total_at, strict=True) if n]
 
     @property
     def perplexity(self) -> float:
-        """exp of the mean surprise of a token: as many equally likely tokens would leave the model as unsure."""
-        return math.exp(min(self.surprise / max(int(self.asked.sum()), 1), 100.0))
+        """exp of the mean negative log likelihood of a target token."""
+        return math.exp(min(self.nll / max(int(self.total.sum()), 1), 100.0))
 
 
 def token_columns(tokenizers: Mapping[str, Tokenizer]) -> list[str]:
-    """The names that `token_numbers` may give."""
+    """The names of all metrics that `token_numbers` may return."""
     accuracies = [f"accuracy/{task}/{role}" for task, tokenizer in tokenizers.items() for role in tokenizer.roles]
     return accuracies + [f"perplexity/{task}" for task in tokenizers]
 
 
 def token_numbers(counts: Mapping[str, TokenCounts]) -> dict[str, float]:
     """Accuracy by role and perplexity of each task that occurred, by name."""
-    occurred = {task: count for task, count in counts.items() if count.asked.any()}
+    occurred = {task: count for task, count in counts.items() if count.total.any()}
     numbers = {f"accuracy/{task}/{role}": value for task in occurred for role, value in occurred[task].accuracy.items()}
     return numbers | {f"perplexity/{task}": count.perplexity for task, count in occurred.items()}
 
@@ -116,15 +116,18 @@ def _sum(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 class UnconstrainedGenerator:
-    """The responses of `generator`'s model, greedy and without grammars; `valid` counts, by task, which of the `asked`
-    obey them anyway. They are greedy whatever sampling is asked for: one response stands for all samples."""
+    """The responses of `generator`'s model, decoded greedily and without grammars.
+
+    `valid` counts, by task, how many of the `total` responses the grammar would have allowed. Decoding is greedy even
+    if sampling is requested: then one response is repeated for all samples.
+    """
 
     def __init__(self, generator: ModelGenerator) -> None:
         self.grammars = {task: tokenizer.grammar() for task, tokenizer in generator.tokenizers.items()}
         free = {task: Grammar.unconstrained(generator.model.cfg.vocab_size) for task in self.grammars}
         options = generator.device, generator.chunk_size, generator.seed
         self.generator = ModelGenerator(generator.model, generator.tokenizers, *options, free)
-        self.valid, self.asked = dict.fromkeys(self.grammars, 0), dict.fromkeys(self.grammars, 0)
+        self.valid, self.total = dict.fromkeys(self.grammars, 0), dict.fromkeys(self.grammars, 0)
 
     def encode(self, images: Sequence[np.ndarray], geometries: Sequence[Geometry]) -> Encoded:
         """See SequenceGenerator."""
@@ -137,5 +140,5 @@ class UnconstrainedGenerator:
         greedy = sampling if sampling.greedy else Sampling()
         responses = self.generator.generate(task, encoded, prompts, greedy, 1)
         self.valid[task] += sum(self.grammars[task].accepts(response.tokens) for response in responses)
-        self.asked[task] += len(responses)
+        self.total[task] += len(responses)
         return [response for response in responses for _ in range(num_samples)]

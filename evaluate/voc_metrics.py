@@ -1,7 +1,7 @@
 """Pascal VOC's average precision of boxes.
 
-After the development kit: M. Everingham et al., The Pascal Visual Object Classes Challenge, IJCV 2010 and 2015. Its
-whole pixel coordinates include both ends; x1 − 1 and y1 − 1 make them the continuous ones that are used here.
+As in the development kit: M. Everingham et al., The Pascal Visual Object Classes Challenge, IJCV 2010 and 2015. Its
+whole pixel coordinates include both ends; with x1 − 1 and y1 − 1 they become the continuous ones that are used here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MIN_IOU = 0.5
 
 @dataclass(frozen=True)
 class ImageBoxes:
-    """An image's n boxes (n, 4) x1 y1 x2 y2 of one class: true ones with `difficult` (n,) bool, or answers with
+    """An image's n boxes (n, 4) x1 y1 x2 y2 of one class: ground truth with `difficult` (n,) bool, or predictions with
     `scores` (n,)."""
 
     boxes: np.ndarray
@@ -30,9 +30,10 @@ def average_precision(
 ) -> float | None:
     """AP of one class at IoU 0.5 over images; None if no object counts.
 
-    A prediction belongs to the object it overlaps most; it is right if the IoU is at least 0.5 and none of a higher
-    score was right about the object. Predictions about difficult objects count neither there nor for the recall.
-    The area under the interpolated curve is VOC's since 2010; `eleven_points`, a mean over recalls 0, 0.1 … 1, before.
+    A prediction is assigned to the object that it overlaps most. It is correct if the IoU is at least 0.5 and no
+    prediction of a higher score was correct for the same object. Predictions of difficult objects are ignored, and so
+    are these objects in the recall. VOC uses the area under the interpolated curve since 2010, and before that the mean
+    over recalls 0, 0.1 … 1 (`eleven_points`).
     """
     count = sum(int((~image.difficult).sum()) for image in ground_truth)
     if count == 0:
@@ -51,7 +52,7 @@ def average_precision(
 
 
 def _outcomes(objects: ImageBoxes, predictions: ImageBoxes) -> np.ndarray:
-    """For each prediction (n,) of an image 1 if it is right, 0 if it is wrong, NaN if it does not count."""
+    """For each prediction (n,) of an image: 1 if it is correct, 0 if it is wrong, NaN if it is ignored."""
     outcomes = np.zeros(len(predictions.boxes))
     if len(objects.boxes) == 0 or len(predictions.boxes) == 0:
         return outcomes
@@ -77,8 +78,10 @@ def _xywh(boxes: np.ndarray) -> np.ndarray:
 def voc_precision(
     annotations: Sequence[Mapping], results: Sequence[Mapping], image_ids: Sequence[int], category: int
 ) -> dict[str, float]:
-    """Both kinds of AP of one category, from COCO annotations (difficult objects and crowds have `iscrowd`) and COCO
-    results; empty if no object counts."""
+    """Both kinds of AP of one category; empty if no object counts.
+
+    `annotations` (difficult objects and crowds have `iscrowd`) and `results` are in COCO's format.
+    """
     ground_truth, predictions = [], []
     true_entries, result_entries = _by_image(annotations, category), _by_image(results, category)
     for image_id in image_ids:

@@ -64,7 +64,7 @@ def test_flags_may_be_strings(value, meant: int):
         ({"bbox": [100, 2, 3, 4]}, "outside the image"),
         ({"bbox": [-9, 2, 9, 4]}, "outside the image"),
         ({"category_id": 7}, "unknown category"),
-        ({"category_id": 8}, "class that the model does not know"),
+        ({"category_id": 8}, "class that the model does not have"),
         ({"image_id": 3}, "not listed"),
     ],
 )

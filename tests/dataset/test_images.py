@@ -59,7 +59,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     path = save(Image.fromarray(noise), tmp_path / "image.jpg")
     path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(UserError, match=r"image\.jpg cannot be read whole"):
+    with pytest.raises(UserError, match=r"image\.jpg cannot be read completely"):
         read_image(path)
 
 

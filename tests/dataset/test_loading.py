@@ -110,7 +110,7 @@ def test_the_next_image_replaces_a_damaged_one(damaged_cfg: CFG, augment: bool):
     dataset.examples.leave_out_unreadable()
     names = [Path(dataset[0, index, SIZE].name).stem for index in range(len(dataset))]
     assert names == list("12445671")
-    with pytest.raises(UserError, match=r"3\.jpg cannot be read whole"):
+    with pytest.raises(UserError, match=r"3\.jpg cannot be read completely"):
         training_samples(damaged_cfg, augment)[0, 2, SIZE]
 
 

@@ -181,12 +181,12 @@ def test_a_model_s_classes_are_matched_by_name_not_by_id(tmp_path: Path):
     assert split.skeleton.class_ids == (1,)
 
 
-def test_objects_of_classes_that_a_model_does_not_know_are_counted(tmp_path: Path):
+def test_objects_of_classes_that_a_model_does_not_have_are_counted(tmp_path: Path):
     root = write(tmp_path, "val.json", ".")
     split = open_split(cfg(root), "val", TASKS, {4: "cup"})
     assert split[0].classes.tolist() == [4]
     (line,) = split.problems.lines()
-    assert line.startswith("2 × object of a class that the model does not know") and line.endswith("hand)")
+    assert line.startswith("2 × object of a class that the model does not have") and line.endswith("hand)")
     assert not open_split(cfg(root, classes="cup"), "val", TASKS, {4: "cup"}).problems.counts
 
 
@@ -211,5 +211,5 @@ def test_unreadable_images_are_left_out_and_counted(tmp_path: Path):
     }
     assert any("gone.png" in line for line in split.problems.lines())
     (root / "1.png").unlink()
-    with pytest.raises(UserError, match=r"none of the annotated images .*1\.png \(image that is not there\)"):
+    with pytest.raises(UserError, match=r"none of the 1 annotated images .*1\.png \(image that is not there\)"):
         split.leave_out_unreadable()

@@ -118,7 +118,7 @@ def test_classes_of_a_model_are_matched_by_name(root: Path):
     split = VocDataset(root, "trainval", ONLY_DETECTION, class_names={5: "dog", 9: "cup"})
     assert split[0].classes.tolist() == [5] and split.category_ids == {5: VOC_CLASSES.index("dog") + 1}
     assert split.problems.lines()[1:] == [
-        "1 × object of a class that the model does not know, left out (first: annotation 2 of image 2007000027: cat)"
+        "1 × object of a class that the model does not have, left out (first: annotation 2 of image 2007000027: cat)"
     ]
 
 

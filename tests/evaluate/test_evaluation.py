@@ -154,7 +154,7 @@ def test_images_that_cannot_be_read_are_left_out(
     found = evaluate(predictor, damaged, list(TASKS), replace(sizes, token_images=4))
     assert len(found.predictions) == len(split) - 2
     assert any("is not there, left out" in line for line in damaged.problems.lines())
-    assert any("cannot be read whole, left out" in line for line in damaged.problems.lines())
+    assert any("cannot be read completely, left out" in line for line in damaged.problems.lines())
     left = {each.image_id for each in found.predictions}
     split.images = [image for image in split.images if image["id"] in left]
     assert found.metrics == evaluate(predictor, split, list(TASKS), sizes).metrics
@@ -164,7 +164,7 @@ def test_images_that_cannot_be_read_are_left_out(
 def test_the_upper_bound_leaves_them_out_too(upper_cfg: CFG, damaged_root: Path, capsys):
     upper_bound.main(config.replace(upper_cfg, data_root=str(damaged_root), task="detection"))
     printed = capsys.readouterr().out
-    assert "AP" in printed and "cannot be read whole, left out" in printed and "is not there, left out" in printed
+    assert "AP" in printed and "cannot be read completely, left out" in printed and "is not there, left out" in printed
 
 
 def test_no_readable_image_is_one_line(predictor: Predictor, damaged_root: Path):

@@ -173,7 +173,7 @@ def test_two_processes_score_as_one(flags: list[str], damaged_root: Path, tmp_pa
             timeout=600,
         )
         assert done.returncode == 0, done.stderr[-2000:]
-        assert done.stdout.count("wrote ") == done.stdout.count("1 × image that cannot be read whole") == 1
+        assert done.stdout.count("wrote ") == done.stdout.count("1 × image that cannot be read completely") == 1
         contents.append({path.name: path.read_bytes() for path in out.iterdir() if path.is_file()})
     assert len(contents[0]) == 9 and contents[0].keys() == contents[1].keys()
     for name, content in contents[0].items():

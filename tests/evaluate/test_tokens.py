@@ -180,7 +180,7 @@ def test_each_prompt_is_counted_once_however_many_samples_are_asked_for(make_pre
     free = UnconstrainedGenerator(predictor.generator)
     encoded = predictor.encode_images([np.zeros((40, 60, 3), np.uint8)]).take([0, 0])
     free.generate("segmentation", encoded, prompts_of(predictor, "segmentation", 2), Sampling(temperature=1.0), 3)
-    assert free.asked == {"detection": 0, "segmentation": 2, "keypoint": 0, "captioning": 0}
+    assert free.total == {"detection": 0, "segmentation": 2, "keypoint": 0, "captioning": 0}
     assert 0 <= free.valid["segmentation"] <= 2
 
 
@@ -193,4 +193,4 @@ def test_an_unconstrained_generator_leaves_the_other_its_grammars(make_predictor
         generator.generate("keypoint", encoded, prompts, Sampling(), 1)[0] for generator in (free, predictor.generator)
     ]
     assert [grammar.accepts(response.tokens) for response in found] == [False, True]
-    assert free.valid["keypoint"] == 0 and free.asked["keypoint"] == 1
+    assert free.valid["keypoint"] == 0 and free.total["keypoint"] == 1

@@ -205,8 +205,8 @@ def refused(run_script, capsys, name: str, *flags: str | Path) -> str:
     [
         (["--image", "{tmp}/missing.png"], "there is no image"),
         (["--image", "{tmp}/notes.png"], "is not an image"),
-        (["--image", "{tmp}/cut.jpg"], "cannot be read whole"),
-        (["--image", "{image}", "{tmp}/cut.jpg"], "cannot be read whole"),
+        (["--image", "{tmp}/cut.jpg"], "cannot be read completely"),
+        (["--image", "{image}", "{tmp}/cut.jpg"], "cannot be read completely"),
         (["--image", "{tmp}/empty"], "holds no images"),
         ([], "--image expects"),
         (["--image", "{image}", "--box", "1,2,3"], "four numbers"),
