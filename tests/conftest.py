@@ -70,7 +70,7 @@ CAPTIONS = [
 
 @pytest.fixture(scope="session", autouse=True)
 def rounding() -> Iterator[None]:
-    """With PIX2SEQ_TEST_ROUNDING, all tests compute as another processor might."""
+    """With PIX2SEQ_TEST_ROUNDING, all tests run with the rounding errors of another processor."""
     units = float(os.environ.get("PIX2SEQ_TEST_ROUNDING", 0))
     with Rounding(units) if units else contextlib.nullcontext():
         yield
@@ -78,7 +78,7 @@ def rounding() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def scenes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A drawn dataset of 12 training and 6 validation images."""
+    """A synthetic dataset of 12 training and 6 validation images."""
     root = tmp_path_factory.mktemp("data") / "scenes"
     write_dataset(root, num_train=12, num_val=6, seed=1)
     return root
@@ -105,19 +105,19 @@ def text_model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_model_cfg() -> CFG:
-    """The smallest settings of a model; no images belong to them."""
+    """Settings of a tiny model, without a dataset."""
     return config.replace(CFG(), **TINY)
 
 
 @pytest.fixture
 def tiny_cfg(tiny_model_cfg: CFG, scenes_root: Path, tmp_path: Path) -> CFG:
-    """The smallest settings of a run on the drawn dataset, into a folder of its own."""
+    """Settings of a tiny run on the synthetic dataset, with its own folder."""
     return config.replace(tiny_model_cfg, data_root=str(scenes_root), run_dir=str(tmp_path / "run"))
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tiny_model_cfg: CFG) -> Pix2Seq:
-    """A random model in evaluation mode, with weights large enough that its predictions depend on what it sees."""
+    """A random model in evaluation mode, with weights large enough that its predictions depend on its input."""
     torch.manual_seed(0)
     model = Pix2Seq(tiny_model_cfg.model).eval()
     with torch.no_grad():
@@ -128,7 +128,7 @@ def tiny_model(tiny_model_cfg: CFG) -> Pix2Seq:
 
 @pytest.fixture(scope="session")
 def reference_path() -> Callable[[str], Path]:
-    """A file or folder of the official TensorFlow code's numbers by name; skips the test where it is not at hand."""
+    """Find a file or folder of numbers of the official TensorFlow code by name; skip the test if it is missing."""
 
     def find(name: str) -> Path:
         path = ROOT.parent / "shared" / "reference" / name
@@ -147,7 +147,7 @@ def torchrun() -> list[str]:
 
 @pytest.fixture(scope="session")
 def coco_people() -> Path:
-    """The folder of real photographs in COCO 2017's layout; skips the test where it is not at hand."""
+    """The folder of real photographs in COCO 2017's layout; skips the test if it is missing."""
     folder = ROOT.parent / "shared" / "data" / "coco_people"
     if not folder.is_dir():
         pytest.skip(f"the photographs {folder} are not here")

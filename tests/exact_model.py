@@ -1,7 +1,7 @@
-"""A model without rounding, for tests of what is made of a model's responses.
+"""A model without rounding errors, for tests of how a model's responses are used.
 
-A random network has near ties, and its last digits depend on the processor, the number of threads and the size of a
-batch: tokens that it chooses are no promise. These logits are looked up, and the same wherever a row stands.
+The logits of a random network have near ties, and their last digits depend on the processor, the number of threads and
+the batch size, so its tokens may vary. The logits of this model are read from a table and never vary.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ STATES = 1009  # prime
 
 @dataclass
 class ExactCache:
-    """What the sequences hold so far, `state` (S,)."""
+    """A hash of the tokens so far, `state` (S,)."""
 
     state: Tensor
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with some of the sequences."""
+        """Keep only some of the sequences."""
         self.state = self.state[rows]
 
 
 class ExactModel:
-    """In the place of `Pix2Seq`: the next logits are a row of a table, by the image and all tokens so far."""
+    """Replaces `Pix2Seq`: the next logits are a row of a table that depends on the image and all tokens so far."""
 
     def __init__(self, cfg: ModelCFG) -> None:
         self.cfg = cfg
@@ -45,7 +45,7 @@ class ExactModel:
         return self
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] → memory (B, 1, 1), a number of each image's pixels."""
+        """Images (B, 3, H, W) in [0, 1] → memory (B, 1, 1), a hash of each image's pixels."""
         pixels = (255 * images).round().long().flatten(1)
         places = torch.arange(pixels.shape[1]) % STATES + 1
         return ((pixels * places).sum(1) % STATES).float()[:, None, None]
@@ -70,7 +70,7 @@ class ExactModel:
 
 
 def with_exact_model(predictor: Predictor) -> Predictor:
-    """The predictor with such a model: its responses are the same in any batch and on any processor."""
+    """The predictor with an ExactModel: its responses are the same in any batch and on any processor."""
     generator = copy.copy(predictor.generator)
     generator.model = ExactModel(predictor.trained.model)
     other = predictor.with_generator(generator)

@@ -1,10 +1,10 @@
-"""The arithmetic of another processor, for tests: sums that are rounded otherwise.
+"""The arithmetic of another processor, for tests: sums with other rounding errors.
 
     PIX2SEQ_TEST_ROUNDING=8 pytest
 
-Products of matrices, convolutions and sums get an error of at most so many units in the last place of their mean size,
-which depends on the shapes that go in: the same call gives the same numbers, another batch size does not. Between
-instruction sets the largest differences are 7 to 30 such units. What is promised holds for any of them.
+Matrix products, convolutions and sums get an error of at most this many units in the last place of their mean size. The
+error depends on the inputs' shapes: the same call gives the same numbers, but another batch size does not. Between
+instruction sets the largest differences are 7 to 30 such units. Tests must pass with any of them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FLOAT32_UNIT = torch.finfo(torch.float32).eps
 
 
 class Rounding(TorchDispatchMode):
-    """Adds the error to what the operators of ROUNDED give, as far as it is floats."""
+    """Adds the error to the floating-point outputs of the operators in ROUNDED."""
 
     def __init__(self, units: float) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The front door: an image goes in, arrays in its own pixels come out."""
+"""The API: from an image to arrays in pixels of this image."""
 
 import subprocess
 import sys
@@ -79,8 +79,8 @@ def test_settings_of_inference_are_keywords():
     assert len(sure(DEMO, "detection").scores) < 6
 
 
-def test_transformers_and_its_tokenizers_live_beside_the_package(tmp_path: Path):
-    """Ours must hide nobody's: stand-ins of the two packages are found, from the project's root too."""
+def test_transformers_and_its_tokenizers_can_be_imported_beside_the_package(tmp_path: Path):
+    """Fake versions of the two packages are found, also from the project's root: this package hides neither."""
     for name in ("tokenizers", "transformers"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("REAL = True\n", encoding="utf-8")

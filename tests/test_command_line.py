@@ -1,4 +1,4 @@
-"""The command line: what scripts list, accept and refuse, and files of settings."""
+"""The command line: the flags that scripts list, accept and refuse, and `--config` files."""
 
 import json
 import re
@@ -28,7 +28,7 @@ LINES, COLUMNS = 40, 120
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
-    """Run a script in this process until it exits; returns the status and both outputs."""
+    """Run a script in this process until it exits; return its status and both outputs."""
     monkeypatch.setenv("COLUMNS", str(COLUMNS))
 
     def run(script: str, *flags: str) -> tuple[int, str, str]:
@@ -47,7 +47,7 @@ def flags_in(text: str) -> set[str]:
 
 @pytest.fixture
 def refused(run):
-    """The one line that a script answers flags with which it refuses."""
+    """The one line that a script prints for flags that it refuses."""
 
     def refused(script: str, *flags: str) -> str:
         status, out, err = run(script, *flags)
@@ -74,7 +74,7 @@ def test_help_fits_a_screen(run, script: str):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_help_opens_with_what_a_script_does_and_leads_on_to_the_rest(run, script: str):
+def test_help_begins_with_the_purpose_of_a_script_and_refers_to_help_all(run, script: str):
     _, brief, _ = run(script, "--help")
     _, whole, _ = run(script, "--help-all")
     first = (ROOT / script).read_text(encoding="utf-8").splitlines()[0].strip('"')
@@ -228,7 +228,7 @@ def test_a_script_with_task_takes_the_settings_of_all_of_them(run):
 
 
 @pytest.mark.parametrize("old", RENAMED)
-def test_an_old_flag_is_understood_and_says_its_new_name(old: str, capsys: pytest.CaptureFixture):
+def test_an_old_flag_is_accepted_and_its_new_name_is_printed(old: str, capsys: pytest.CaptureFixture):
     assert parse_args([flag(old), "5"]) == replace(CFG(), **{RENAMED[old]: 5})
     note = capsys.readouterr().err
     assert (
@@ -310,7 +310,7 @@ def test_a_run_s_cfg_json_is_such_a_file(read, name: str, capsys: pytest.Capture
     assert capsys.readouterr().err == ""
 
 
-def test_old_names_in_a_file_are_understood(read):
+def test_old_names_in_a_file_are_accepted(read):
     assert read("train:\n  dense_weight: 0.5\ninfer: {max_pictures: 3}") == replace(
         CFG(), auxiliary_weight=0.5, max_images=3
     )
@@ -359,7 +359,7 @@ def test_a_json_file_is_json(read, text: str):
         read(text, name="own.json")
 
 
-def test_a_file_that_is_not_there_or_no_text_is_named(tmp_path: Path):
+def test_a_missing_or_binary_file_is_named(tmp_path: Path):
     with pytest.raises(UserError, match=r"there is no nowhere\.yaml: --config expects a file, or .*scenes"):
         parse_args(["--config", "nowhere.yaml"])
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\xfd")
@@ -368,7 +368,7 @@ def test_a_file_that_is_not_there_or_no_text_is_named(tmp_path: Path):
             parse_args(["--config", str(path)])
 
 
-def test_what_a_script_does_not_use_of_a_file_is_left_out_and_reported(read, capsys: pytest.CaptureFixture):
+def test_settings_of_a_file_that_a_script_does_not_use_are_ignored_and_reported(read, capsys: pytest.CaptureFixture):
     cfg = read(to_json(replace(PRESETS["vit-b"], task="detection", score_threshold=0.5)), uses=INFERENCE)
     assert cfg == replace(CFG(), task="detection", score_threshold=0.5)
     note = capsys.readouterr().err
@@ -389,7 +389,7 @@ def test_recipes_are_there():
 
 
 @pytest.mark.parametrize("name", recipes())
-def test_a_recipe_trains_and_says_how_long_and_how_well(name: str, capsys, monkeypatch, tmp_path: Path):
+def test_a_recipe_trains_and_states_time_and_results(name: str, capsys, monkeypatch, tmp_path: Path):
     monkeypatch.chdir(tmp_path)  # its name means the same everywhere
     cfg = parse_args(["--config", name], None, TRAINING)
     assert cfg.train.run_dir == f"runs/{name}"

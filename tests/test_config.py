@@ -1,4 +1,4 @@
-"""Settings: each has its help and its range beside it; what does not fit is refused; old files can be read."""
+"""Settings: each has a help text and a range; values that do not fit are refused; old files can be read."""
 
 import json
 import math
@@ -45,9 +45,9 @@ def test_no_two_settings_have_the_same_name():
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_setting_has_help_and_a_default_that_fits(name: str):
-    told = FIELDS[name].metadata
-    assert told["help"] and told["help"][0] != " "
-    assert set(told["tasks"]) <= set(TASKS)
+    metadata = FIELDS[name].metadata
+    assert metadata["help"] and metadata["help"][0] != " "
+    assert set(metadata["tasks"]) <= set(TASKS)
     assert what_is_wrong(name, FIELDS[name].default) == ""
 
 
@@ -57,7 +57,7 @@ def test_every_number_has_a_range(name: str):
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-def test_a_range_s_ends_are_accepted_and_what_lies_beyond_is_refused(name: str):
+def test_the_ends_of_a_range_are_accepted_and_values_beyond_are_refused(name: str):
     low, high = (FIELDS[name].metadata[end] for end in ("low", "high"))
     kind = {"int": int, "float": float}[FIELDS[name].type]
     cfg = replace(CFG(), encoder_heads=1, decoder_heads=1)  # widths depend on them
@@ -74,13 +74,13 @@ def test_a_range_s_ends_are_accepted_and_what_lies_beyond_is_refused(name: str):
         assert str(error.value) == f"{flag(name)} expects {number} {limits}, got {value!r}"
 
 
-def test_a_whole_number_of_any_size_is_judged():
+def test_a_whole_number_of_any_size_is_checked():
     assert what_is_wrong("seed", 10**400)
     assert not what_is_wrong("epochs", 10**400)
 
 
 @pytest.mark.parametrize("name", WORDS)
-def test_a_choice_is_one_of_those_named(name: str):
+def test_a_choice_must_be_one_of_the_listed_ones(name: str):
     choices = FIELDS[name].metadata["choices"]
     assert all(value_of(replace(CFG(), **{name: choice}), name) == choice for choice in choices)
     with pytest.raises(UserError, match=f"{flag(name)} expects one of {choices[0]}, .*, got 'sine'"):
@@ -113,7 +113,7 @@ def test_task_weights_follow_the_order_of_tasks():
     assert cfg.loss_weights == {"keypoint": 0.5, "detection": 2.0}
 
 
-def test_tasks_weigh_the_same_by_default():
+def test_tasks_have_equal_weights_by_default():
     assert CFG().loss_weights == dict.fromkeys(TASKS, 1.0)
 
 
@@ -139,7 +139,7 @@ def test_the_narrowest_width_of_three_heads_makes_a_model(tiny_model_cfg: CFG, s
     assert logits.shape == (1, 2, tiny_model_cfg.model.vocab_size)
 
 
-def test_replace_leaves_the_original_alone():
+def test_replace_does_not_change_the_original():
     cfg = CFG()
     changed = replace(cfg, epochs=99, task="detection")
     assert (changed.train.epochs, changed.task) == (99, "detection")
@@ -179,7 +179,7 @@ def test_settings_that_do_not_fit_together_are_refused(values: dict, message: st
         dict(noise_objects=True, full_detection=True),
     ],
 )
-def test_what_concerns_other_tasks_is_no_mistake(values: dict):
+def test_settings_of_other_tasks_are_not_checked(values: dict):
     check_training(replace(CFG(), **values))
 
 
@@ -200,7 +200,7 @@ def test_a_setting_without_effect_is_reported(values: dict, word: str):
 
 
 @pytest.mark.parametrize("values", [{}, dict(label_smoothing=0.1, task="captioning")])
-def test_what_fits_is_not_reported(values: dict):
+def test_settings_that_fit_are_not_reported(values: dict):
     assert notices(replace(CFG(), **values)) == []
 
 
@@ -219,7 +219,7 @@ def test_presets_name_themselves_fit_together_and_leave_the_task_alone(name: str
 
 
 @pytest.mark.parametrize("cfg", [*PRESETS.values(), replace(CFG(), image=("a.jpg", "b.jpg"), lr=1e-7)])
-def test_settings_survive_the_round_trip_through_json(cfg: CFG):
+def test_settings_are_unchanged_by_the_round_trip_through_json(cfg: CFG):
     assert from_json(to_json(cfg)) == cfg
 
 
@@ -231,7 +231,7 @@ def test_json_of_other_versions_can_be_read():
 
 
 @pytest.mark.parametrize("old", RENAMED)
-def test_old_names_in_json_are_understood(old: str):
+def test_old_names_in_json_are_accepted(old: str):
     new = RENAMED[old]
     values = json.loads(to_json(CFG()))
     del values[GROUP_OF[new]][new]
@@ -247,12 +247,12 @@ def test_settings_that_moved_to_another_group_are_found():
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "3", '{"model": 1, "data": {}, "train": {}, "infer": {}}', "no json"])
-def test_what_is_no_json_of_settings_is_refused(text: str):
+def test_json_without_settings_is_refused(text: str):
     with pytest.raises(ValueError):
         from_json(text)
 
 
-def test_json_with_a_value_that_cannot_be_is_refused():
+def test_json_with_an_invalid_value_is_refused():
     text = to_json(CFG()).replace('"image_size": 192', '"image_size": "192"')
     with pytest.raises(UserError, match="--image-size expects a whole number of at least 1, got '192'"):
         from_json(text)

@@ -149,9 +149,9 @@ def test_an_added_task_is_trained_evaluated_and_predicted(cfg: CFG, tmp_path: Pa
     assert (tmp_path / "results" / "image_class_grid.png").is_file()
 
     image = str(sorted((Path(cfg.data.data_root) / "val2017").iterdir())[0])
-    run(config.replace(cfg, weights=weights, image=(image,), output_dir=str(tmp_path / "answers")))
+    run(config.replace(cfg, weights=weights, image=(image,), output_dir=str(tmp_path / "predictions")))
     assert "class of the image: " in capsys.readouterr().out
-    entries = json.loads((tmp_path / "answers" / "result.json").read_text(encoding="utf-8"))
+    entries = json.loads((tmp_path / "predictions" / "result.json").read_text(encoding="utf-8"))
     assert entries[-1].keys() == {"image_id", "image_class"}
 
 

@@ -1,4 +1,4 @@
-"""Text files are UTF-8 on every system, whatever its own encoding: no call leaves it to the system."""
+"""Text files are UTF-8 on every system: no call relies on the system's default encoding."""
 
 import ast
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ def sources() -> Iterator[Path]:
 
 
 def text_without_encoding(source: str) -> list[int]:
-    """Lines of `source` that open, read or write a text file without saying its encoding."""
+    """Lines of `source` that open, read or write a text file without an explicit encoding."""
     calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
     return [call.lineno for call in calls if _is_text(call) and "encoding" not in {word.arg for word in call.keywords}]
 
@@ -44,7 +44,7 @@ def test_every_text_file_is_opened_with_its_encoding():
     assert {name: lines for name, lines in found.items() if lines} == {}
 
 
-def test_what_leaves_the_encoding_to_the_system_is_found():
+def test_calls_without_an_encoding_are_found():
     text = ["path.read_text()", "path.write_text(x)", "open(x)", "open(x, 'a')", "path.open()", "path.open(mode='w')"]
     others = ["path.read_text(encoding='utf-8')", "open(x, 'rb')", "path.open('ab' if y else 'wb')", "Image.open(x)"]
     assert text_without_encoding("\n".join(text + others)) == list(range(1, len(text) + 1))

@@ -1,4 +1,4 @@
-"""The benchmark runs and reports every figure."""
+"""The benchmark runs and reports every measurement."""
 
 from collections.abc import Callable
 from types import ModuleType

@@ -1,4 +1,4 @@
-"""The loading benchmark measures what it says: full files, reduced ones, the cache."""
+"""The loading benchmark measures full decoding, reduced decoding and the cache."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The overfitting test chooses, trains, evaluates and compares with its aims."""
+"""The overfitting test chooses images, trains, evaluates and compares the metrics with its goals."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ def overfit(bench: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch)
     return module
 
 
-def test_a_hardly_trained_model_misses_its_aims(overfit: ModuleType, tiny_cfg: CFG, capsys):
+def test_a_hardly_trained_model_misses_its_goals(overfit: ModuleType, tiny_cfg: CFG, capsys):
     with pytest.raises(SystemExit) as ended:
         overfit.main(config.replace(tiny_cfg, batch_size=3, eval_images=3, check_data=False))
     assert ended.value.code == 1
@@ -31,7 +31,7 @@ def test_a_hardly_trained_model_misses_its_aims(overfit: ModuleType, tiny_cfg: C
     assert max(reached) < min(aims) and min(upper_bounds) > 0.89
 
 
-def test_the_chosen_images_serve_every_task_and_their_objects_are_large(overfit: ModuleType, tiny_cfg: CFG):
+def test_the_chosen_images_suit_every_task_and_have_large_objects(overfit: ModuleType, tiny_cfg: CFG):
     split = open_split(tiny_cfg, "train2017", TASKS)
     chosen = overfit.choose(split, TASKS)
     assert len(chosen) == 3 and all(set(chosen) <= set(split.indices_for([task])) for task in TASKS.values())

@@ -1,4 +1,4 @@
-"""Annotations as people write them: what can be used is kept, what cannot is counted, run lengths become polygons."""
+"""Annotations of any origin: valid parts are kept, others are counted, run lengths become polygons."""
 
 import cv2
 import numpy as np
@@ -14,7 +14,7 @@ IMAGES = {1: {"id": 1, "file_name": "1.jpg", "width": 100, "height": 80}, 2: {"i
 
 
 def read(num_points: int = 2, **values) -> tuple[dict | None, list[str]]:
-    """A single annotation after reading, and the kinds of problems met."""
+    """A single annotation after reading, and the kinds of its problems."""
     problems = Problems()
     names = {0: "cat", 5: "dog", 8: "elk", 9: "cow"}
     reader = ObjectReader(IMAGES, names, {0: 1, 5: 2}, num_points, problems, strange={8})
@@ -38,16 +38,16 @@ def filled(polygons: list[np.ndarray]) -> np.ndarray:
 # Boxes and classes
 
 
-def test_a_sound_object_is_completed():
+def test_a_valid_object_is_completed():
     entry, problems = read()
     assert (entry["bbox"], entry["iscrowd"], entry["area"], entry["difficult"]) == ([10, 20, 30, 40], 0, 1200, False)
     assert not problems
 
 
-@pytest.mark.parametrize("value, meant", [(1, 1), (True, 1), ("1", 1), (0, 0), ("0", 0), (None, 0), ("", 0)])
-def test_flags_may_be_strings(value, meant: int):
+@pytest.mark.parametrize("value, expected", [(1, 1), (True, 1), ("1", 1), (0, 0), ("0", 0), (None, 0), ("", 0)])
+def test_flags_may_be_strings(value, expected: int):
     entry, _ = read(iscrowd=value, difficult=value)
-    assert (entry["iscrowd"], entry["difficult"]) == (meant, meant)
+    assert (entry["iscrowd"], entry["difficult"]) == (expected, expected)
 
 
 @pytest.mark.parametrize(
@@ -74,12 +74,12 @@ def test_an_object_that_cannot_be_used_is_left_out_and_counted(values: dict, pro
     assert len(problems) == 1 and problem in problems[0]
 
 
-def test_a_class_that_is_not_asked_for_is_left_out_without_complaint():
+def test_a_class_that_is_not_requested_is_left_out_without_a_report():
     assert read(category_id=9) == (None, [])
 
 
 @pytest.mark.parametrize("area", [None, "9", NAN, HUGE])
-def test_an_area_that_is_not_told_is_the_mask_s_else_the_box_s(area):
+def test_a_missing_area_is_computed_from_the_mask_else_from_the_box(area):
     triangle, rle = [[10, 20, 30, 20, 10, 60]], coco_mask.encode(np.eye(80, 100, dtype=np.uint8, order="F"))
     assert read(area=area)[0]["area"] == 1200
     assert read(area=area, segmentation=triangle)[0]["area"] == 400
@@ -91,17 +91,17 @@ def test_category_0_is_a_category():
     assert read(category_id=0)[0]["category_id"] == 0
 
 
-def test_a_box_is_clipped_to_its_image_and_reported_when_it_reaches_far():
+def test_a_box_is_clipped_to_its_image_and_reported_if_it_reaches_far_beyond():
     entry, problems = read(bbox=[-5, 70, 20, 20])
     assert entry["bbox"] == [0, 70, 15, 10] and "clipped" in problems[0]
     assert read(bbox=[90, 70, 10.4, 10.4]) == read(bbox=[90, 70, 10, 10])
 
 
-def test_a_image_of_unknown_size_clips_at_its_origin_only():
+def test_an_image_of_unknown_size_clips_at_its_origin_only():
     assert read(image_id=2, bbox=[-5, 5, 9000, 9])[0]["bbox"] == [0, 5, 8995, 9]
 
 
-def test_problems_name_count_and_first():
+def test_problems_are_reported_with_their_count_and_the_first_one():
     problems = Problems()
     for number in (7, 8):
         problems.add("empty box", f"annotation {number}")
@@ -117,14 +117,14 @@ def test_ids_without_tokens_are_numbered_in_their_order():
     assert number_classes({4000: "a", 0: "b", 7: "c"}) == {0: 1, 7: 2, 4000: 3}
 
 
-def test_899_classes_have_tokens_and_900_have_not():
+def test_there_are_tokens_for_899_classes_but_not_for_900():
     assert number_classes({number: str(number) for number in range(899)})[898] == 899
     with pytest.raises(UserError, match="899"):
         number_classes({number: str(number) for number in range(900)})
 
 
 @pytest.mark.parametrize("names", [{1: "cat", 2: "cat"}, {"1": "cat"}, {1.5: "cat"}])
-def test_names_and_ids_must_be_unmistakable(names: dict):
+def test_names_must_be_unique_and_ids_whole_numbers(names: dict):
     with pytest.raises(UserError):
         number_classes(names)
 
@@ -132,28 +132,28 @@ def test_names_and_ids_must_be_unmistakable(names: dict):
 # Shapes
 
 
-def test_polygons_that_hold_nothing_are_left_out():
+def test_polygons_without_area_are_left_out():
     good, line, short, odd = [0, 0, 4, 0, 4, 4], [0, 0, 4, 0, 8, 0], [0, 0, 4, 4], [0, 0, 4, 0, 4, 4, 1]
     entry, problems = read(segmentation=[good, line, short, odd, [0, NAN, 4, 0, 4, 4]])
     assert entry["segmentation"] == [good] and len(problems) == 1
 
 
 @pytest.mark.parametrize("shift", [(90, 0), (-70, 0), (0, 60), (0, -70)])
-def test_a_polygon_outside_the_image_is_no_mask(shift: tuple[int, int]):
+def test_a_polygon_outside_the_image_is_left_out(shift: tuple[int, int]):
     outside = (np.array([[10, 20], [70, 20], [70, 70]]) + shift).ravel().tolist()
     entry, problems = read(segmentation=[outside])
     assert "segmentation" not in entry and "in the image" in problems[0]
     assert ("segmentation" in read(segmentation=[outside], image_id=2)[0]) == (min(shift) >= 0)
 
 
-def test_an_object_without_a_sound_polygon_keeps_its_box():
+def test_an_object_without_a_valid_polygon_keeps_its_box():
     assert "segmentation" not in read(segmentation=[[0, 0, 4, 4]])[0]
     assert "segmentation" not in read(segmentation=None)[0]
     assert "segmentation" not in read(segmentation="none")[0]
 
 
 @pytest.mark.parametrize("counts", [[8000], [7, 2], TOO_LONG, "zzz", "0", "P1", "", "é", None, {"a": 1}])
-def test_run_lengths_without_a_pixel_or_sense_are_left_out(counts):
+def test_empty_or_invalid_run_lengths_are_left_out(counts):
     assert "segmentation" not in read(segmentation={"size": [80, 100], "counts": counts})[0]
 
 
@@ -185,18 +185,18 @@ def test_a_single_pixel_is_a_unit_square():
 # Keypoints
 
 
-def test_labelled_keypoints_are_counted():
+def test_labeled_keypoints_are_counted():
     entry, _ = read(keypoints=[1, 2, 2, 0, 0, 0])
     assert (entry["keypoints"], entry["num_keypoints"]) == ([1, 2, 2, 0, 0, 0], 1)
 
 
 @pytest.mark.parametrize("keypoints", [[0] * 6, [1, 2, 0, 3, 4, 0], [], None])
-def test_a_person_without_labelled_keypoints_has_none(keypoints: list | None):
+def test_a_person_without_labeled_keypoints_has_none(keypoints: list | None):
     entry, problems = read(keypoints=keypoints)
     assert "keypoints" not in entry and not problems
 
 
 @pytest.mark.parametrize("keypoints", [[1, 2], [1, 2, 2], [1, 2, 2] * 3, [NAN, 2, 2, 1, 1, 2], 5, "a", {"x": 1}])
-def test_keypoints_of_another_number_or_without_sense_are_left_out(keypoints: list):
+def test_keypoints_of_another_number_or_with_invalid_values_are_left_out(keypoints: list):
     entry, problems = read(keypoints=keypoints)
     assert "keypoints" not in entry and "keypoints" in problems[0]

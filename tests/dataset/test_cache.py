@@ -1,4 +1,4 @@
-"""Decoded images on disk: the same pixels, a fixed size, and nothing false after a writer was killed."""
+"""The cache of decoded images: the same pixels, a fixed size, and no wrong image after a writer was killed."""
 
 import os
 import pickle
@@ -31,7 +31,7 @@ def open_cache(paths: list[Path], limit: int = 10_000) -> DecodedCache:
     return DecodedCache(paths, SHAPES, SHRINKS, limit, paths[0].parent / "cache")
 
 
-def test_what_was_put_is_got_by_every_process_that_opens_the_cache(paths: list[Path]):
+def test_cached_images_can_be_read_by_every_process_that_opens_the_cache(paths: list[Path]):
     writer = open_cache(paths)
     for index in (0, 1, 3):
         assert writer.get(index, SHRINKS[index]) is None
@@ -41,7 +41,7 @@ def test_what_was_put_is_got_by_every_process_that_opens_the_cache(paths: list[P
             assert np.array_equal(reader.get(index, SHRINKS[index]), pixels(index))
 
 
-def test_another_size_is_neither_kept_nor_given(paths: list[Path]):
+def test_an_image_of_another_size_is_neither_stored_nor_returned(paths: list[Path]):
     cache = open_cache(paths)
     cache.put(0, 2, pixels(0))
     cache.put(0, 1, pixels(1))
@@ -65,7 +65,7 @@ def test_a_limit_below_the_first_image_keeps_nothing(paths: list[Path]):
 
 
 @pytest.mark.parametrize("written", [0, CHECKSUM_BYTES - 1, CHECKSUM_BYTES, CHECKSUM_BYTES + 40])
-def test_a_killed_writer_leaves_no_false_image(paths: list[Path], written: int):
+def test_a_killed_writer_leaves_no_wrong_image(paths: list[Path], written: int):
     cache = open_cache(paths)
     cache.put(0, 1, pixels(0))
     whole = cache.file.read_bytes()
@@ -75,20 +75,20 @@ def test_a_killed_writer_leaves_no_false_image(paths: list[Path], written: int):
     assert np.array_equal(open_cache(paths).get(0, 1), pixels(0))
 
 
-def test_a_black_image_is_a_image(paths: list[Path]):
+def test_a_black_image_is_an_image(paths: list[Path]):
     cache = open_cache(paths)
     cache.put(0, 1, np.zeros((4, 6, 3), np.uint8))
     assert np.array_equal(cache.get(0, 1), np.zeros((4, 6, 3)))
 
 
-def test_a_changed_image_file_is_decoded_anew(paths: list[Path]):
+def test_a_changed_image_file_is_decoded_again(paths: list[Path]):
     cache = open_cache(paths)
     cache.put(0, 1, pixels(0))
     paths[0].write_bytes(b"another image")
     assert open_cache(paths).get(0, 1) is None
 
 
-def test_older_caches_make_room(paths: list[Path]):
+def test_older_caches_are_removed_to_make_room(paths: list[Path]):
     old = open_cache(paths).file  # and none uses it any more
     os.utime(old, (1, 1))
     paths[0].write_bytes(b"another image")
@@ -110,7 +110,7 @@ def test_a_cache_in_use_stays(paths: list[Path]):
     assert np.array_equal(pickle.loads(pickle.dumps(used)).get(0, 1), pixels(0))
 
 
-def test_a_folder_that_cannot_be_made_is_one_line(paths: list[Path]):
+def test_a_folder_that_cannot_be_created_is_reported_in_one_line(paths: list[Path]):
     (paths[0].parent / "cache").touch()
     with pytest.raises(UserError, match=r"cache cannot be written to .*--cache-gb"):
         open_cache(paths)

@@ -1,4 +1,4 @@
-"""The look before training: what there is, what is wrong, what will be cut, and what is trained on."""
+"""The check before training: counts, mistakes, sequences that will be cut, and a grid of samples."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -88,7 +88,7 @@ def test_images_are_read_and_measured(tiny_cfg: CFG, tmp_path: Path):
     assert any("1.png: 6 × 8" in where for where in problems.first.values())
 
 
-def test_the_grid_shows_what_the_sequences_hold(tiny_cfg: CFG):
+def test_the_grid_shows_the_content_of_the_sequences(tiny_cfg: CFG):
     cfg = config.replace(tiny_cfg, task="detection", color_jitter=0.0, flip=0.0)
     split = open_split(cfg, "train2017", ONLY_DETECTION)
     samples = SampleDataset(split, ONLY_DETECTION, tokenizers_for(split, ONLY_DETECTION, cfg), cfg, augment=True)
@@ -103,7 +103,7 @@ def test_the_grid_shows_what_the_sequences_hold(tiny_cfg: CFG):
 
 
 def damage(split: ImageDataset, indices: Iterable[int], folder: Path) -> None:
-    """Let `split` find half of each of these images' files."""
+    """Truncate the files of these images of `split` to half their size, in `folder`."""
     for index in indices:
         whole = split.path(index).read_bytes()
         (folder / f"{index}.jpg").write_bytes(whole[: len(whole) // 2])
@@ -130,7 +130,7 @@ def test_training_names_the_split_of_each_report(tiny_cfg: CFG, capsys: pytest.C
     assert ["train2017: 12 images" in after[0], "val2017: 6 images" in after[1]] == [True, True]
 
 
-def test_the_script_needs_no_room_for_words_to_be_named(tiny_cfg: CFG, tmp_path: Path):
+def test_the_script_needs_no_vocab_size(tiny_cfg: CFG, tmp_path: Path):
     check.main(config.replace(tiny_cfg, vocab_size=3000, output_dir=str(tmp_path)))
     assert (tmp_path / "samples.png").is_file()
 

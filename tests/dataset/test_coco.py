@@ -1,4 +1,4 @@
-"""COCO's layout on disk, read for the tasks that are asked for."""
+"""COCO's layout on disk, read for the requested tasks."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ from pix2seq.tokenizers.detection import DetectionTokenizer
 
 
 def write_split(root: Path, split: str = "val2017", **files: dict) -> Path:
-    """A dataset of the given annotation files without images."""
+    """Write a dataset of the given annotation files without images."""
     (root / split).mkdir(parents=True)
     (root / "annotations").mkdir()
     for name, content in files.items():
@@ -95,7 +95,7 @@ def test_crowds_and_empty_boxes_are_left_out(tmp_path: Path):
     assert [entry["id"] for entry in dataset.objects[1]] == [1]
 
 
-def test_an_image_without_objects_is_trained_as_an_immediate_end(tmp_path: Path):
+def test_for_an_image_without_objects_the_target_is_the_end_token(tmp_path: Path):
     root = write_split(tmp_path, instances={"images": IMAGES, "annotations": [annotation(1)], "categories": CATEGORIES})
     for entry in IMAGES:
         Image.new("RGB", (8, 6)).save(root / "val2017" / entry["file_name"])
@@ -105,7 +105,7 @@ def test_an_image_without_objects_is_trained_as_an_immediate_end(tmp_path: Path)
     assert sequence.target.tolist() == [END]
 
 
-def test_instance_tasks_skip_images_they_cannot_learn_from(tmp_path: Path):
+def test_instance_tasks_skip_images_they_cannot_be_trained_on(tmp_path: Path):
     triangle = [[0, 0, 4, 0, 4, 4]]
     objects = [annotation(1), annotation(2, image_id=2, segmentation=triangle)]
     root = write_split(tmp_path, instances={"images": IMAGES, "annotations": objects, "categories": CATEGORIES})
@@ -114,7 +114,7 @@ def test_instance_tasks_skip_images_they_cannot_learn_from(tmp_path: Path):
     assert dataset.indices_for([DETECTION, SEGMENTATION]) == [0, 1]
 
 
-def test_only_crowds_reach_the_ground_truth_and_not_the_objects(tmp_path: Path):
+def test_crowds_are_in_the_ground_truth_but_not_among_the_objects(tmp_path: Path):
     rle = {"size": [6, 8], "counts": [0, 48]}
     objects = [annotation(1), annotation(2, iscrowd=1, segmentation=rle)]
     root = write_split(tmp_path, instances={"images": IMAGES, "annotations": objects, "categories": CATEGORIES})
@@ -123,7 +123,7 @@ def test_only_crowds_reach_the_ground_truth_and_not_the_objects(tmp_path: Path):
     assert dataset.ground_truth("instances")["annotations"][1]["segmentation"] == rle
 
 
-def test_an_image_of_crowds_alone_is_not_trained_as_empty(tmp_path: Path):
+def test_an_image_of_crowds_alone_does_not_count_as_empty(tmp_path: Path):
     images = [*IMAGES, {"id": 3, "file_name": "3.jpg"}]
     objects = [annotation(1), annotation(2, image_id=2, iscrowd=1)]
     root = write_split(tmp_path, instances={"images": images, "annotations": objects, "categories": CATEGORIES})
@@ -131,14 +131,14 @@ def test_an_image_of_crowds_alone_is_not_trained_as_empty(tmp_path: Path):
 
 
 @pytest.mark.parametrize("width", [0, -5, "640", None])
-def test_an_image_of_senseless_size_is_of_unknown_size(tmp_path: Path, width):
+def test_an_invalid_image_size_counts_as_unknown(tmp_path: Path, width):
     image = {"id": 1, "file_name": "1.jpg", "width": width, "height": 80}
     objects = [annotation(1, bbox=[700, 70, 40, 40])]
     root = write_split(tmp_path, instances={"images": [image], "annotations": objects, "categories": CATEGORIES})
     assert CocoDataset(root, "val2017", ONLY_DETECTION).target(0).boxes.tolist() == [[700, 70, 740, 80]]
 
 
-def test_several_polygons_and_run_lengths_are_polygons(tmp_path: Path):
+def test_several_polygons_and_run_lengths_become_polygons(tmp_path: Path):
     triangle, rle = [0, 0, 4, 0, 4, 4], {"size": [6, 8], "counts": [6, 3, 39]}
     objects = [annotation(1, segmentation=[triangle, triangle]), annotation(2, segmentation=rle), annotation(3)]
     root = write_split(tmp_path, instances={"images": IMAGES, "annotations": objects, "categories": CATEGORIES})
@@ -189,7 +189,7 @@ def test_other_files_than_jpeg_come_in_full_size(tmp_path: Path):
 
 
 @pytest.mark.parametrize("entry", [{"id": 1}, {"file_name": "1.jpg"}, 5])
-def test_entries_without_what_is_needed_are_named(tmp_path: Path, entry):
+def test_entries_without_required_keys_are_named(tmp_path: Path, entry):
     root = write_split(tmp_path, instances={"images": [*IMAGES, entry], "annotations": []})
     with pytest.raises(UserError, match="entry 2 of `images`"):
         CocoDataset(root, "val2017", ONLY_DETECTION)
@@ -206,7 +206,7 @@ def test_entries_without_what_is_needed_are_named(tmp_path: Path, entry):
         ("categories", "name", ["person"]),
     ],
 )
-def test_names_and_ids_that_are_none_are_named(tmp_path: Path, name: str, key: str, value):
+def test_invalid_names_and_ids_are_named(tmp_path: Path, name: str, key: str, value):
     content = {"images": IMAGES, "annotations": [annotation(1), annotation(2)], "categories": CATEGORIES}
     content[name] = [content[name][0], content[name][1] | {key: value}]
     root = write_split(tmp_path, instances=content)

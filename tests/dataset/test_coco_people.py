@@ -1,4 +1,4 @@
-"""Real photographs in COCO 2017's layout, as published: everything is read, and as much as its README counts."""
+"""Real photographs in COCO 2017's layout, as published: all of them are read, with the counts of their README."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The one affine map: it and its inverse agree, and pixels go where points go."""
+"""The affine map: it agrees with its inverse, and pixels move as points do."""
 
 import numpy as np
 import pytest
@@ -46,12 +46,12 @@ def test_invert_undoes_apply(geometry: Geometry, points: list[tuple[float, float
 
 
 @given(geometries(), st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1))
-def test_points_survive_the_round_trip_through_the_image(geometry: Geometry, fractions: list):
+def test_points_are_unchanged_by_the_round_trip_through_the_image(geometry: Geometry, fractions: list):
     np.testing.assert_allclose(geometry.to_fractions(geometry.from_fractions(fractions)), fractions, atol=1e-6)
 
 
 @given(geometries(), boxes())
-def test_boxes_survive_the_round_trip_through_fractions(geometry: Geometry, image_boxes: np.ndarray):
+def test_boxes_are_unchanged_by_the_round_trip_through_fractions(geometry: Geometry, image_boxes: np.ndarray):
     back = geometry.boxes_from_fractions(geometry.box_fractions(image_boxes))
     np.testing.assert_allclose(back, image_boxes, atol=1e-6)
 
@@ -86,7 +86,7 @@ def test_letterbox_begins_in_the_upper_left_corner(width: int, height: int):
 
 
 @given(st.floats(0, 0.8))
-def test_crop_centres_the_box_with_its_padding(padding: float):
+def test_a_crop_centers_the_box_with_padding(padding: float):
     geometry = Geometry.crop(np.array([100, 50, 300, 150]), padding, SIZE)
     (x1, y1, x2, y2) = geometry.apply_boxes(np.array([[100, 50, 300, 150]]))[0]
     assert (x1 + x2) / 2 == pytest.approx(SIZE / 2)
@@ -95,7 +95,7 @@ def test_crop_centres_the_box_with_its_padding(padding: float):
     assert (x2 - x1) / (y2 - y1) == pytest.approx(2)
 
 
-def test_zoom_leaves_its_centre_where_it_is():
+def test_zoom_keeps_its_center():
     geometry = Geometry.letterbox(300, 200, SIZE)
     point = geometry.invert([30.0, 70.0])
     np.testing.assert_allclose(geometry.zoom(1.4, (30.0, 70.0)).apply(point), [30, 70])
@@ -114,7 +114,7 @@ def test_zoom_leaves_its_centre_where_it_is():
     ],
     ids=["shrunk", "shrunk below half", "enlarged", "crop", "crop shrunk below half", "zoomed"],
 )
-def test_pixels_go_where_points_go(geometry: Geometry, flipped: bool):
+def test_pixels_move_as_points_do(geometry: Geometry, flipped: bool):
     geometry = geometry.flip() if flipped else geometry
     image = np.zeros((200, 300, 3), dtype=np.uint8)
     image[80:100, 160:200] = 255
@@ -129,13 +129,13 @@ def test_warp_at_the_same_size_changes_no_pixel():
     assert np.array_equal(Geometry.letterbox(64, 64, 64).warp(image, 0.0), image)
 
 
-def test_warp_pads_with_the_given_grey():
+def test_warp_pads_with_the_given_gray_level():
     canvas = Geometry.letterbox(64, 32, 64).warp(np.full((32, 64, 3), 200, dtype=np.uint8), 0.3)
     assert np.all(canvas[33:] == round(0.3 * 255))
     assert np.all(canvas[:31] == 200)
 
 
-def test_shrinking_averages_fine_detail():
+def test_shrinking_is_antialiased():
     image = np.indices((400, 400)).sum(0) % 2 * np.uint8(255)
     canvas = Geometry.letterbox(400, 400, 40).warp(np.repeat(image[..., None], 3, 2).astype(np.uint8), 0.0)
     assert canvas[1:-1, 1:-1].std() < 2
@@ -173,7 +173,7 @@ def test_resampling_keeps_to_the_point_budget(lengths: list[int], max_points: in
     assert all(len(polygon) >= 3 for polygon in found)
 
 
-def test_polygons_within_the_budget_are_left_alone():
+def test_polygons_within_the_budget_are_unchanged():
     polygons = [np.array([[0, 0], [0, 1], [1, 1.0]])] * 2
     assert resample_polygons(polygons, 6) is polygons
 
@@ -211,7 +211,7 @@ def test_a_crop_inside_holds_its_box(width: int, height: int, image_boxes: np.nd
 
 
 @pytest.mark.parametrize("flipped", [False, True], ids=["upright", "mirrored"])
-def test_beside_its_region_a_canvas_is_padding(flipped: bool):
+def test_outside_its_region_a_canvas_is_padding(flipped: bool):
     geometry = Geometry.crop_inside(np.array([40.0, 20, 50, 60]), 0.25, 100, 100, 64)
     geometry = geometry.flip() if flipped else geometry
     canvas = geometry.warp(np.full((100, 100, 3), 200, np.uint8), 0.3)
@@ -221,7 +221,7 @@ def test_beside_its_region_a_canvas_is_padding(flipped: bool):
     assert np.all(canvas[:, far:] == round(0.3 * 255))
 
 
-def test_what_lies_beside_a_region_does_not_shine_in():
+def test_pixels_outside_a_region_do_not_affect_the_canvas():
     image = np.zeros((100, 100, 3), np.uint8)
     geometry = Geometry.crop_inside(np.array([40.0, 40, 60, 60]), 0.0, 100, 100, 8)
     x1, y1, x2, y2 = geometry.region
@@ -237,7 +237,7 @@ def test_a_small_part_of_a_large_image_is_the_same_as_of_the_part_alone():
 
 
 def test_shrinking_is_the_same_for_all_positions_in_the_image():
-    """A step between dark and bright moves across canvas pixels linearly: no position is preferred."""
+    """An edge between dark and bright moves linearly across canvas pixels: no position is preferred."""
     step = np.repeat((np.arange(400) >= 200)[None, :, None], 100, 0).repeat(3, 2).astype(np.uint8) * 255
     for shift in (0.0, 0.25, 0.5, 0.75):
         canvas = Geometry(np.array([[0.1, 0, shift], [0, 0.1, 0]]), 50).warp(step, 0.0)

@@ -1,4 +1,4 @@
-"""Image files of every kind become upright RGB of 8 bits, or one clear error."""
+"""Image files of every kind are read as upright 8-bit RGB, or one clear error is raised."""
 
 from pathlib import Path
 
@@ -25,13 +25,13 @@ def test_every_color_mode_becomes_rgb(tmp_path: Path, mode: str):
     assert np.all(pixels == 255)
 
 
-def test_transparency_is_laid_over_white(tmp_path: Path):
+def test_transparent_images_are_composited_over_white(tmp_path: Path):
     image = Image.new("RGBA", (2, 1), (255, 0, 0, 255))
     image.putpixel((1, 0), (0, 0, 0, 0))
     assert read_image(save(image, tmp_path / "image.png")).tolist() == [[[255, 0, 0], [255, 255, 255]]]
 
 
-def test_transparent_palette_color_is_laid_over_white(tmp_path: Path):
+def test_a_transparent_palette_color_is_composited_over_white(tmp_path: Path):
     image = Image.new("P", (2, 1))
     image.putpalette([0, 0, 0, 0, 0, 255])
     image.putpixel((1, 0), 1)
@@ -39,7 +39,7 @@ def test_transparent_palette_color_is_laid_over_white(tmp_path: Path):
     assert read_image(path).tolist() == [[[255, 255, 255], [0, 0, 255]]]
 
 
-def test_16_bit_grey_is_scaled_to_8_bits(tmp_path: Path):
+def test_16_bit_gray_is_scaled_to_8_bits(tmp_path: Path):
     gray = np.array([[0, 256, 32768, 65535]], dtype=np.uint16)
     path = save(Image.fromarray(gray), tmp_path / "image.png")
     assert read_image(path)[0, :, 0].tolist() == [0, 1, 128, 255]
@@ -71,7 +71,7 @@ def test_a_text_file_is_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0\x00\x10JFIF", b"GIF89a", b"BM"])
-def test_a_file_that_only_begins_like_a_image_is_refused(tmp_path: Path, content: bytes):
+def test_a_file_that_only_begins_like_an_image_is_refused(tmp_path: Path, content: bytes):
     path = tmp_path / "image.jpg"
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"image\.jpg"):

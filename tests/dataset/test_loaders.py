@@ -1,4 +1,4 @@
-"""Samples and batches: reproducible, mirrored consistently, and every sequence beside its own canvas."""
+"""Samples and batches: reproducible, mirrored consistently, and every sequence assigned to its canvas."""
 
 from collections.abc import Sequence
 
@@ -43,7 +43,7 @@ def samples_for(cfg: CFG, names: Sequence[str] = tuple(TASKS), augment: bool = T
 
 
 def person() -> Example:
-    """One person of 17 different keypoints in a square image of 100 pixels."""
+    """One person with 17 different keypoints in a square image of 100 × 100 pixels."""
     keypoints = np.stack([np.arange(17) * 5 + 5, np.arange(17) * 4 + 10, np.full(17, 2)], axis=1)[None]
     box = np.array([[5.0, 10, 85, 74]])
     polygon = np.array([[5, 10], [85, 10], [60, 74.0]])
@@ -149,7 +149,7 @@ def test_a_mirrored_caption_exchanges_capitalized_words_too():
     assert mirror_caption("Left of a man").lower() == "right of a man"
 
 
-def test_mirroring_leaves_words_that_only_contain_left_alone():
+def test_mirroring_does_not_change_words_that_only_contain_left():
     assert mirror_caption("bright leftovers") == "bright leftovers"
 
 
@@ -238,7 +238,7 @@ def test_a_task_without_sequences_is_left_out_of_the_batch():
     assert list(collate([sample_of([canvas], {"captioning": [], "detection": [(0, sequence)]})]).tasks) == ["detection"]
 
 
-def test_the_objects_of_a_canvas_stand_in_its_row(tiny_cfg: CFG):
+def test_the_objects_of_a_canvas_are_in_its_row(tiny_cfg: CFG):
     dataset = samples_for(tiny_cfg)
     samples = [dataset[(0, index, SIZE)] for index in range(4)]
     batch = collate(samples)

@@ -1,4 +1,4 @@
-"""Images decoded smaller, or kept decoded: quicker, and the same samples every time, however many processes load."""
+"""Images decoded at a smaller size or cached: the same samples with any number of loading processes."""
 
 import itertools
 from pathlib import Path
@@ -89,7 +89,7 @@ def test_evaluation_decodes_in_full(tiny_cfg: CFG):
 
 @pytest.fixture
 def damaged_cfg(tiny_cfg: CFG, tmp_path: Path) -> CFG:
-    """Eight images with a dog each, of which the last and the third are cut off in the middle."""
+    """Eight images with a dog each, of which the last and the third are truncated."""
     names = list("12345678")
     folder = write_voc(tmp_path / "own", {name: thing() for name in names}, {"train": names})
     for name in "38":
@@ -124,7 +124,7 @@ def test_a_damaged_image_is_reported_once_by_all_processes(damaged_cfg: CFG, cap
     assert sorted(line.split(".jpg")[0][-1] for line in lines) == ["3", "8"]
 
 
-def test_images_none_of_which_can_be_read_end_the_training(damaged_cfg: CFG):
+def test_training_ends_if_no_image_can_be_read(damaged_cfg: CFG):
     dataset = with_replacements(damaged_cfg)
     for index in range(len(dataset)):
         dataset.examples.path(index).unlink()
@@ -132,7 +132,7 @@ def test_images_none_of_which_can_be_read_end_the_training(damaged_cfg: CFG):
         dataset[0, 0, SIZE]
 
 
-def test_difficult_objects_are_trained_on_if_asked(tiny_cfg: CFG, tmp_path: Path):
+def test_difficult_objects_are_trained_on_if_requested(tiny_cfg: CFG, tmp_path: Path):
     folder = write_voc(tmp_path / "own", {"1": thing() + thing("cat", difficult=1)}, {"train": ["1"]})
     cfg = config.replace(tiny_cfg, data_root=str(folder), train_split="train", task="detection")
     for with_difficult, count in ((False, 1), (True, 2)):

@@ -108,19 +108,19 @@ def test_an_image_without_objects_is_nothing_but_noise():
 
 
 def near_duplicates(boxes: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """Which noise boxes (n,) lie on a true box, edges no more than a tenth of a side away."""
+    """Which noise boxes (n,) lie on a ground truth box, with edges at most a tenth of a side away."""
     sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
     return (np.abs(noise[:, None] - boxes) <= 0.1 * sides + 1e-6).all(axis=2).any(axis=1)
 
 
-def test_noise_has_the_make_up_of_the_official_sample(reference):
+def test_noise_has_the_composition_of_the_official_sample(reference):
     sample = reference("noise_bbox_sample.npz")
     boxes, count = sample["bbox_in"].astype(float), int(sample["n_noise"])
     assert np.array_equal(sample["bbox_out"][: len(boxes)], sample["bbox_in"])
     assert sample["label_out"].tolist() == [*sample["label_in"], *[FAKE - CLASS_SHIFT] * count]
 
     def make_up(noise: np.ndarray) -> tuple[int, int]:
-        """Doubled objects; objects of exactly a true one's size elsewhere (those that nothing cuts)."""
+        """Numbers of duplicated objects, and of objects of exactly a real one's size elsewhere (if not clipped)."""
         doubled = near_duplicates(boxes, noise)
         sizes, true_sizes = noise[:, 2:] - noise[:, :2], boxes[:, 2:] - boxes[:, :2]
         moved = (np.abs(sizes[:, None] - true_sizes) < 1e-5).all(axis=2).any(axis=1) & ~doubled
@@ -136,7 +136,7 @@ def test_noise_has_the_make_up_of_the_official_sample(reference):
 
 
 @given(st.integers(0, 6), st.integers(0, 40), st.integers(0, 2**16))
-def test_noise_boxes_are_as_many_as_wanted_and_inside(objects: int, count: int, seed: int):
+def test_noise_boxes_have_the_requested_number_and_lie_inside(objects: int, count: int, seed: int):
     rng = np.random.default_rng(seed)
     corners = rng.uniform(0.1, 0.6, (objects, 2, 2))
     boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
@@ -157,7 +157,7 @@ def test_truncated_normal_numbers_end_at_two_deviations():
 
 
 @pytest.mark.parametrize("mode", ["rand_cls", "rand_n_fake_cls"])
-def test_corrupted_inputs_do_not_tell_the_class_that_targets_do(mode: str):
+def test_corrupted_inputs_do_not_reveal_the_class_of_the_targets(mode: str):
     real = np.array([3, 7]) + CLASS_SHIFT
     classes = []
     for seed in range(40):
@@ -192,7 +192,7 @@ def test_objects_in_random_order_come_in_every_order():
     assert len({tuple(order_objects(boxes, "random", rng)) for _ in range(60)}) == 6
 
 
-def test_of_too_many_objects_the_order_chooses():
+def test_of_too_many_objects_the_first_in_order_are_kept():
     _, target, _ = detect(two_objects(), object_order="area")
     cfg = config.replace(CFG(), max_objects=1, object_order="area")
     geometry, tokenizer = Geometry.letterbox(200, 100, SIZE), DetectionTokenizer(3000, [3, 7], 1, 0.1, 1.0)

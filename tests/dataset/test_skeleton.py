@@ -1,4 +1,4 @@
-"""What keypoints mean: mirrored by name or by given pairs, and the same after a trip through a weights file."""
+"""Skeletons: mirrored by name or by given pairs, and unchanged by a round trip through a weights file."""
 
 import json
 
@@ -30,11 +30,11 @@ def test_coco_s_people_mirror_as_published():
         (["front left paw", "front right paw", "back left paw", "back right paw"], (1, 0, 3, 2)),
     ],
 )
-def test_left_and_right_are_told_by_name(names: list[str], flip: tuple[int, ...]):
+def test_left_and_right_are_found_by_name(names: list[str], flip: tuple[int, ...]):
     assert flip_by_name(names) == flip
 
 
-def test_a_category_tells_names_bones_and_classes():
+def test_a_category_defines_names_bones_and_classes():
     skeleton = read()
     names = ("wrist", "Left thumb", "Right thumb")
     assert skeleton == Skeleton(names, (0, 2, 1), ((0, 1), (0, 2)), class_ids=(2,), sigmas=(0.067,) * 3)
@@ -42,11 +42,11 @@ def test_a_category_tells_names_bones_and_classes():
 
 
 @pytest.mark.parametrize("pairs", [[[0, 1]], [["wrist", "Left thumb"]]])
-def test_given_pairs_count_more_than_names(pairs: list):
+def test_given_pairs_override_names(pairs: list):
     assert read(flip_pairs=pairs).flip == (1, 0, 2)
 
 
-def test_no_pairs_are_pairs_too():
+def test_an_empty_list_of_pairs_overrides_names_too():
     assert read(flip_pairs=[]).flip == (0, 1, 2)
 
 
@@ -87,6 +87,6 @@ def test_without_keypoints_people_have_coco_s():
     assert len(Skeleton.of_weights({}, {4: "person"})) == 17
 
 
-def test_a_trip_through_json_changes_nothing():
+def test_a_round_trip_through_json_changes_nothing():
     skeleton = read(sigmas=[0.1, 0.2, 0.3])
     assert Skeleton.of_weights(json.loads(json.dumps(skeleton.to_dict())), {}) == skeleton

@@ -1,4 +1,4 @@
-"""The dataset that the settings name: COCO's layout, Pascal VOC's, or a JSON of one's own, with any category ids."""
+"""The dataset that the settings name: COCO's layout, Pascal VOC's, or any JSON file, with any category ids."""
 
 import json
 from pathlib import Path
@@ -73,7 +73,7 @@ def test_one_json_without_the_other_is_refused(tmp_path: Path):
         open_split(cfg(write(tmp_path, "one.json", "."), train_json="one.json"), "val", TASKS)
 
 
-def test_images_that_are_nowhere_are_named_with_the_flag(tmp_path: Path):
+def test_missing_images_are_named_with_the_flag(tmp_path: Path):
     root = write(tmp_path, "train.json", "elsewhere")
     with pytest.raises(UserError, match=r"1\.png.*--train-images"):
         open_split(cfg(root), "train", TASKS)
@@ -98,7 +98,7 @@ def test_images_of_coco_s_layout_may_lie_elsewhere(tmp_path: Path):
 
 
 @pytest.mark.parametrize("layout, named", [("JPEGImages", "Pascal VOC"), ("", "synthetic scenes")])
-def test_layouts_with_images_of_their_own_take_no_others(
+def test_layouts_with_their_own_images_accept_no_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str, named: str
 ):
     monkeypatch.setenv("PIX2SEQ_CACHE", str(tmp_path / "unused"))
@@ -119,12 +119,12 @@ def test_two_splits_of_one_name_are_of_the_same_files(tmp_path: Path, flag: str)
         open_split(config.replace(same, **{f"val_{flag}": "b"}), "train", TASKS)
 
 
-def test_what_was_looked_for_is_named(tmp_path: Path):
+def test_the_files_that_were_looked_for_are_named(tmp_path: Path):
     with pytest.raises(UserError, match=r"instances_train\.json.*JPEGImages.*train\.json.*--train-json"):
         open_split(cfg(tmp_path), "train", TASKS)
 
 
-def test_coco_and_voc_layouts_are_recognised(tmp_path: Path):
+def test_coco_and_voc_layouts_are_recognized(tmp_path: Path):
     coco = write(tmp_path / "coco", "annotations/instances_train.json", "train")
     assert isinstance(open_split(cfg(coco), "train", ONLY_DETECTION), CocoDataset)
     for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
@@ -136,7 +136,7 @@ def test_coco_and_voc_layouts_are_recognised(tmp_path: Path):
 # Categories
 
 
-def test_sparse_ids_with_0_become_classes_and_go_back(tmp_path: Path):
+def test_sparse_ids_with_0_become_classes_and_are_restored(tmp_path: Path):
     split = open_split(cfg(write(tmp_path, "train.json", ".")), "train", TASKS)
     assert split.class_names == {1: "hand", 2: "cup", 3: "ring"}
     assert split.category_ids == {1: 0, 2: 7, 3: 4000}

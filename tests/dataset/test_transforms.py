@@ -1,4 +1,4 @@
-"""Random changes to images: what moves, moves with its annotations; colors stay where they are."""
+"""Random augmentation: annotations move with their image, and color operations move nothing."""
 
 import dataclasses
 import json
@@ -45,7 +45,7 @@ LABELS = LabelSpace([1, 2, 3], 17, WordVocabulary(["<unk>"]))
 
 @st.composite
 def placements(draw: st.DrawFn) -> tuple[Geometry, Geometry, bool]:
-    """A letterbox or crop, the same after random changes, and if it is mirrored."""
+    """A letterbox or crop, the same after random changes, and whether it is mirrored."""
     width, height = draw(st.integers(8, 2000)), draw(st.integers(8, 2000))
     geometry = Geometry.letterbox(width, height, SIZE)
     extent = geometry.apply([width, height])
@@ -65,13 +65,13 @@ points_of = st.lists(st.tuples(st.floats(-50, 2500), st.floats(-50, 2500)), min_
 
 
 @given(placements(), points_of)
-def test_points_come_back_from_any_placement(placed: tuple, points: np.ndarray):
+def test_points_are_recovered_from_any_placement(placed: tuple, points: np.ndarray):
     _, geometry, _ = placed
     np.testing.assert_allclose(geometry.from_fractions(geometry.to_fractions(points)), points, atol=1e-6)
 
 
 @given(placements(), points_of, points_of)
-def test_boxes_come_back_from_any_placement_that_is_not_turned(placed: tuple, corners: np.ndarray, sides: np.ndarray):
+def test_boxes_are_recovered_from_any_placement_without_rotation(placed: tuple, corners: np.ndarray, sides: np.ndarray):
     _, geometry, _ = placed
     count = min(len(corners), len(sides))
     boxes = np.concatenate([corners[:count], corners[:count] + np.abs(sides[:count])], axis=1)
@@ -81,7 +81,7 @@ def test_boxes_come_back_from_any_placement_that_is_not_turned(placed: tuple, co
 
 
 @given(placements())
-def test_a_placement_is_mirrored_if_it_says_so(placed: tuple):
+def test_a_placement_is_mirrored_if_it_is_reported_so(placed: tuple):
     before, after, flipped = placed
     signs = [np.sign(np.linalg.det(geometry.matrix[:, :2])) for geometry in (before, after)]
     assert signs == [1, -1 if flipped else 1]
@@ -135,7 +135,7 @@ def test_anywhere_means_anywhere():
     assert abs(np.corrcoef(np.transpose(places))[0, 1]) < 0.2
 
 
-def test_no_jitter_leaves_a_placement_alone():
+def test_without_jitter_a_placement_is_unchanged():
     geometry = Geometry.letterbox(300, 200, SIZE)
     for corner in (False, True):
         placed, flipped = Jitter(1, 1, 0, 0, corner).place(geometry, (SIZE, SIZE * 2 / 3), np.random.default_rng(0))
@@ -175,7 +175,7 @@ def turned_example(polygons: list[list[np.ndarray]]) -> Example:
 
 
 @given(st.floats(-180, 180))
-def test_a_turned_box_lies_within_its_turned_corners_and_keeps_its_center(angle: float):
+def test_a_rotated_box_lies_within_its_rotated_corners_and_keeps_its_center(angle: float):
     geometry = Geometry.letterbox(300, 200, SIZE).rotate(angle, (40.0, 70.0))
     x1, y1, x2, y2 = box = np.array([100.0, 50, 180, 90])
     corners = geometry.apply(np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]]))
@@ -185,7 +185,7 @@ def test_a_turned_box_lies_within_its_turned_corners_and_keeps_its_center(angle:
 
 
 @pytest.mark.parametrize("angle", [90, 180, 270])
-def test_a_box_turned_by_a_right_angle_is_exact(angle: int):
+def test_a_box_rotated_by_a_right_angle_is_exact(angle: int):
     geometry = Geometry.letterbox(300, 200, SIZE).rotate(angle, (96.0, 96.0))
     box = np.array([100.0, 50, 180, 90])
     corners = geometry.apply(box.reshape(2, 2))
@@ -194,7 +194,7 @@ def test_a_box_turned_by_a_right_angle_is_exact(angle: int):
     )
 
 
-def test_a_turned_object_with_polygons_has_their_box():
+def test_a_rotated_object_with_polygons_has_their_box():
     diamond = np.array([[140.0, 50], [180, 70], [140, 90], [100, 70]])
     geometry = Geometry.letterbox(300, 200, SIZE).rotate(30, (96.0, 96.0))
     points = geometry.to_fractions(diamond)
@@ -202,7 +202,7 @@ def test_a_turned_object_with_polygons_has_their_box():
     np.testing.assert_allclose(box, [*points.min(axis=0), *points.max(axis=0)])
 
 
-def test_a_box_that_is_not_turned_is_the_annotated_one():
+def test_a_box_without_rotation_is_the_annotated_one():
     geometry = Geometry.letterbox(300, 200, SIZE)
     small = np.array([[110.0, 60], [120, 60], [120, 70]])
     example = turned_example([[small]])
@@ -218,7 +218,7 @@ BOXES = np.array([[0.2, 0.2, 0.4, 0.4], [-0.5, 0, 0.5, 1], [-0.9, 0, 0.1, 1], [1
 @pytest.mark.parametrize(
     ("min_visible", "shown"), [(0.0, [True, True, True]), (0.3, [True, True, False]), (1.0, [True, False, False])]
 )
-def test_objects_are_trained_on_that_show_enough_and_never_empty_ones(min_visible: float, shown: list[bool]):
+def test_objects_that_are_visible_enough_are_trained_on_but_no_empty_ones(min_visible: float, shown: list[bool]):
     assert is_shown(BOXES, min_visible).tolist() == [*shown, False, False]
 
 
@@ -302,7 +302,7 @@ def tokenizers(tiny_model_cfg: CFG) -> Tokenizers:
 
 
 @pytest.mark.parametrize("placement", ["anywhere", "corner"])
-def test_boxes_hold_their_object_after_every_change(tiny_model_cfg, painted, tokenizers, placement):
+def test_boxes_contain_their_object_after_augmentation(tiny_model_cfg, painted, tokenizers, placement):
     data = dataclasses.replace(STRONG, placement=placement)
     seen = 0
     for sample in samples_of(painted, tiny_model_cfg, data, "detection"):
@@ -319,7 +319,7 @@ def test_boxes_hold_their_object_after_every_change(tiny_model_cfg, painted, tok
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["crops", "whole images"])
-def test_polygons_cover_their_object_after_every_change(tiny_model_cfg, painted, tokenizers, whole):
+def test_polygons_cover_their_object_after_augmentation(tiny_model_cfg, painted, tokenizers, whole):
     seen = 0
     for sample in samples_of(painted, tiny_model_cfg, STRONG, "segmentation", segment_whole=whole):
         for canvas, polygons, class_token in decoded(sample, "segmentation", tokenizers):
@@ -334,7 +334,7 @@ def test_polygons_cover_their_object_after_every_change(tiny_model_cfg, painted,
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["square crops", "crops inside the image"])
-def test_keypoints_lie_on_their_joint_after_every_change(tiny_model_cfg, painted, tokenizers, inside):
+def test_keypoints_lie_on_their_joint_after_augmentation(tiny_model_cfg, painted, tokenizers, inside):
     mirrored, data = 0, dataclasses.replace(STRONG, placement="corner" if inside else "anywhere")
     for sample in samples_of(painted, tiny_model_cfg, data, "keypoint", crop_inside=inside):
         for canvas, found, _ in decoded(sample, "keypoint", tokenizers):

@@ -1,4 +1,4 @@
-"""How an example lies on a canvas, what its sequences are made of, and how long they are."""
+"""Examples on a canvas: the content of their sequences, and their lengths."""
 
 import dataclasses
 
@@ -31,7 +31,7 @@ def example() -> Example:
 
 
 def responses(task: Task, tokenizer: Tokenizer, cfg: CFG) -> list[np.ndarray]:
-    """Those of all sequences about the example."""
+    """The lengths of all sequences of the example."""
     view = View(example(), LETTERBOX)
     views = [view]
     if task.is_prompted:
@@ -81,7 +81,7 @@ def test_sequences_are_cut_where_their_lengths_exceed_the_limit(cfg: CFG, name: 
 
 
 @pytest.mark.parametrize("task", [task for task in TASKS.values() if task.is_prompted], ids=lambda task: task.name)
-def test_a_prompt_points_at_the_object_that_it_was_made_for(cfg: CFG, task: Task):
+def test_a_prompt_belongs_to_its_object(cfg: CFG, task: Task):
     view, labeled = View(example(), LETTERBOX), task.samples.labeled(example())
     for instance in np.flatnonzero(labeled):
         view = dataclasses.replace(view, instance=instance)

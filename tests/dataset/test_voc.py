@@ -131,7 +131,7 @@ def test_image_sets_of_two_years_are_joined(tmp_path: Path):
         VocDataset(tmp_path, "trainval", ONLY_DETECTION)
 
 
-def test_a_missing_image_set_is_answered_with_those_that_are_there(root: Path):
+def test_for_a_missing_image_set_the_existing_ones_are_named(root: Path):
     with pytest.raises(UserError, match=r"test\.txt.*: trainval, val$"):
         VocDataset(root, "test", ONLY_DETECTION)
 

@@ -24,7 +24,7 @@ def split(scenes_root: Path) -> CocoDataset:
 
 @pytest.fixture
 def random_weights(tiny_model: Pix2Seq, tiny_cfg: CFG, split: CocoDataset) -> Weights:
-    """A random model with short responses: it seldom ends one."""
+    """A random model with short responses, since it seldom predicts an end token."""
     words = ["<unk>", *sorted({word for caption in split.all_captions() for word in caption.split()})]
     short = config.replace(tiny_cfg, max_objects=3, max_points=6, max_words=6)
     return Weights(tiny_model, short, split.class_names, {"words": words})
@@ -32,7 +32,7 @@ def random_weights(tiny_model: Pix2Seq, tiny_cfg: CFG, split: CocoDataset) -> We
 
 @pytest.fixture
 def make_predictor(random_weights: Weights, tiny_cfg: CFG) -> Callable[..., Predictor]:
-    """The predictor of the random model with some settings of inference changed."""
+    """Make the predictor of the random model with some inference settings changed."""
 
     def make(**values) -> Predictor:
         cfg = config.replace(tiny_cfg, **({"num_samples": 2, "eval_batch_size": 4} | values))
@@ -43,7 +43,7 @@ def make_predictor(random_weights: Weights, tiny_cfg: CFG) -> Callable[..., Pred
 
 @pytest.fixture
 def damaged_root(scenes_root: Path, tmp_path: Path) -> Path:
-    """The drawn dataset with the first validation image missing and the second one cut in the middle."""
+    """The synthetic dataset with the first validation image missing and the second one truncated."""
     root = tmp_path / "damaged"
     shutil.copytree(scenes_root, root)
     missing, cut, *_ = sorted((root / "val2017").iterdir())

@@ -1,4 +1,4 @@
-"""Caption figures: the scorers, and our word splitting beside the Penn Treebank's."""
+"""Caption metrics: the scorers, and tokenization into words as in the Penn Treebank."""
 
 import pytest
 
@@ -38,7 +38,7 @@ def predicted(image_id: int, caption: str, references: list[str]) -> ImagePredic
 
 
 def scores_of(predictions: list[ImagePredictions]) -> Scores:
-    """Captions are scored by what is in the predictions alone."""
+    """Scores of captions, which depend on the predictions alone."""
     return score(predictions, split=None, settings=InferCFG())
 
 
@@ -48,7 +48,7 @@ def test_words_are_those_of_the_penn_treebank():
             assert split_words(caption) == words
 
 
-def test_figures_are_those_of_penn_treebank_words():
+def test_metrics_are_those_of_penn_treebank_words():
     ours = scores_of([predicted(n, CAPTIONS[n][0], list(REFERENCES[n])) for n in REFERENCES]).metrics
     references = {n: list(pairs.values()) for n, pairs in REFERENCES.items()}
     theirs, _ = caption_metrics(references, {n: [CAPTIONS[n][1]] for n in CAPTIONS})
@@ -63,7 +63,7 @@ def test_bleu_by_hand():
     assert figures["BLEU-2"] == pytest.approx((5 / 6 * 2 / 4) ** 0.5)
 
 
-def test_a_short_caption_is_punished():
+def test_a_short_caption_is_penalized():
     figures, _ = caption_metrics({1: ["a b c d"]}, {1: ["a b"]})
     assert figures["BLEU-1"] == pytest.approx(2.718281828 ** (1 - 4 / 2))
 

@@ -1,4 +1,4 @@
-"""COCO's figures: those of pycocotools, with crowds and unknown masks and poses left out of the count."""
+"""COCO's metrics equal those of pycocotools; crowds and unknown masks and poses are ignored."""
 
 import contextlib
 import copy
@@ -50,7 +50,7 @@ def make_ground_truth(rng: np.random.Generator) -> dict:
 
 
 def make_results(ground_truth: dict, rng: np.random.Generator) -> list[dict]:
-    """Predictions that are more or less right, some twice, some about nothing."""
+    """Predictions of different quality: some are duplicates, some belong to no object."""
     results = []
     for entry in ground_truth["annotations"] * 2:
         if rng.random() < 0.3:
@@ -76,7 +76,7 @@ def made() -> tuple[dict, list[dict]]:
 
 
 def alone(results: list[dict], kind: str) -> list[dict]:
-    """Only what belongs to a kind: the readers guess the kind by the first field they know."""
+    """Results with the keys of one kind only, since pycocotools infers the kind from the first key it knows."""
     part = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}[kind]
     return [{name: r[name] for name in ("image_id", "category_id", "score", part)} for r in results]
 
@@ -96,7 +96,7 @@ def reference(ground_truth: dict, results: list[dict], kind: str, image_ids: lis
 
 @pytest.mark.parametrize("image_ids", [list(range(1, IMAGES + 1)), [2, 3, 5, 8]], ids=["all", "some"])
 @pytest.mark.parametrize("kind", ["bbox", "segm", "keypoints"])
-def test_figures_are_those_of_pycocotools(made, kind: str, image_ids: list[int]):
+def test_metrics_equal_those_of_pycocotools(made, kind: str, image_ids: list[int]):
     ground_truth, results = made  # results with boxes, masks and poses: each kind has the area of its own shape
     ours = CocoScore(ground_truth, results, kind, image_ids).metrics()
     theirs = dict(
@@ -129,7 +129,7 @@ def box_result(box: list[float], score: float) -> dict:
     return {"image_id": 1, "category_id": 1, "bbox": box, "score": score}
 
 
-def test_what_is_found_in_a_crowd_is_not_wrong():
+def test_detections_in_a_crowd_are_not_counted_as_wrong():
     crowd = {"bbox": [100, 100, 80, 80], "iscrowd": 1}
     results = [box_result([110, 110, 10, 30], 0.9), box_result([10, 10, 20, 20], 0.8)]
     with_crowd = CocoScore(one_image({"bbox": [10, 10, 20, 20]}, crowd), results, "bbox", [1])
@@ -154,7 +154,7 @@ def test_quality_pairs_each_object_once():
 
 @pytest.fixture
 def partial(tmp_path: Path) -> CocoDataset:
-    """An image with a masked person with joints, a person in a box alone, and that is all that is known."""
+    """An image with a person with mask and keypoints, and a person of whom only the box is annotated."""
     box, square = [10, 10, 40, 40], [10, 10, 50, 10, 50, 50, 10, 50]
     known = {
         "id": 1,
@@ -195,7 +195,7 @@ def test_objects_whose_mask_is_not_known_do_not_count(partial: CocoDataset):
     assert CocoScore(open_ground_truth(partial, "segm"), results, "segm", [1]).metrics()["AP"] == pytest.approx(1)
 
 
-def test_people_whose_joints_are_not_known_do_not_count(partial: CocoDataset):
+def test_people_whose_keypoints_are_not_known_do_not_count(partial: CocoDataset):
     results = [
         {"image_id": 1, "category_id": 1, "score": 0.9, "keypoints": [130, 130, 2] * 17},
         {"image_id": 1, "category_id": 1, "score": 0.8, "keypoints": [30, 30, 2] * 17},

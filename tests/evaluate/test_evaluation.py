@@ -34,7 +34,7 @@ WITH_TOKENS = replace(SIZES, token_images=4)
 
 @pytest.fixture
 def upper_cfg(tiny_cfg: CFG) -> CFG:
-    """Hidden joints lie far outside the box of what is visible."""
+    """Settings with larger crops: hidden joints may lie far outside the box of the visible parts."""
     return config.replace(tiny_cfg, crop_padding=1.0, num_samples=1, eval_batch_size=4, max_points=48)
 
 
@@ -59,7 +59,7 @@ def test_the_ground_truth_scores_perfectly(upper_cfg: CFG, split: CocoDataset):
     assert metrics["captioning"]["BLEU-4"] == pytest.approx(1)
 
 
-def test_fewer_points_cost_some_of_the_mask(upper_cfg: CFG, split: CocoDataset):
+def test_fewer_polygon_points_lower_the_mask_scores(upper_cfg: CFG, split: CocoDataset):
     rough, fine = (
         evaluate_ground_truth(split, config.replace(upper_cfg, max_points=points), ["segmentation"])
         for points in (6, 48)
@@ -68,7 +68,7 @@ def test_fewer_points_cost_some_of_the_mask(upper_cfg: CFG, split: CocoDataset):
     assert 0.3 < ious[0] < ious[1] - 0.05
 
 
-def test_without_detection_only_true_boxes_are_scored(upper_cfg: CFG, split: CocoDataset):
+def test_without_detection_only_ground_truth_boxes_are_scored(upper_cfg: CFG, split: CocoDataset):
     predictor = ground_truth_predictor(split, choose_tasks(["keypoint"]), upper_cfg)
     metrics = evaluate(predictor, split, ["keypoint"], SIZES).metrics["keypoint"]
     assert "AP, true boxes" in metrics
@@ -161,20 +161,20 @@ def test_images_that_cannot_be_read_are_left_out(
     assert set(found.tokens) == set(TASKS)
 
 
-def test_the_upper_bound_leaves_them_out_too(upper_cfg: CFG, damaged_root: Path, capsys):
+def test_the_upper_bound_leaves_out_unreadable_images_too(upper_cfg: CFG, damaged_root: Path, capsys):
     upper_bound.main(config.replace(upper_cfg, data_root=str(damaged_root), task="detection"))
     printed = capsys.readouterr().out
     assert "AP" in printed and "cannot be read completely, left out" in printed and "is not there, left out" in printed
 
 
-def test_no_readable_image_is_one_line(predictor: Predictor, damaged_root: Path):
+def test_without_a_readable_image_there_is_one_error(predictor: Predictor, damaged_root: Path):
     damaged = CocoDataset(damaged_root, "val2017", TASKS)
     damaged.images = damaged.images[1:2]
     with pytest.raises(UserError, match="no image that can be read"):
         evaluate(predictor, damaged, list(TASKS), WITH_TOKENS)
 
 
-def test_what_cannot_be_counted_is_reported_before_asking(predictor: Predictor, split: CocoDataset, monkeypatch):
+def test_unusable_annotations_are_reported_before_predicting(predictor: Predictor, split: CocoDataset, monkeypatch):
     split.objects, split.captions = {}, {}
     monkeypatch.setattr(evaluation, "ask", lambda *_: pytest.fail("the model was asked first"))
     with pytest.raises(UserError, match="no image with annotations"):
@@ -197,7 +197,7 @@ def test_results_have_the_dataset_s_own_category_ids():
 
 
 class EmptyGenerator:
-    """Ends every response at once."""
+    """A generator that ends every response at once."""
 
     def encode(self, images: Sequence[np.ndarray], geometries: Sequence[Geometry]) -> Encoded:
         return Encoded(torch.zeros(len(geometries), 1, 1), geometries, np.arange(len(geometries)))

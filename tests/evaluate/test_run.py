@@ -37,7 +37,7 @@ def flags(weights_path: Path, scenes_root: Path, tmp_path: Path) -> list[str]:
     return [str(part) for name, value in named.items() for part in (f"--{name}", value)]
 
 
-def test_the_script_writes_figures_results_and_grids(flags: list[str], tmp_path: Path, monkeypatch, capsys):
+def test_the_script_writes_metrics_results_and_grids(flags: list[str], tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["evaluate_multi_task.py", *flags])
     command_line(evaluate_multi_task.run, evaluate_multi_task.__doc__, EVALUATION, output_dir="results")
     out = tmp_path / "out"
@@ -61,7 +61,7 @@ def scalars(folder: Path, step: int) -> dict[str, float]:
     return {name: found[0].value for name, all_ in values.items() if (found := [e for e in all_ if e.step == step])}
 
 
-def test_a_script_of_one_task_scores_that_alone(flags: list[str], tmp_path: Path, monkeypatch):
+def test_a_script_of_one_task_evaluates_only_that_task(flags: list[str], tmp_path: Path, monkeypatch):
     start = flags.index("--num-samples")  # of masks
     monkeypatch.setattr(sys, "argv", ["evaluate_detection.py", *flags[:start], *flags[start + 2 :]])
     command_line(evaluate_detection.run, evaluate_detection.__doc__, EVALUATION, only="detection", output_dir="results")
@@ -78,7 +78,7 @@ def test_every_task_has_a_script(task: str, monkeypatch):
     assert asked == [((task,), "results")]
 
 
-def test_watching_scores_each_new_weights_file(flags: list[str], weights_path: Path, tmp_path: Path, monkeypatch):
+def test_watching_evaluates_each_new_weights_file(flags: list[str], weights_path: Path, tmp_path: Path, monkeypatch):
     folder = tmp_path / "watched"
     folder.mkdir()
     save_weights(folder / "last.safetensors", dataclasses.replace(load_weights(weights_path), step=50))
@@ -94,7 +94,7 @@ def test_watching_scores_each_new_weights_file(flags: list[str], weights_path: P
     assert "eval/captioning/BLEU-4" in scalars(folder / "tensorboard", 50)
 
 
-def test_watching_waits_for_weights_and_sees_them_change(monkeypatch, tmp_path: Path):
+def test_watching_waits_for_weights_and_notices_changes(monkeypatch, tmp_path: Path):
     seen, naps = [], []
     monkeypatch.setattr(
         run, "evaluate_weights", lambda cfg, folder: seen.append(Path(cfg.infer.weights).read_text(encoding="utf-8"))
@@ -114,7 +114,7 @@ def test_watching_waits_for_weights_and_sees_them_change(monkeypatch, tmp_path: 
     assert seen == ["1", "3"]
 
 
-def test_a_folder_to_watch_must_be_there(tmp_path: Path):
+def test_a_folder_to_watch_must_exist(tmp_path: Path):
     with pytest.raises(UserError, match="--watch"):
         run.run(config.replace(CFG(), watch=str(tmp_path / "nowhere"), device="cpu"))
 
@@ -132,7 +132,7 @@ def test_training_evaluates_every_so_many_epochs(tiny_cfg: CFG):
     assert all(0 <= float(value) <= 1 for value in accuracies)
 
 
-def test_a_failed_evaluation_ends_no_training(tiny_cfg: CFG, capsys):
+def test_a_failed_evaluation_does_not_end_training(tiny_cfg: CFG, capsys):
     folder = Path(tiny_cfg.train.run_dir)
     folder.mkdir()
     (folder / "evaluation").write_text("a file, where a folder is needed", encoding="utf-8")
@@ -142,14 +142,14 @@ def test_a_failed_evaluation_ends_no_training(tiny_cfg: CFG, capsys):
     assert load_weights(folder / "last.safetensors").step == 2
 
 
-def test_a_folder_that_cannot_be_written_is_reported_before_asking(flags: list[str], tmp_path: Path, monkeypatch):
+def test_a_folder_that_cannot_be_written_is_reported_before_predicting(flags: list[str], tmp_path: Path, monkeypatch):
     (tmp_path / "out").write_text("a file, where a folder is needed", encoding="utf-8")
     monkeypatch.setattr(evaluation, "ask", lambda *_: pytest.fail("the model was asked first"))
     with pytest.raises(UserError, match="--output-dir"):
         run.evaluate_weights(parse_args(flags))
 
 
-def test_figures_are_printed_even_if_they_cannot_be_written(flags: list[str], tmp_path: Path, monkeypatch, capsys):
+def test_metrics_are_printed_even_if_they_cannot_be_written(flags: list[str], tmp_path: Path, monkeypatch, capsys):
     def full(*_) -> None:
         raise OSError(28, "No space left on device")
 
@@ -161,7 +161,9 @@ def test_figures_are_printed_even_if_they_cannot_be_written(flags: list[str], tm
 
 
 @pytest.mark.slow
-def test_two_processes_score_as_one(flags: list[str], damaged_root: Path, tmp_path: Path, torchrun: list[str]):
+def test_two_processes_give_the_metrics_of_one(
+    flags: list[str], damaged_root: Path, tmp_path: Path, torchrun: list[str]
+):
     script = ROOT / "tests" / "evaluate" / "two_processes.py"
     contents = []
     for name, command in (("one", [sys.executable]), ("two", torchrun)):
@@ -184,7 +186,7 @@ def test_two_processes_score_as_one(flags: list[str], damaged_root: Path, tmp_pa
 
 
 def assert_nearly_equal(one: Any, other: Any) -> None:
-    """Compare what JSON files hold, numbers but for rounding."""
+    """Assert that the contents of two JSON files are equal, numbers up to rounding."""
     if isinstance(one, dict):
         assert one.keys() == other.keys()
         for key in one:

@@ -88,7 +88,7 @@ def test_tokens_without_weight_do_not_count():
     assert counted([[99, *row[1:]] for row in TARGETS]).accuracy == dict.fromkeys(("y", "x", "class", "end"), 1.0)
 
 
-def test_perplexity_is_the_number_of_equal_choices():
+def test_perplexity_is_the_number_of_equally_likely_tokens():
     assert counted(TARGETS, prob=1 / 8).perplexity == pytest.approx(8, rel=1e-5)
 
 
@@ -102,7 +102,7 @@ def test_counts_of_parts_add_up():
     assert total.perplexity == pytest.approx(whole.perplexity)
 
 
-def test_names_of_numbers_are_known_beforehand():
+def test_names_of_metrics_are_known_in_advance():
     numbers = token_numbers({"detection": counted(TARGETS), "captioning": TokenCounts()})
     assert numbers.keys() == {f"accuracy/detection/{role}" for role in ("y", "x", "class", "end")} | {
         "perplexity/detection"
@@ -133,7 +133,7 @@ def prompts_of(predictor: Predictor, task: str, count: int) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_unconstrained_responses_are_greedy_even_where_sampling_is_asked_for(make_predictor, task: str):
+def test_unconstrained_responses_are_greedy_even_where_sampling_is_requested(make_predictor, task: str):
     predictor: Predictor = make_predictor(**SAMPLED)
     free = UnconstrainedGenerator(predictor.generator)
     encoded = predictor.encode_images([np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)] * 2)
@@ -152,7 +152,7 @@ def test_unconstrained_responses_are_greedy_even_where_sampling_is_asked_for(mak
 
 @pytest.mark.parametrize("task", TASKS)
 def test_unconstrained_predictions_do_not_depend_on_the_seed(make_predictor, split: CocoDataset, task: str):
-    """Neither a nucleus for coordinates nor sampled outlines make them random."""
+    """Neither a nucleus for coordinates nor sampled polygons make them random."""
     tokens = []
     for seed in (0, 1):
         free = RecordingGenerator(make_predictor(**SAMPLED, seed=seed))
@@ -163,7 +163,7 @@ def test_unconstrained_predictions_do_not_depend_on_the_seed(make_predictor, spl
 
 
 class RecordingGenerator(UnconstrainedGenerator):
-    """Keeps the tokens of all responses."""
+    """A generator that records the tokens of all responses."""
 
     def __init__(self, predictor: Predictor) -> None:
         super().__init__(predictor.generator)
@@ -175,7 +175,7 @@ class RecordingGenerator(UnconstrainedGenerator):
         return responses
 
 
-def test_each_prompt_is_counted_once_however_many_samples_are_asked_for(make_predictor):
+def test_each_prompt_is_counted_once_for_any_number_of_samples(make_predictor):
     predictor: Predictor = make_predictor(**SAMPLED)
     free = UnconstrainedGenerator(predictor.generator)
     encoded = predictor.encode_images([np.zeros((40, 60, 3), np.uint8)]).take([0, 0])
@@ -184,7 +184,7 @@ def test_each_prompt_is_counted_once_however_many_samples_are_asked_for(make_pre
     assert 0 <= free.valid["segmentation"] <= 2
 
 
-def test_an_unconstrained_generator_leaves_the_other_its_grammars(make_predictor, split: CocoDataset):
+def test_an_unconstrained_generator_does_not_change_the_original(make_predictor, split: CocoDataset):
     predictor: Predictor = make_predictor()
     image, grammar = split[0].image, predictor.tokenizers["keypoint"].grammar()
     encoded, prompts = predictor.encode_images([image]), prompts_of(predictor, "keypoint", 1)

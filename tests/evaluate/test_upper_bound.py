@@ -1,4 +1,4 @@
-"""On real photographs the ground truth survives tokens and Geometry."""
+"""On real photographs the ground truth is preserved by tokens and Geometry."""
 
 from pathlib import Path
 

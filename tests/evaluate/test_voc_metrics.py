@@ -1,4 +1,4 @@
-"""Pascal VOC's AP against cases that are worked out by hand."""
+"""Pascal VOC's AP in cases that are computed by hand."""
 
 from pathlib import Path
 
@@ -30,11 +30,11 @@ def both(ground_truth: list[ImageBoxes], predictions: list[ImageBoxes]) -> tuple
     return tuple(average_precision(ground_truth, predictions, eleven_points=points) for points in (False, True))
 
 
-def test_all_found_is_one():
+def test_ap_is_one_if_all_objects_are_found():
     assert both([true(HERE, THERE)], [predicted(THERE, HERE, scores=(0.4, 0.9))]) == (1, 1)
 
 
-def test_right_wrong_right():
+def test_a_wrong_prediction_between_two_correct_ones():
     # precision 1, 1/2, 2/3 at recall 1/2, 1/2, 1: the area is ½ · 1 + ½ · 2/3; of 11 recalls six see 1, five 2/3
     predictions = [predicted(HERE, AWAY, THERE, scores=(0.9, 0.8, 0.7))]
     area, eleven = both([true(HERE, THERE)], predictions)
@@ -65,13 +65,13 @@ def test_an_iou_of_one_half_is_enough(width: float, right: bool):
     assert both([true(HERE)], [predicted([0, 0, width, 10], scores=(0.9,))]) == ((1, 1) if right else (0, 0))
 
 
-def test_difficult_objects_neither_count_nor_hurt():
+def test_difficult_objects_are_ignored():
     objects = [true(HERE, THERE, difficult=(1,))]
     assert both(objects, [predicted(HERE, scores=(0.9,))]) == (1, 1)  # the difficult one is not missed
     assert both(objects, [predicted(THERE, THERE, HERE, scores=(0.9, 0.8, 0.7))]) == (1, 1)  # nor is finding it wrong
 
 
-def test_nothing_counts_where_all_is_difficult():
+def test_ap_is_undefined_if_all_objects_are_difficult():
     assert (
         average_precision([true(HERE, difficult=(0,))], [predicted(HERE, scores=(0.9,))], eleven_points=False) is None
     )

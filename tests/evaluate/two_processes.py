@@ -1,4 +1,4 @@
-"""Under torchrun: evaluate as the flags say, on one thread each."""
+"""Under torchrun: run the evaluation with the given flags, on one thread per process."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""A weights file of a tiny model, and predictors whose responses a test may write itself."""
+"""A weights file of a tiny model, and predictors with responses that a test defines."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ Tokens = Mapping[str, Sequence[Sequence[int]]]
 class FakeGenerator:
     """Gives every prompt of a task the same responses; several of them take turns as samples.
 
-    `encoded` says how many canvases each call of `encode` got.
+    `encoded` has the number of canvases of each call of `encode`.
     """
 
     def __init__(self, responses: Tokens, prob: float = 0.9) -> None:
@@ -62,8 +62,8 @@ def fake_generator() -> type[FakeGenerator]:
 
 @pytest.fixture
 def make_predictor(weights_path: Path, tiny_model_cfg: CFG) -> Callable[..., Predictor]:
-    """A predictor with some settings changed, those of the model as it was trained among them; with `responses`, token
-    lists by task, it asks a FakeGenerator."""
+    """Make a predictor with some settings changed, which may be the model's; with `responses`, token lists by task, it
+    uses a FakeGenerator."""
 
     def make(responses: Tokens | None = None, prob: float = 0.9, **values) -> Predictor:
         weights, cfg = load_weights(weights_path), config.replace(tiny_model_cfg, **values)

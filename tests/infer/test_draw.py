@@ -1,4 +1,4 @@
-"""Drawings keep the image's size and show what was found, on images of any shape."""
+"""Drawings keep the image's size and show the predictions, on images of any shape."""
 
 import numpy as np
 import pytest
@@ -45,13 +45,13 @@ def test_a_drawing_has_the_image_s_size(task: str, shape: tuple[int, int]):
 
 
 @pytest.mark.parametrize("task", DRAWN)
-def test_nothing_found_leaves_the_image_as_it_is(task: str):
+def test_without_predictions_the_image_is_unchanged(task: str):
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     nothing = Result(Instances.none(), {"detection": Instances.none(), "segmentation": [], "keypoint": []})
     assert (draw(task, image, nothing) == image).all()
 
 
-def test_a_box_and_its_tag_have_the_color_of_the_class():
+def test_a_box_and_its_label_have_the_color_of_the_class():
     drawing = draw("detection", np.zeros((240, 320, 3), np.uint8), result_on(240, 320))
     for class_id in DRAWING.class_names:
         assert (drawing == class_color(class_id)).all(axis=2).sum() > 200
@@ -72,7 +72,7 @@ def test_invisible_keypoints_are_not_drawn():
     assert (draw("keypoint", np.zeros((240, 320, 3), np.uint8), result) == 0).all()
 
 
-def test_classes_that_follow_each_other_look_different():
+def test_successive_classes_have_different_colors():
     colors = np.array([class_color(class_id) for class_id in range(1, 21)], dtype=float)
     distance = np.abs(colors[:, None] - colors[None]).sum(axis=2)
     assert distance[~np.eye(len(colors), dtype=bool)].min() > 40

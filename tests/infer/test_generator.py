@@ -1,4 +1,4 @@
-"""The seam between what asks and what responds: encoded canvases, and generators that can be exchanged."""
+"""Sequence generators: encoded canvases, and generators that can be exchanged."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ indices = st.lists(st.integers(0, CANVASES - 1), max_size=20)
 
 
 def encoded(image_index: list[int]) -> Encoded:
-    """Canvases whose memory is their number, each of an image of its own width."""
+    """Encoded canvases whose memory is their index, each of an image of a different width."""
     memory = torch.arange(CANVASES * 1.0).view(-1, 1, 1).expand(-1, 3, 2).contiguous()
     geometries = [Geometry.letterbox(10 + number, 20, 64) for number in range(CANVASES)]
     return Encoded(memory, geometries, np.array(image_index, dtype=int))
@@ -31,7 +31,7 @@ def encoded(image_index: list[int]) -> Encoded:
 
 
 @given(indices, st.data())
-def test_taken_queries_share_the_memory(image_index: list[int], data: st.DataObject):
+def test_selected_queries_share_the_memory(image_index: list[int], data: st.DataObject):
     whole = encoded(image_index)
     queries = data.draw(st.lists(st.sampled_from(range(len(image_index))), max_size=20) if image_index else st.just([]))
     taken = whole.take(queries)
@@ -42,7 +42,7 @@ def test_taken_queries_share_the_memory(image_index: list[int], data: st.DataObj
 
 
 @given(indices, st.integers(0, 20), st.integers(0, 20))
-def test_a_chunk_holds_each_canvas_that_is_asked_about_once(image_index: list[int], start: int, length: int):
+def test_a_chunk_has_each_queried_canvas_once(image_index: list[int], start: int, length: int):
     part = slice(start, start + length)
     memory, index = encoded(image_index).chunk(part)
     assert len(memory) == len(set(image_index[part]))
@@ -50,20 +50,20 @@ def test_a_chunk_holds_each_canvas_that_is_asked_about_once(image_index: list[in
     assert memory.shape[1:] == (3, 2)
 
 
-def test_many_queries_about_a_canvas_are_one_row_of_memory():
+def test_many_queries_of_one_canvas_share_a_row_of_memory():
     whole = encoded([4] * 1000).take(range(1000))
     memory, index = whole.chunk(slice(0, 500))
     assert memory.tolist() == [[[4, 4]] * 3]
     assert index.tolist() == [0] * 500
 
 
-def test_nothing_encoded_and_nothing_taken():
+def test_an_empty_encoding_and_an_empty_selection():
     assert len(encoded([])) == len(encoded([1, 2]).take([])) == 0
     memory, index = encoded([1, 2]).take([]).chunk(slice(0, 4))
     assert (len(memory), len(index)) == (0, 0)
 
 
-def test_a_model_encodes_no_images_as_no_memory(make_predictor):
+def test_without_images_the_memory_is_empty(make_predictor):
     nothing = make_predictor().encode_images([])
     assert len(nothing) == len(nothing.memory) == 0
 
@@ -99,7 +99,7 @@ def predicted(predictor: Predictor) -> tuple[list[int], list[list[float]], list[
     return found.classes.tolist(), found.boxes.tolist(), predictor.predict("captioning", [IMAGE])
 
 
-def test_with_generator_asks_the_other_generator_and_keeps_the_rest(make_predictor, car):
+def test_with_generator_uses_the_other_generator_and_keeps_the_rest(make_predictor, car):
     predictor: Predictor = make_predictor(num_samples=3)
     other = predictor.with_generator(car)
     assert other is not predictor and other.generator is car
@@ -109,7 +109,7 @@ def test_with_generator_asks_the_other_generator_and_keeps_the_rest(make_predict
     assert car.encoded == [1, 1]
 
 
-def test_with_generator_leaves_the_predictor_as_it_was(make_predictor, car):
+def test_with_generator_does_not_change_the_predictor(make_predictor, car):
     predictor: Predictor = make_predictor()
     generator, before = predictor.generator, predicted(predictor)
     assert predicted(predictor.with_generator(car)) != before
@@ -130,7 +130,7 @@ def test_predictors_with_different_generators_do_not_influence_each_other(make_p
     assert (len(car.encoded), len(dog.encoded)) == (encodings[0] + 2, encodings[1])
 
 
-def test_describe_asks_the_generator_for_every_task(make_predictor, fake_generator):
+def test_describe_calls_the_generator_for_every_task(make_predictor, fake_generator):
     corners = quantize(np.array([[0.3, 0.3], [0.3, 0.6], [0.6, 0.6]])).ravel().tolist()
     everything = fake_generator(
         {
@@ -147,7 +147,7 @@ def test_describe_asks_the_generator_for_every_task(make_predictor, fake_generat
     assert (result.predictions["keypoint"][0].keypoints[:, 2] == 2).all()
 
 
-def test_prompts_about_an_image_share_its_encoding(make_predictor):
+def test_prompts_of_an_image_share_its_encoding(make_predictor):
     predictor: Predictor = make_predictor(segment_whole=True)
     prompts = [Prompt(number, np.array([0.0, 0.0, 30.0, 20.0]), 1) for number in (1, 0, 1)]
     whole = predictor.encode_images([IMAGE, IMAGE[:30]])

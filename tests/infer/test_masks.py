@@ -1,4 +1,4 @@
-"""Masks equal those that COCO's own code makes of the same polygons."""
+"""Masks equal those of COCO's own code for the same polygons."""
 
 import numpy as np
 from hypothesis import given
@@ -14,7 +14,7 @@ polygon = st.lists(st.tuples(coordinate, coordinate), min_size=3, max_size=6).ma
 
 
 @given(st.lists(polygon, min_size=1, max_size=3))
-def test_one_vote_is_coco_s_own_mask(polygons: list[np.ndarray]):
+def test_a_mask_of_one_vote_equals_coco_s_own(polygons: list[np.ndarray]):
     parts = coco_mask.frPyObjects([part.ravel().tolist() for part in polygons], HEIGHT, WIDTH)
     expected = coco_mask.decode(coco_mask.merge(parts)).astype(bool)
     mask = decode_mask(vote([polygons], HEIGHT, WIDTH, 0.5).rle)
@@ -43,6 +43,6 @@ def test_the_score_is_the_mean_share_of_votes():
     assert vote([small, large], HEIGHT, WIDTH, 0.5).score == 0.75
 
 
-def test_masks_survive_encoding():
+def test_masks_are_unchanged_by_encoding():
     mask = np.random.default_rng(0).random((HEIGHT, WIDTH)) < 0.5
     assert (decode_mask(encode_mask(mask)) == mask).all()

@@ -1,4 +1,4 @@
-"""Predictions come back in the image's own pixels, one for each image or prompt."""
+"""Predictions are in pixels of the image, one for each image or prompt."""
 
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def test_a_mask_lies_where_its_polygon_is_predicted(make_predictor):
     assert mask.score == 1
 
 
-def test_samples_vote_on_a_mask(make_predictor):
+def test_samples_vote_for_a_mask(make_predictor):
     small = crop_tokens([(50, 20), (60, 20), (60, 50), (50, 50)])
     large = crop_tokens([(50, 20), (90, 20), (90, 50), (50, 50)])
     responses = {"segmentation": [[*small, 0], [*small, 0], [*large, 0]]}
@@ -134,14 +134,14 @@ def test_predictions_do_not_depend_on_the_size_of_chunks(make_predictor):
     assert len(set(map(str, predictions[0][0]))) == len(images)
 
 
-def test_what_a_canvas_is_encoded_to_does_not_depend_on_the_size_of_chunks_but_for_rounding(make_predictor):
+def test_encodings_do_not_depend_on_the_size_of_chunks_but_for_rounding(make_predictor):
     images = [noise(30 + 10 * i, 50) for i in range(5)]
     alone, together = (make_predictor(eval_batch_size=size).encode_images(images).memory for size in (1, 5))
     torch.testing.assert_close(alone, together, atol=1e-4, rtol=0)
 
 
-def test_a_trained_model_finds_the_same_in_chunks_of_any_size(scenes_root: Path):
-    """Its tokens are no promise: of two neighboring bins that are as likely, rounding may choose either."""
+def test_predictions_of_a_trained_model_are_the_same_in_chunks_of_any_size(scenes_root: Path):
+    """Tokens may differ: of two neighboring bins of equal probability, rounding may choose either."""
     paths = sorted((scenes_root / "val2017").iterdir())
     images = [read_image(paths[number]) for number in (0, 4, 5)]
     weights = ROOT / "weights" / "scenes.safetensors"
@@ -155,8 +155,7 @@ def test_a_trained_model_finds_the_same_in_chunks_of_any_size(scenes_root: Path)
 
 
 def record_generate(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[int], int]]:
-    """For each later call of `generate`: the number of canvases, which of them each prompt is about, and the number of
-    prompts."""
+    """Record each later call of `generate`: its number of canvases, each prompt's canvas, its number of prompts."""
     calls = []
 
     def recorded(model, memory, prompts, image_index, *more):
@@ -168,7 +167,7 @@ def record_generate(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[int
 
 
 def record_encode(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many canvases each later call of the encoder gets."""
+    """Record the number of canvases of each later call of the encoder."""
     encoded, model = [], predictor.generator.model
     encode = model.encode
     monkeypatch.setattr(model, "encode", lambda images: encoded.append(len(images)) or encode(images))
@@ -181,7 +180,7 @@ def test_the_prompts_of_a_chunk_are_decoded_in_one_call(make_predictor, monkeypa
     assert [prompts for _, _, prompts in calls] == [4, 2]
 
 
-def test_a_response_never_exceeds_what_the_model_was_trained_for(make_predictor):
+def test_a_response_never_exceeds_the_length_that_the_model_was_trained_with(make_predictor):
     predictor = make_predictor(max_objects=1000, max_points=1000)  # more than its --max-tokens
     predictor.predict("detection", [noise(50, 50)])
     predictor.predict("segmentation", [noise(50, 50)], [Prompt(0, np.array([0.0, 0.0, 9.0, 9.0]), 1)])
@@ -216,7 +215,7 @@ def test_detections_with_a_low_score_are_left_out(make_predictor):
     assert len(result.instances) == len(result.predictions["detection"]) == 0
 
 
-def test_coco_results_hold_all_that_is_predicted(make_predictor):
+def test_coco_results_contain_all_predictions(make_predictor):
     responses = {
         "segmentation": [[*crop_tokens([(50, 20), (60, 20), (60, 50)]), 0]],
         "keypoint": [[INVISIBLE] * 34],

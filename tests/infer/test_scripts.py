@@ -1,4 +1,4 @@
-"""The inference scripts as a user meets them: files written, tables printed, mistakes reported in one line."""
+"""The inference scripts from the command line: files written, tables printed, mistakes reported in one line."""
 
 import json
 import runpy
@@ -50,7 +50,7 @@ def run_script(monkeypatch: pytest.MonkeyPatch, weights_path: Path, out: Path):
 
 @pytest.fixture
 def responsive(monkeypatch: pytest.MonkeyPatch, fake_generator) -> None:
-    """The weights predict a person and a car, and something for every task."""
+    """Make the weights predict a person and a car, and something for every task."""
     boxes = [*quantize([0.1, 0.2, 0.6, 0.6]), CLASS_SHIFT + 1, *quantize([0.1, 0.2, 0.5, 0.9]), CLASS_SHIFT + 3, 0]
     responses = {
         "detection": [boxes],
@@ -118,7 +118,7 @@ def test_each_of_several_images_has_its_folder(run_script, responsive, image, ou
 
 
 def wrote(capsys) -> str:
-    """What the last line of the output says of files."""
+    """The part of the last output line that names files."""
     line = capsys.readouterr().out.splitlines()[-1]
     assert line.startswith("wrote ")
     return line.removeprefix("wrote ")
@@ -144,7 +144,7 @@ def test_the_last_line_names_the_first_few_of_many_files(run_script, responsive,
     assert [Path(name).parent.name for name in named] == ["a"] * 4 + ["b"] * 4
 
 
-def test_names_are_unique_even_where_a_number_is_taken():
+def test_names_are_unique_even_if_a_numbered_name_exists():
     assert unique_names([Path("a.png"), Path("a_2.png"), Path("b/a.jpg")]) == ["a", "a_2", "a_3"]
 
 
@@ -260,7 +260,7 @@ def test_a_task_that_the_weights_cannot_do_is_refused(run_script, capsys, image,
     run_script("segmentation", *flags, "--box", "10,10,20,20")
 
 
-def test_old_output_outlives_a_failure(run_script, responsive, capsys, image, out, tmp_path):
+def test_old_output_is_kept_after_a_failure(run_script, responsive, capsys, image, out, tmp_path):
     run_script("object_detection", "--image", image)
     before = (out / "result.json").read_bytes()
     (tmp_path / "notes.png").write_text("no image", encoding="utf-8")
@@ -269,7 +269,7 @@ def test_old_output_outlives_a_failure(run_script, responsive, capsys, image, ou
     assert files(out) == {"object_detection.png", "result.json"}
 
 
-def test_nothing_is_left_behind_when_interrupted(tmp_path: Path):
+def test_nothing_is_left_behind_after_an_interruption(tmp_path: Path):
     with pytest.raises(KeyboardInterrupt), output_folder(tmp_path / "new" / "folder") as staging:
         (staging / "half.png").write_text("half", encoding="utf-8")
         raise KeyboardInterrupt

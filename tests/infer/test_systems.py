@@ -1,4 +1,4 @@
-"""Inference, and the look at a dataset, as they run on other systems: no POSIX modules, other encodings."""
+"""Inference and the check of a dataset on other systems: without POSIX modules, with other encodings."""
 
 import json
 import os
@@ -23,7 +23,7 @@ PLAIN = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
 def run(command: list[str | Path], **environment: str) -> str:
-    """What a command prints; it must succeed."""
+    """The output of a command, which must succeed."""
     done = subprocess.run(command, env=os.environ | environment, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode(errors="replace")[-2000:]
     return done.stdout.decode(environment.get("PYTHONIOENCODING", "utf-8"))
@@ -31,7 +31,7 @@ def run(command: list[str | Path], **environment: str) -> str:
 
 @pytest.fixture
 def flags(tmp_path: Path, tiny_model: Pix2Seq, tiny_model_cfg: CFG) -> list[str | Path]:
-    """An image, and weights whose classes and words are not ASCII; a random model is sure of nothing."""
+    """Flags for an image and for weights with non-ASCII classes and words; a random model has low scores."""
     Image.new("RGB", (60, 40), "gray").save(tmp_path / "naïve 图片.png")
     save_weights(tmp_path / "wéights.safetensors", Weights(tiny_model, tiny_model_cfg, NAMES, {"words": WORDS}))
     files = ["--image", tmp_path / "naïve 图片.png", "--weights", tmp_path / "wéights.safetensors"]
@@ -60,7 +60,7 @@ def test_inference_prints_to_any_terminal(flags: list[str | Path], tmp_path: Pat
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
-def test_the_look_at_a_dataset_prints_to_any_terminal(tmp_path: Path, encoding: str):
+def test_the_check_of_a_dataset_prints_to_any_terminal(tmp_path: Path, encoding: str):
     names = ["un.png", "été.png"]
     for name in names:
         Image.new("RGB", (64, 48)).save(tmp_path / name)

@@ -1,4 +1,4 @@
-"""The styles and sizes of the one encoder-decoder: official presets, llama style, positions, embeddings, freezing."""
+"""Variants of the encoder-decoder: official presets, llama style, positions, embeddings, freezing."""
 
 import dataclasses
 import json
@@ -67,7 +67,7 @@ def test_patches_beyond_the_last_whole_one_are_left_out(tiny_model_cfg: CFG):
     assert model.encode(torch.rand(1, 3, 70, 95)).shape[1] == 4 * 5
 
 
-def test_running_variance_is_the_biased_one():
+def test_running_variance_is_biased():
     norm = BatchNorm(2).train()
     x = torch.randn(2, 2, 3, 1) * 5
     norm(x)
@@ -130,7 +130,7 @@ def test_rotated_attention_depends_on_distance_only():
 
 
 @torch.no_grad()
-def test_a_llama_decoder_knows_the_order_of_tokens(tiny_model_cfg: CFG, images, tokens):
+def test_a_llama_decoder_depends_on_the_order_of_tokens(tiny_model_cfg: CFG, images, tokens):
     model = Pix2Seq(patches(replace(tiny_model_cfg, transformer="llama"))).eval()
     swapped = tokens[:, [1, 0, *range(2, 10)]]
     memory = model.encode(images)
@@ -214,7 +214,7 @@ def test_sequences_of_one_image_share_its_memory(image_index: list[int]):
 # Frozen layers
 
 
-def test_frozen_stages_stay_and_the_others_learn(tiny_model_cfg: CFG):
+def test_frozen_stages_stay_and_the_others_are_trained(tiny_model_cfg: CFG):
     backbone = Pix2Seq(tiny_model_cfg.model).encoder.backbone
     backbone.freeze(2)
     learning = [name for name, parameter in backbone.net.named_parameters() if parameter.requires_grad]

@@ -46,7 +46,7 @@ def tables(task: str) -> GrammarTables:
 
 
 def prompts(task: str, count: int) -> torch.Tensor:
-    """Prompts (count, P), all different where the task has an instance to point at."""
+    """Prompts (count, P), all different if the task is prompted with instances."""
     if task in ("detection", "captioning"):
         rows = [tokenizers[task].prompt()] * count
     else:
@@ -94,7 +94,7 @@ def exact_memory(exact: ExactModel, images: torch.Tensor) -> torch.Tensor:
 
 
 def are_likeliest(tokens: torch.Tensor, logits: torch.Tensor) -> bool:
-    """Whether no logit (S, V) is higher than that of tokens (S,), but for rounding."""
+    """Whether no logit (S, V) is higher than those of the tokens (S,), up to rounding."""
     return bool((logits.gather(1, tokens[:, None])[:, 0] >= logits.amax(1) - ROUNDING).all())
 
 
@@ -137,7 +137,7 @@ def test_rows_do_not_limit_each_other(exact: ExactModel, exact_memory, task: str
         assert not together.tokens[row, length:].any()
 
 
-def test_greedy_samples_of_a_prompt_are_equal_and_stand_together(exact: ExactModel, exact_memory):
+def test_greedy_samples_of_a_prompt_are_equal_and_adjacent(exact: ExactModel, exact_memory):
     asked, grammar = prompts("segmentation", 3), tables("segmentation")
     once = generate(exact, exact_memory, asked, INDEX, grammar, 16)
     thrice = generate(exact, exact_memory, asked, INDEX, grammar, 16, num_samples=3)
@@ -290,14 +290,14 @@ def test_tokens_that_the_grammar_forbids_are_never_sampled():
 
 
 def logits_of(probs: dict[int, float]) -> torch.Tensor:
-    """Logits (1, V) of a few tokens; all others are not permitted."""
+    """Logits (1, V) of a few tokens; all others are forbidden."""
     logits = torch.full((1, VOCAB_SIZE), -torch.inf)
     for token, prob in probs.items():
         logits[0, token] = np.log(prob)
     return logits
 
 
-def test_the_end_waits_until_it_is_likely():
+def test_the_end_is_chosen_only_if_it_is_probable_enough():
     logits = logits_of({END: 0.4, **{1100 + 10 * place: 0.06 for place in range(10)}})  # likeliest, but not likely
     assert choose_likeliest(logits, Sampling()).item() == END
     assert choose_likeliest(logits, Sampling(end_threshold=0.5)).item() != END
@@ -305,7 +305,7 @@ def test_the_end_waits_until_it_is_likely():
     assert logits[0, END] > -torch.inf  # the caller's are untouched
 
 
-def test_an_end_that_alone_is_permitted_is_chosen():
+def test_the_end_is_chosen_if_it_alone_is_allowed():
     assert choose_likeliest(logits_of({END: 1e-6}), Sampling(end_threshold=0.9)).item() == END
 
 

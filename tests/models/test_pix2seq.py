@@ -1,4 +1,4 @@
-"""Encoder and decoder: shapes for any backbone, and the same logits whichever way the decoder is run."""
+"""Encoder and decoder: shapes for any backbone, and the same logits with and without a cache or groups."""
 
 import dataclasses
 import json
@@ -56,7 +56,7 @@ def test_cached_decoding_in_chunks_equals_uncached(tiny_model: Pix2Seq, images, 
 
 
 @torch.no_grad()
-def test_rows_that_a_cache_keeps_go_on_as_before(tiny_model: Pix2Seq, images, tokens):
+def test_rows_that_a_cache_keeps_continue_unchanged(tiny_model: Pix2Seq, images, tokens):
     expected = tiny_model(images, tokens, IMAGE_INDEX)
     cache = tiny_model.start(tiny_model.encode(images), IMAGE_INDEX, tokens.shape[1])
     tiny_model.step(tokens[:, :6], cache)
@@ -90,7 +90,7 @@ def test_the_logits_depend_on_the_image(tiny_model: Pix2Seq, images, tokens):
 
 
 @torch.no_grad()
-def test_no_token_sees_what_comes_after_it(tiny_model: Pix2Seq, images, tokens):
+def test_no_token_attends_to_later_ones(tiny_model: Pix2Seq, images, tokens):
     changed = tokens.clone()
     changed[:, 7:] = 5
     before, after = (tiny_model(images, t, IMAGE_INDEX) for t in (tokens, changed))

@@ -17,7 +17,7 @@ from pix2seq.tasks import choose_tasks
 
 NAME = "tf_efficientnet_lite0"
 SIZE_PX = 224
-SHARP_PX = 96  # shorter side of an object that ImageNet's classes should be told from
+SHARP_PX = 96  # shorter side of an object that can be classified
 EACH = 4  # objects of a class
 # COCO's classes that ImageNet has too, in ImageNet's words.
 COUNTERPARTS = {
@@ -58,8 +58,8 @@ def test_the_packages_weights_are_the_backbones(tiny_model_cfg: config.CFG, tens
         torch.testing.assert_close(tensor, tensors[name], msg=name)
 
 
-def test_the_packages_weights_name_what_photographs_show(coco_people: Path, tensors: dict[str, torch.Tensor]):
-    """At least 60 % of large objects have their class among the first five of a thousand; by chance 2 % would."""
+def test_the_packages_weights_classify_objects_in_photographs(coco_people: Path, tensors: dict[str, torch.Tensor]):
+    """For at least 60 % of large objects the class is among the first five of a thousand; by chance for 2 %."""
     model = timm.create_model(NAME).eval()
     model.load_state_dict(tensors)
     known = timm.get_pretrained_cfg(NAME)
@@ -69,16 +69,16 @@ def test_the_packages_weights_name_what_photographs_show(coco_people: Path, tens
     with torch.inference_mode():
         first_five = model(images).topk(5).indices.tolist()
     names = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
-    told = [
+    correct = [
         any(names[index] in COUNTERPARTS[name] for index in five)
         for five, name in zip(first_five, classes, strict=True)
     ]
-    assert len(told) == EACH * len(COUNTERPARTS)
-    assert np.mean(told) >= 0.6
+    assert len(correct) == EACH * len(COUNTERPARTS)
+    assert np.mean(correct) >= 0.6
 
 
 def large_objects(photographs: CocoDataset) -> tuple[np.ndarray, list[str]]:
-    """Crops (n, H, W, 3) of the first large objects of each of the classes, and the names of these."""
+    """Crops (n, H, W, 3) of the first large objects of each class, and the names of their classes."""
     crops: list[np.ndarray] = []
     classes: list[str] = []
     for index in range(len(photographs)):

@@ -89,7 +89,7 @@ def test_a_missing_file_is_named(tmp_path: Path):
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"\x80\x04N.", b"\xff" * 200])
-def test_garbage_is_refused(tmp_path: Path, content: bytes):
+def test_a_file_of_another_format_is_refused(tmp_path: Path, content: bytes):
     path = tmp_path / "garbage.safetensors"
     path.write_bytes(content)
     with pytest.raises(UserError, match="not a safetensors file"):
@@ -118,7 +118,7 @@ def test_a_tensor_of_another_shape_is_named(path: Path):
         load_weights(path)
 
 
-def test_missing_and_surplus_tensors_are_counted(path: Path):
+def test_missing_and_unexpected_tensors_are_counted(path: Path):
     tensors, metadata = contents(path)
     tensors["invented"] = tensors.pop("decoder.bias")
     save_file(tensors, path, metadata)

@@ -1,4 +1,4 @@
-"""Canvases and what is mapped onto them are those of the official evaluation pipeline."""
+"""Canvases and the annotations mapped onto them equal those of the official evaluation pipeline."""
 
 from dataclasses import replace
 
@@ -57,7 +57,7 @@ def test_boxes_are_mapped_alike(reference, case: int):
 
 @pytest.fixture
 def crops(reference) -> list[tuple[np.ndarray, dict, Geometry]]:
-    """For each instance of the keypoint pipeline, surest first: its row, what comes out, and our crop."""
+    """For each instance of the keypoint pipeline, by falling score: its row, the official outputs, and our crop."""
     data = reference("keypoint_eval_pipeline.npz")
     image, boxes = data["image_uint8"], to_pixels(data["in_bbox"], data["image_uint8"])
     found = []
@@ -102,7 +102,7 @@ def test_boxes_and_keypoints_of_crops_are_mapped_alike(reference, crops):
     assert visible_points > 10
 
 
-def test_a_part_of_a_image_is_mapped_alike(reference):
+def test_a_part_of_an_image_is_mapped_alike(reference):
     """Boxes and polygons are clipped to the part by the official code; ours clips them when they become tokens."""
     data = reference("geometry.npz")
     y, x, height, width = data["region_y_x_h_w"].tolist()

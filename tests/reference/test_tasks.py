@@ -1,4 +1,4 @@
-"""Tokens, weights, decoded responses and scores are those of the official code, on its own numbers."""
+"""Tokens, weights, decoded responses and scores equal those of the official code for the same inputs."""
 
 import numpy as np
 import pytest
@@ -71,7 +71,7 @@ def test_other_bins_in_a_detection_sequence(reference):
 
 @pytest.fixture
 def objects(reference) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Boxes and classes of three images; noise boxes are among them, the padding is taken away."""
+    """Boxes and classes of three images, noise boxes included, without padding."""
     data = reference("detection.npz")
     return [
         (boxes[labels != 0], labels[labels != 0]) for boxes, labels in zip(data["bbox"], data["label"], strict=True)
@@ -147,7 +147,7 @@ def test_corrupted_classes_have_the_official_odds(mode: str, real: float, fake: 
 
 @pytest.mark.parametrize("case", ["a", "b"])
 def test_classes_and_scores_are_decoded_alike(reference, case: str):
-    """The grammar takes the likeliest class: what was sampled in the file is replaced by it, as the official code does.
+    """The grammar chooses the likeliest class: it replaces the sampled ones of the file, as in the official code.
 
     The official code clips coordinates that are none and reads on after an end; the grammar allows neither, so whole
     groups of coordinates are compared, each on its own. It drops class 0 as padding, which no grammar allows.
@@ -203,14 +203,14 @@ def test_annotations_are_written_alike(reference, reference_json):
 
 
 def split_polygons(floats: np.ndarray) -> list[np.ndarray]:
-    """Polygons (K, 2) y x of numbers in which −2 parts polygons and −1 is padding."""
+    """Polygons (K, 2) y x of numbers in which −2 separates polygons and −1 is padding."""
     floats = floats[floats != -1].reshape(-1, 2)
     return np.split(floats, np.flatnonzero(floats[:, 0] == -2)) if len(floats) else []
 
 
 @pytest.mark.parametrize(("prefix", "length", "end_weight"), [("", 24, 1.0), ("longer_", 30, 0.3)])
 def test_segmentation_is_trained_alike(reference, prefix: str, length: int, end_weight: float):
-    """Real instances; where theirs trains on an empty instance that fills a batch up, ours has no sequence."""
+    """Real instances; for the empty instances that fill up the official batches, ours has no sequence."""
     data, tokenizer = (
         reference("instance_segmentation.npz"),
         SegmentationTokenizer(VOCAB_SIZE, 128, separators=2, end_weight=end_weight),
@@ -225,7 +225,7 @@ def test_segmentation_is_trained_alike(reference, prefix: str, length: int, end_
 
 
 def grammatical(tokens: np.ndarray) -> bool:
-    """Whether a response is one that our decoding can give: whole points, at least three to a polygon."""
+    """Whether our decoding can give a response: complete points, at least three in each polygon."""
     return POLYGONS.grammar().accepts(tokens)
 
 
@@ -293,7 +293,7 @@ def test_samples_vote_alike(reference, reference_json, threshold: float):
 
 
 def test_keypoints_are_trained_alike(reference):
-    """Real instances; an instance that fills a batch up has weight 0 there, and no sequence here."""
+    """Real instances; those that fill up a batch have weight 0 in the official code, and no sequence here."""
     data = reference("keypoints.npz")
     for image, instance in np.argwhere(data["label"] > 0):
         points = data["keypoints_yx"][image, instance].reshape(17, 2)
@@ -323,14 +323,14 @@ def test_the_ratio_is_the_share_of_masked_points():
 
 
 def token_probs(data: dict, row: int) -> np.ndarray:
-    """Probabilities (T,) of what was chosen in the softmax over the whole vocabulary."""
+    """Probabilities (T,) of the chosen tokens in the softmax over the whole vocabulary."""
     probs = torch.from_numpy(data["logits_f16"][row].astype(np.float32)).softmax(-1)
     return probs[torch.arange(probs.shape[0]), torch.from_numpy(data["pred_seq"][row])].numpy()
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.3, 0.0])
 def test_poses_are_scored_alike(reference, weight: float):
-    """Not the third row of `final_scores`: its class is no person's, which is never asked for keypoints here."""
+    """Without the third row of `final_scores`, whose class is not person: it has no keypoints here."""
     data = reference("keypoints.npz")
     for row, (tokens, box_score) in enumerate(zip(data["pred_seq"], data["det_scores"], strict=True)):
         score = weight * KEYPOINTS.decode(tokens, token_probs(data, row)).score + (1 - weight) * box_score
@@ -341,7 +341,7 @@ def test_poses_are_scored_alike(reference, weight: float):
 
 
 def test_keypoints_are_placed_alike(reference):
-    """Points of which both tokens are coordinates, or neither is: the grammar allows no half-invisible ones."""
+    """Points whose tokens are both coordinates or both invisible: the grammar allows no others."""
     data = reference("keypoints.npz")
     compared = np.zeros(2, dtype=int)
     for row, tokens in enumerate(data["pred_seq"]):

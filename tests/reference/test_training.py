@@ -41,7 +41,7 @@ SCHEDULES = {
 
 
 def schedule_cfg(case: dict) -> CFG:
-    """Our settings for an official case, whose rate may be scaled by the batch size."""
+    """Our settings for an official case, whose learning rate may be scaled by the batch size."""
     scale = {"none": 1, "linear": case["batch_size"] / 256, "sqrt": math.sqrt(case["batch_size"])}
     names = ("warmup_steps", "tail_steps", "end_lr_factor")
     settings = {name: case[name] for name in names} | SCHEDULES[case["schedule"]]
@@ -87,7 +87,7 @@ def test_losses(reference, name: str, smoothing: float):
 
 
 class Three(nn.Module):
-    """The three tensors of the official test, where `Optimizers` looks for a model's."""
+    """A model with the three tensors of the official test."""
 
     def __init__(self, start: dict[str, Tensor]) -> None:
         super().__init__()

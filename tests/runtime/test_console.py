@@ -1,4 +1,4 @@
-"""Printing to terminals that lack characters."""
+"""Printing to terminals whose encoding lacks characters."""
 
 import io
 import sys
@@ -22,7 +22,7 @@ def terminal(encoding: str) -> io.TextIOWrapper:
         ("utf-8", "café 24 × 30 → █ … 图片 ?"),
     ],
 )
-def test_what_a_terminal_lacks_is_a_question_mark(monkeypatch, encoding: str, printed: str):
+def test_characters_that_a_terminal_lacks_become_question_marks(monkeypatch, encoding: str, printed: str):
     out, err = terminal(encoding), terminal(encoding)
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)
@@ -32,7 +32,7 @@ def test_what_a_terminal_lacks_is_a_question_mark(monkeypatch, encoding: str, pr
     assert out.buffer.getvalue().decode(encoding) == err.buffer.getvalue().decode(encoding) == printed + "\n"
 
 
-def test_streams_that_are_no_terminals_are_left_alone(monkeypatch):
+def test_streams_that_are_no_terminals_are_not_changed(monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     monkeypatch.setattr(sys, "stderr", None)  # as under pythonw
     print_anything()
@@ -41,5 +41,5 @@ def test_streams_that_are_no_terminals_are_left_alone(monkeypatch):
 
 
 @pytest.mark.parametrize("encoding, drawn", [("ascii", "###"), ("cp1252", "###"), ("utf-8", "███")])
-def test_bars_are_blocks_where_there_are_any(encoding: str, drawn: str):
+def test_bars_are_blocks_if_the_encoding_has_them(encoding: str, drawn: str):
     assert bar(3, terminal(encoding)) == drawn

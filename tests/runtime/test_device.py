@@ -1,4 +1,4 @@
-"""The device that is chosen, and one sentence for a device that is not there."""
+"""The choice of a device, and one error for a device that is not available."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from pix2seq.runtime.distributed import start
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, gpus: int = 0, mps: bool = False) -> None:
-    """Let torch see these devices."""
+    """Let torch report these devices as available."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
@@ -33,7 +33,7 @@ def test_cuda_comes_before_mps_and_mps_before_the_cpu(monkeypatch, gpus: int, mp
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:7", "cuda:-1", "mps", "xpu", "meta", "banana", "", "CPU", "7"])
-def test_a_device_that_is_not_there_is_one_sentence(monkeypatch, name: str):
+def test_a_device_that_is_not_available_is_refused(monkeypatch, name: str):
     machine(monkeypatch)
     with pytest.raises(UserError) as error:
         pick_device(name)
@@ -41,13 +41,13 @@ def test_a_device_that_is_not_there_is_one_sentence(monkeypatch, name: str):
     assert "\n" not in str(error.value)
 
 
-def test_what_is_there_is_named(monkeypatch):
+def test_available_devices_are_named(monkeypatch):
     machine(monkeypatch, gpus=2, mps=True)
     with pytest.raises(UserError, match="expected one of auto, cuda:0, cuda:1, mps, cpu"):
         pick_device("cuda:2")
 
 
-def test_a_bare_number_is_told_its_kind(monkeypatch):
+def test_for_a_bare_number_the_error_shows_how_to_name_a_gpu(monkeypatch):
     machine(monkeypatch, gpus=1)
     with pytest.raises(UserError, match=r"--device 0 is not there; .* as in cuda:0$"):
         pick_device("0")
@@ -58,7 +58,7 @@ def test_torch_has_mixed_precision_on_every_device(kind: str):
     assert torch.amp.is_autocast_available(kind)
 
 
-def test_a_device_without_bf16_is_one_sentence(monkeypatch):
+def test_a_device_without_bf16_is_refused(monkeypatch):
     def refuse(*_, **__):
         raise TypeError("MPS BFloat16 is only supported on MacOS 14 or newer.\nUpdate")
 
@@ -70,12 +70,12 @@ def test_a_device_without_bf16_is_one_sentence(monkeypatch):
         check_precision("bf16", cpu)
 
 
-def test_channels_stand_last_but_on_mps():
+def test_channels_are_last_except_on_mps():
     formats = [image_format(torch.device(kind)) for kind in ("cpu", "cuda", "mps")]
     assert formats == [torch.channels_last, torch.channels_last, torch.contiguous_format]
 
 
-def test_more_processes_than_gpus_are_one_sentence(monkeypatch):
+def test_more_processes_than_gpus_are_refused(monkeypatch):
     machine(monkeypatch, gpus=2)
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_RANK", "3")
@@ -83,7 +83,7 @@ def test_more_processes_than_gpus_are_one_sentence(monkeypatch):
         start(torch.device("cuda"))
 
 
-def test_several_processes_on_mps_are_one_sentence(monkeypatch):
+def test_several_processes_on_mps_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="add --device cpu"):
         start(torch.device("mps"))

@@ -1,4 +1,4 @@
-"""What several processes compute together."""
+"""Computations of several processes together."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from pix2seq.runtime.paths import ROOT
 
 
 def statistics(x: torch.Tensor) -> tuple[BatchNorm, torch.Tensor, torch.Tensor]:
-    """A batch norm after one batch, its answers and the gradient of their cubes' sum."""
+    """A batch norm after one batch, its outputs and the input's gradient of the sum of their cubes."""
     norm = BatchNorm(x.shape[1]).train()
     x = x.clone().requires_grad_()
     y = norm(x)
@@ -34,8 +34,8 @@ def test_batch_norm_takes_its_statistics_over_all_processes(tmp_path: Path, monk
     x = torch.randn(4, 3, 5, 2, generator=torch.Generator().manual_seed(0)) * 3 + 1
     multiprocessing.spawn(normalize_part, (x, tmp_path), nprocs=2)
     norm, y, gradient = statistics(x)
-    states, answers, gradients = zip(*(torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1)), strict=True)
-    torch.testing.assert_close(torch.cat(answers), y)
+    states, outputs, gradients = zip(*(torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1)), strict=True)
+    torch.testing.assert_close(torch.cat(outputs), y)
     torch.testing.assert_close(torch.cat(gradients), gradient, atol=1e-4, rtol=1e-5)
     for state in states:
         torch.testing.assert_close(state["running_mean"], norm.running_mean)

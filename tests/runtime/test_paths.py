@@ -1,4 +1,4 @@
-"""Paths are relative to where one is; what belongs to the project has a name; what is kept has one folder."""
+"""Paths are relative to the working directory, shipped files are found by name, and caches have one folder."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from pix2seq.runtime.paths import ROOT, cache_folder, recipe_path, weights_path
 from pix2seq.scenes.root import scenes_root
 
 
-def test_shipped_files_have_names_wherever_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_shipped_files_are_found_by_name_from_any_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     assert weights_path("scenes") == ROOT / "weights" / "scenes.safetensors"
     assert recipe_path("scenes") == ROOT / "recipes" / "scenes.yaml"
@@ -18,17 +18,17 @@ def test_shipped_files_have_names_wherever_one_is(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("path", ["weights/scenes.safetensors", "scenes.safetensors", "./scenes.yaml", "/a/b", "other"])
-def test_a_path_is_relative_to_where_one_is(path: str):
+def test_a_path_is_relative_to_the_working_directory(path: str):
     assert weights_path(path) == recipe_path(path) == Path(path)
 
 
-def test_what_is_kept_lies_where_the_variable_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_caches_are_in_the_folder_of_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PIX2SEQ_CACHE", str(tmp_path))
     assert cache_folder() == tmp_path
     assert scenes_root(0) == tmp_path / "scenes_seed0_v1"
 
 
-def test_what_is_kept_lies_in_a_checkout_s_data_or_below_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_caches_are_in_a_checkout_s_data_folder_or_below_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("PIX2SEQ_CACHE", raising=False)
     assert cache_folder() == ROOT / "data"
     monkeypatch.setattr(paths, "ROOT", tmp_path)  # an installed package has no pyproject.toml

@@ -1,4 +1,4 @@
-"""TensorBoard's events are written without TensorFlow, and without harm to who wants it."""
+"""TensorBoard's events are written without TensorFlow, which can still be imported."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import pytest
 
 
 def run(program: str, *args: Path) -> str:
-    """What `program` prints in a process of its own."""
+    """The output of `program` in a separate process."""
     done = subprocess.run([sys.executable, "-c", program, *args], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -24,7 +24,7 @@ print(sorted({"tensorflow", SWITCH} & sys.modules.keys()))
 """
 
 
-def test_no_tensorflow_is_imported_and_modules_are_left_as_they_were(tmp_path: Path):
+def test_no_tensorflow_is_imported_and_modules_are_not_changed(tmp_path: Path):
     assert run(WRITE, tmp_path) == "[]\n"
     assert list(tmp_path.glob("events.out.*"))
 

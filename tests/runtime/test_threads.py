@@ -1,4 +1,4 @@
-"""Threads sleep while they wait: this must be said before torch is imported."""
+"""Threads sleep while they wait: the policy must be set before torch is imported."""
 
 import os
 import subprocess
@@ -27,14 +27,14 @@ def test_torch_is_imported_after_the_policy_is_set(module: str):
     assert done.stdout == "PASSIVE\n"
 
 
-def test_every_script_sets_it(monkeypatch: pytest.MonkeyPatch):
+def test_every_script_sets_the_policy(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     seen = []
     run_script(lambda: seen.append(os.environ["OMP_WAIT_POLICY"]))
     assert seen == ["PASSIVE"]
 
 
-def test_a_policy_of_the_user_stays(monkeypatch: pytest.MonkeyPatch):
+def test_a_policy_of_the_user_is_kept(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     let_threads_sleep()
     assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"

@@ -1,4 +1,4 @@
-"""The drawn dataset: what is annotated is what is visible, and COCO's own reader reads it."""
+"""The synthetic dataset: visible parts are annotated, and COCO's own reader reads the files."""
 
 from pathlib import Path
 
@@ -33,8 +33,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def rasterised(polygons: list[np.ndarray], width: int, height: int) -> np.ndarray:
-    """The union (H, W) of polygons in pixels, by COCO's own rasteriser."""
+def rasterized(polygons: list[np.ndarray], width: int, height: int) -> np.ndarray:
+    """The union (H, W) of polygons in pixels, by COCO's own rasterizer."""
     runs = coco_mask.frPyObjects([polygon.ravel().tolist() for polygon in polygons], height, width)
     return coco_mask.decode(coco_mask.merge(runs)).astype(bool)
 
@@ -55,7 +55,7 @@ def test_same_generator_state_same_scene():
 
 
 @pytest.mark.parametrize("size_px", [(640, 480), (240, 320), (97, 131)])
-def test_image_has_the_asked_size(size_px: tuple[int, int]):
+def test_an_image_has_the_requested_size(size_px: tuple[int, int]):
     image = scenes.draw_scene(np.random.default_rng(0), size_px).image
     assert image.shape == (size_px[1], size_px[0], 3)
     assert image.dtype == np.uint8
@@ -68,13 +68,13 @@ def test_drawn_sizes_have_a_longer_side_of_320(drawn: list[scenes.Scene]):
     assert (shapes[:, 0] > shapes[:, 1]).any() and (shapes[:, 0] < shapes[:, 1]).any()
 
 
-def test_polygons_cover_what_is_visible():
+def test_polygons_cover_the_visible_parts():
     ious = []
     for index in range(30):
         placed, (width, height) = composed(index)
         for item in placed:
             fine = SUPERSAMPLING
-            mask = rasterised([fine * polygon for polygon in item.polygons], fine * width, fine * height)
+            mask = rasterized([fine * polygon for polygon in item.polygons], fine * width, fine * height)
             ious.append((mask & (item.mask > 0)).sum() / (mask | (item.mask > 0)).sum())
     assert min(ious) > 0.85  # specks are not annotated
     assert np.mean(np.array(ious) > 0.93) > 0.97
@@ -84,11 +84,11 @@ def test_polygons_cover_what_is_visible():
 def test_objects_hardly_overlap(drawn: list[scenes.Scene]):
     for scene in drawn:
         height, width = scene.image.shape[:2]
-        covered = sum(rasterised(item.polygons, width, height).astype(int) for item in scene.objects)
+        covered = sum(rasterized(item.polygons, width, height).astype(int) for item in scene.objects)
         assert (covered > 1).sum() < 0.03 * (covered > 0).sum() + 5
 
 
-def test_undrawn_objects_leave_no_trace(drawn: list[scenes.Scene]):
+def test_hidden_objects_are_not_annotated(drawn: list[scenes.Scene]):
     assert all(item.area >= MIN_AREA_PX for scene in drawn for item in scene.objects)
     assert all(1 <= len(scene.objects) <= 7 for scene in drawn)
 
@@ -113,7 +113,7 @@ def test_mask_with_a_hole_is_opened_downwards():
     ring[10:70, 10:70] = 255
     ring[30:50, 30:50] = 0
     (polygon,) = trace(ring)
-    mask = rasterised([polygon * SUPERSAMPLING], 80, 80)
+    mask = rasterized([polygon * SUPERSAMPLING], 80, 80)
     assert not mask[32:48, 32:48].any()
     assert abs(mask.sum() - (ring > 0).sum()) < 60
 
@@ -135,9 +135,9 @@ def test_keypoints_are_inside_the_image_or_zero(drawn: list[scenes.Scene]):
         height, width = scene.image.shape[:2]
         for item in (item for item in scene.objects if item.keypoints is not None):
             assert item.keypoints.shape == (17, 3)
-            labelled = item.keypoints[:, 2] > 0
-            assert (item.keypoints[~labelled] == 0).all()
-            assert ((item.keypoints[labelled, :2] >= 0) & (item.keypoints[labelled, :2] < (width, height))).all()
+            labeled = item.keypoints[:, 2] > 0
+            assert (item.keypoints[~labeled] == 0).all()
+            assert ((item.keypoints[labeled, :2] >= 0) & (item.keypoints[labeled, :2] < (width, height))).all()
 
 
 def test_visible_keypoints_lie_on_the_visible_person():
@@ -216,7 +216,7 @@ def test_interrupted_write_leaves_no_dataset(tmp_path: Path, monkeypatch: pytest
     assert not (tmp_path / "scenes").exists()
 
 
-def test_other_peoples_files_are_not_replaced(tmp_path: Path):
+def test_other_files_are_not_replaced(tmp_path: Path):
     (tmp_path / "holiday.jpg").touch()
     with pytest.raises(UserError, match="not synthetic scenes"):
         coco_layout.write_dataset(tmp_path, num_train=1, num_val=1, seed=0)

@@ -1,4 +1,4 @@
-"""The tokenizers of several tasks: of the same labels, with the model's settings, for a decoder that is long enough."""
+"""The tokenizers of several tasks: for the same labels, with the model's settings, within the decoder's length."""
 
 import numpy as np
 import pytest
@@ -38,12 +38,12 @@ def test_tokenizers_have_the_settings_and_the_labels(tiny_model_cfg: CFG):
     assert (found.labels, found.vocab_size) == (LABELS, 3200)
 
 
-def test_only_the_tasks_that_are_asked_for_have_a_tokenizer(tiny_model_cfg: CFG):
+def test_only_the_requested_tasks_have_a_tokenizer(tiny_model_cfg: CFG):
     found = Tokenizers.build(choose_tasks(["captioning", "keypoint"]), tiny_model_cfg, LABELS)
     assert list(found.by_task) == ["captioning", "keypoint"]
 
 
-def test_prompts_tell_the_tasks_apart(tiny_model_cfg: CFG):
+def test_prompts_of_different_tasks_differ(tiny_model_cfg: CFG):
     tokenizers = Tokenizers.build(TASKS, tiny_model_cfg, LABELS)
     prompts = [prompt_of(tokenizers, name) for name in TASKS]
     tokens = [int(prompt[0]) for prompt in prompts]
@@ -75,7 +75,7 @@ def test_the_sequences_of_the_presets_fit(preset: str):
     Tokenizers.build(TASKS, cfg, labels).check_lengths(cfg.model, LIMITS)
 
 
-def test_training_tokenizers_know_the_labels_of_the_split(tiny_cfg: CFG):
+def test_training_tokenizers_have_the_labels_of_the_split(tiny_cfg: CFG):
     split = open_split(tiny_cfg, "train2017", TASKS)
     found = training_tokenizers(split, TASKS, config.replace(tiny_cfg, caption_min_count=1))
     labels, words = found.labels, {word for caption in split.all_captions() for word in caption.lower().split()}
@@ -84,7 +84,7 @@ def test_training_tokenizers_know_the_labels_of_the_split(tiny_cfg: CFG):
     assert found.vocab_size == found["captioning"].vocab_size == 3200
 
 
-def test_more_words_make_room_for_themselves(tiny_cfg: CFG):
+def test_more_words_raise_the_vocab_size(tiny_cfg: CFG):
     cfg = config.replace(tiny_cfg, vocab_size=3000, caption_min_count=1)
     split = open_split(cfg, "train2017", TASKS)
     found = training_tokenizers(split, TASKS, cfg)

@@ -1,4 +1,4 @@
-"""Captions through a SentencePiece model: ids, what may be predicted, where they end, and the official sequences."""
+"""Captions with a SentencePiece model: ids, allowed tokens, the end, and the official sequences."""
 
 import io
 import json
@@ -44,7 +44,7 @@ def trained(**changes) -> bytes:
 
 @pytest.fixture(scope="module")
 def byte_tokenizer() -> CaptioningTokenizer:
-    """What is no piece is spelt in bytes."""
+    """A tokenizer that spells unknown words in bytes."""
     text = SentencePieceVocabulary(trained(vocab_size=300, byte_fallback=True))
     return CaptioningTokenizer(VOCAB_SIZE, text, max_words=64, end_weight=1.0)
 
@@ -61,12 +61,12 @@ def test_a_caption_is_pieces_and_the_models_end(tokenizer: CaptioningTokenizer):
     assert tokenizer.decode(np.array(target)) == CAPTION
 
 
-def test_bytes_spell_what_no_piece_does(byte_tokenizer: CaptioningTokenizer):
+def test_bytes_spell_words_that_no_piece_does(byte_tokenizer: CaptioningTokenizer):
     caption = "one zebra, 日本"
     assert byte_tokenizer.decode(byte_tokenizer.encode(caption).target) == caption
 
 
-def test_what_follows_the_end_is_not_read(tokenizer: CaptioningTokenizer):
+def test_tokens_after_the_end_are_ignored(tokenizer: CaptioningTokenizer):
     tokens = tokenizer.encode("a dog").target
     assert tokenizer.decode(np.concatenate([tokens, [END], tokens])) == "a dog"
 
@@ -113,7 +113,7 @@ def test_bytes_and_added_pieces_may_be_predicted():
 # Files
 
 
-def test_a_vocabulary_comes_back_from_its_description(text: SentencePieceVocabulary):
+def test_a_vocabulary_is_restored_from_its_description(text: SentencePieceVocabulary):
     assert read_text(json.loads(json.dumps(text.describe()))) == text
 
 
@@ -153,7 +153,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str):
         SentencePieceVocabulary.read(tmp_path / name)
 
 
-def test_training_takes_the_named_model(tiny_model_cfg: CFG, text_model_path: Path, text: SentencePieceVocabulary):
+def test_training_uses_the_named_model(tiny_model_cfg: CFG, text_model_path: Path, text: SentencePieceVocabulary):
     cfg = config.replace(tiny_model_cfg, text_model=str(text_model_path))
     assert caption_vocabulary(["a caption"], cfg) == text
     with pytest.raises(UserError, match="leave one of them out"):
@@ -164,7 +164,7 @@ def test_training_takes_the_named_model(tiny_model_cfg: CFG, text_model_path: Pa
 
 
 class Numbers:
-    """A text vocabulary whose captions are written as text ids already."""
+    """A text vocabulary whose captions are already written as text ids."""
 
     end = TEXT_SHIFT + 1
 
@@ -176,8 +176,8 @@ class Numbers:
 
 
 def official_captions(reference) -> list[tuple[np.ndarray, ...]]:
-    """Token ids, input, target and weight of each caption, up to its end: the official sequences go on with padding of
-    weight 1 to a common length, ours stop."""
+    """Token ids, input, target and weight of each caption, up to its end: the official sequences continue with padding
+    of weight 1 to a common length, ours stop."""
     data = reference("captioning.npz")
     names = ("captions", "input_seq_no_drop", "target_seq", "token_weights")
     rows = zip(*(data[name].reshape(-1, data[name].shape[-1]) for name in names), strict=True)

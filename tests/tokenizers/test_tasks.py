@@ -1,4 +1,4 @@
-"""Four tokenizers: what is encoded comes back, any tokens can be decoded, and grammars allow only what is valid."""
+"""Four tokenizers: decoding inverts encoding, any tokens can be decoded, and grammars allow only valid sequences."""
 
 import numpy as np
 import pytest
@@ -65,14 +65,14 @@ def response(sequence: TokenSequence) -> np.ndarray:
 
 
 def decode(task: str, tokens: np.ndarray):
-    """What `tokens` stand for, whatever the task."""
+    """The decoded `tokens` of any task."""
     if task in ("segmentation", "captioning"):
         return tokenizers[task].decode(tokens)
     return tokenizers[task].decode(tokens, np.full(len(tokens), 0.5))
 
 
 def walk(grammar: Grammar, choices: np.random.Generator, length: int) -> np.ndarray:
-    """Random allowed tokens; coordinates, ends and separators all have a fair chance."""
+    """Random allowed tokens; coordinates, ends and separators are all chosen often."""
     state, tokens = 0, []
     for _ in range(length):
         allowed = np.flatnonzero(grammar.allowed[state])
@@ -87,7 +87,7 @@ def walk(grammar: Grammar, choices: np.random.Generator, length: int) -> np.ndar
 
 
 @given(detections())
-def test_boxes_and_classes_come_back(target: tuple[np.ndarray, np.ndarray]):
+def test_boxes_and_classes_are_recovered(target: tuple[np.ndarray, np.ndarray]):
     boxes, classes = target
     sequence = detection.encode(boxes, classes)
     found = detection.decode(sequence.target, np.ones(len(sequence.target)))
@@ -96,14 +96,14 @@ def test_boxes_and_classes_come_back(target: tuple[np.ndarray, np.ndarray]):
 
 
 @given(polygon_lists)
-def test_polygons_come_back(polygons: list[np.ndarray]):
+def test_polygons_are_recovered(polygons: list[np.ndarray]):
     found = segmentation.decode(response(segmentation.encode(BOX, 1, polygons)))
     assert [len(polygon) for polygon in found] == [len(polygon) for polygon in polygons]
     assert all(np.all(np.abs(a - b) <= HALF_BIN) for a, b in zip(found, polygons, strict=True))
 
 
 @given(people())
-def test_visible_keypoints_come_back(target: tuple[np.ndarray, np.ndarray]):
+def test_visible_keypoints_are_recovered(target: tuple[np.ndarray, np.ndarray]):
     points, visible = target
     sequence = keypoint.encode(BOX, 1, points, visible)
     found = keypoint.decode(response(sequence), np.ones(34))
@@ -112,7 +112,7 @@ def test_visible_keypoints_come_back(target: tuple[np.ndarray, np.ndarray]):
 
 
 @given(st.lists(st.sampled_from(WORDS[1:]), max_size=30).map(" ".join))
-def test_captions_of_known_words_come_back(caption: str):
+def test_captions_of_known_words_are_recovered(caption: str):
     assert captioning.decode(response(captioning.encode(caption))) == caption
 
 
@@ -170,7 +170,7 @@ def test_the_end_can_be_reached_from_every_state(task: str):
 
 @pytest.mark.parametrize("task", TASKS)
 @given(seed=st.integers(0, 2**32))
-def test_what_the_grammar_allows_decodes_without_loss(task: str, seed: int):
+def test_sequences_that_the_grammar_allows_are_decoded_without_loss(task: str, seed: int):
     tokens = walk(tokenizers[task].grammar(), np.random.default_rng(seed), 120)
     ends = np.flatnonzero(tokens == END)
     predicted = tokens[: ends[0]] if len(ends) else tokens
@@ -228,7 +228,7 @@ def test_a_full_detection_never_ends():
 
 
 @given(polygon_lists)
-def test_polygons_come_back_through_pairs_of_separators(polygons: list[np.ndarray]):
+def test_polygons_are_recovered_from_pairs_of_separators(polygons: list[np.ndarray]):
     tokenizer = SegmentationTokenizer(VOCAB_SIZE, max_points=48, separators=2)
     tokens = response(tokenizer.encode(BOX, 1, polygons))
     assert tokenizer.grammar().accepts(tokens)
@@ -253,7 +253,7 @@ def test_detection_predicts_only_classes_that_exist():
 
 
 def triangles(num_points: int) -> list[np.ndarray]:
-    """As many polygons as so many points can make."""
+    """As many polygons as can be made of the given number of points."""
     count = num_points // MIN_POINTS
     return [np.zeros((MIN_POINTS + (num_points % MIN_POINTS if not number else 0), 2)) for number in range(count)]
 
@@ -315,7 +315,7 @@ EXAMPLES = {
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_prompt_opens_with_its_task(task: str):
+def test_a_prompt_begins_with_its_task(task: str):
     assert EXAMPLES[task][1].input[0] == PROMPTS[task]
 
 
@@ -344,18 +344,18 @@ def test_noise_follows_the_objects_and_needs_no_end():
     assert np.array_equal(sequence.target, same.target)
 
 
-def test_padding_stands_for_missing_objects():
+def test_padding_replaces_missing_objects():
     sequence = detection.encode(np.array([[0.1, 0.2, 0.3, 0.4]]), np.array([3]), pad_to=3)
     assert sequence.target[5:].tolist() == [END] * 10
     assert sequence.weight[5:].tolist() == [0.25] * 10
 
 
-def test_an_image_without_objects_is_an_immediate_end():
+def test_for_an_image_without_objects_the_end_comes_first():
     sequence = detection.encode(np.zeros((0, 4)), np.zeros(0, dtype=np.int64))
     assert (sequence.input.tolist(), sequence.target.tolist()) == ([PROMPTS["detection"]], [END])
 
 
-def test_invisible_keypoints_weigh_less():
+def test_invisible_keypoints_have_a_smaller_weight():
     _, sequence = EXAMPLES["keypoint"]
     invisible = sequence.target == INVISIBLE
     assert invisible.sum() == 16

@@ -1,4 +1,4 @@
-"""The ids that all tasks share, and the sequences and grammars built from them."""
+"""The token ids that all tasks share, and the sequences and grammars built from them."""
 
 import numpy as np
 import pytest
@@ -21,21 +21,21 @@ HALF_BIN = 0.5 / (COORD_BINS - 1)
 
 
 @given(hnp.arrays(np.float64, st.integers(0, 30), elements=st.floats(0, 1)))
-def test_a_coordinate_comes_back_within_half_a_bin(fractions: np.ndarray):
+def test_a_coordinate_is_recovered_within_half_a_bin(fractions: np.ndarray):
     assert np.all(np.abs(dequantize(quantize(fractions)) - fractions) <= HALF_BIN + 1e-6)
 
 
-def test_the_edges_of_the_canvas_come_back_exactly():
+def test_the_edges_of_the_canvas_are_recovered_exactly():
     assert dequantize(quantize([0.0, 1.0])).tolist() == [0.0, 1.0]
 
 
 @given(hnp.arrays(np.float64, st.integers(0, 30), elements=st.floats(-1e6, 1e6)))
-def test_coordinates_off_the_canvas_stay_coordinates(fractions: np.ndarray):
+def test_coordinates_off_the_canvas_are_clipped_to_coordinates(fractions: np.ndarray):
     assert is_coord(quantize(fractions)).all()
 
 
 @given(hnp.arrays(np.int64, st.integers(0, 30), elements=st.integers(COORD_SHIFT, COORD_SHIFT + COORD_BINS - 1)))
-def test_every_coordinate_token_comes_back(tokens: np.ndarray):
+def test_every_coordinate_token_is_recovered(tokens: np.ndarray):
     assert np.array_equal(quantize(dequantize(tokens)), tokens)
 
 
@@ -69,13 +69,13 @@ def test_an_instance_prompt_names_task_box_and_class():
     assert np.all(np.abs(box - [0, 0.25, 0.5, 1]) <= HALF_BIN + 1e-6) and class_id == 1
 
 
-def test_a_finished_sequence_only_goes_on_ending():
+def test_after_the_end_only_end_tokens_are_allowed():
     grammar = Grammar(1, 50)
     assert np.flatnonzero(grammar.allowed[grammar.end]).tolist() == [0]
     assert grammar.next_state[grammar.end, 0] == grammar.end
 
 
-def test_a_grammar_accepts_what_it_allows_as_far_as_the_end():
+def test_a_grammar_accepts_allowed_tokens_up_to_the_end():
     grammar = Grammar(2, 50)
     grammar.allow(0, 7, 1)
     grammar.allow(1, 8, grammar.end)

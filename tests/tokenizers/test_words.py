@@ -1,4 +1,4 @@
-"""The caption vocabulary of words: which, in which order, and the file that holds them."""
+"""The word vocabulary of captions: its words, their order, and its file."""
 
 import json
 from pathlib import Path
@@ -29,18 +29,18 @@ def test_rare_words_are_unknown():
 
 @settings(max_examples=20)
 @given(st.lists(st.text(max_size=40), max_size=8), st.integers(1, 3))
-def test_no_word_stands_twice(captions: list[str], min_count: int):
+def test_no_word_occurs_twice(captions: list[str], min_count: int):
     words = WordVocabulary.build([*captions, f"{UNKNOWN} {UNKNOWN} {UNKNOWN}"], min_count).words
     assert len(set(words)) == len(words)
 
 
 @given(st.text(max_size=60))
-def test_a_vocabulary_of_a_caption_spells_it(caption: str):
+def test_a_caption_is_recovered_with_its_own_vocabulary(caption: str):
     vocabulary = WordVocabulary.build([caption], 1)
     assert vocabulary.decode(vocabulary.encode(caption)) == " ".join(split_words(caption))
 
 
-def test_ids_beyond_the_vocabulary_read_as_unknown():
+def test_ids_beyond_the_vocabulary_are_decoded_as_unknown():
     assert WordVocabulary([UNKNOWN, "a"]).decode([1, 2, 5000]) == f"a {UNKNOWN} {UNKNOWN}"
 
 
@@ -68,7 +68,7 @@ def test_a_word_list_that_is_no_file_is_refused(tiny_model_cfg: CFG, tmp_path: P
             caption_vocabulary(["a dog"], config.replace(tiny_model_cfg, vocab=str(tmp_path / name)))
 
 
-def test_a_list_is_written_into_a_folder_that_was_not_there(tiny_cfg: CFG, tmp_path: Path):
+def test_a_list_is_written_into_a_new_folder(tiny_cfg: CFG, tmp_path: Path):
     main(config.replace(tiny_cfg, vocab=str(tmp_path / "new" / "vocab.json")))
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["vocab.json"]
 
@@ -83,11 +83,11 @@ def test_a_list_that_cannot_be_written_is_refused_before_captions_are_read(tiny_
 @pytest.mark.parametrize(
     "words, least, size", [(199, 3200, 3200), (200, 3200, 3200), (201, 3200, 3264), (1, 3000, 3008)]
 )
-def test_token_ids_grow_with_the_words_in_steps(words: int, least: int, size: int):
+def test_the_number_of_token_ids_grows_with_the_words_in_steps(words: int, least: int, size: int):
     assert token_ids_for(WordVocabulary([str(i) for i in range(words)]), least) == size
 
 
-def test_a_vocabulary_comes_back_from_its_description():
+def test_a_vocabulary_is_restored_from_its_description():
     vocabulary = WordVocabulary.build(CAPTIONS, 1)
     assert read_text(json.loads(json.dumps(vocabulary.describe()))) == vocabulary
 

@@ -1,4 +1,4 @@
-"""The auxiliary head: what each cell of the memory is to predict."""
+"""The auxiliary head: the targets of each memory cell."""
 
 import torch
 
@@ -17,7 +17,7 @@ def objects(boxes: list[list[float]], classes: list[int], visible: float = 0.0) 
     )
 
 
-def test_a_cell_belongs_to_the_smallest_box_around_its_centre():
+def test_a_cell_belongs_to_the_smallest_box_around_its_center():
     boxes = torch.tensor([[[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 0.5, 0.5]]])
     index, covered = covering_object(boxes, torch.tensor([[True, True]]), side=2)
     assert index.tolist() == [[1, 0, 0, 0]]
@@ -29,13 +29,13 @@ def test_padding_covers_nothing():
     assert not covering_object(boxes, torch.tensor([[False]]), side=3)[1].any()
 
 
-def test_fourier_features_tell_places_apart():
+def test_fourier_features_of_different_positions_differ():
     features = fourier(torch.linspace(0, 1, 101))
     distance = torch.cdist(features, features) + 10 * torch.eye(101)
     assert distance.min() > 0.3
 
 
-def test_the_right_prediction_costs_least():
+def test_the_correct_prediction_has_the_lowest_loss():
     torch.manual_seed(0)
     head = AuxiliaryHead(width=8, num_classes=3, num_points=17)
     target = objects([[0.0, 0.0, 1.0, 1.0]], [2])

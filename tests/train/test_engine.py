@@ -1,4 +1,4 @@
-"""A run: it learns, writes what it should, goes on where it stopped, and refuses what cannot work."""
+"""Training runs: they reduce the loss, write their files, resume, and refuse settings that cannot work."""
 
 import copy
 import csv
@@ -48,7 +48,7 @@ def as_flags(cfg: CFG) -> list[str]:
 
 @pytest.fixture(scope="module")
 def finished(tiny_model_cfg: CFG, scenes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> CFG:
-    """The settings of a run of two epochs that is done."""
+    """The settings of a finished run of two epochs."""
     folder = tmp_path_factory.mktemp("run")
     cfg = config.replace(tiny_model_cfg, data_root=str(scenes_root), run_dir=str(folder), epochs=2)
     train(cfg)
@@ -140,7 +140,7 @@ def test_task_weights_scale_the_gradient(tiny_cfg: CFG):
 NARROW = dict(task="segmentation", segment_whole=True, auxiliary_weight=0.0, batch_size=1, min_visible=1.0)
 
 
-def test_a_batch_without_anything_to_learn_changes_nothing(tiny_cfg: CFG):
+def test_a_batch_without_targets_changes_nothing(tiny_cfg: CFG):
     trainer = Trainer(config.replace(tiny_cfg, auxiliary_weight=0.0))
     trainer.begin_epoch(0)
     batch = next(iter(trainer.loader)).to(trainer.device)
@@ -153,13 +153,13 @@ def test_a_batch_without_anything_to_learn_changes_nothing(tiny_cfg: CFG):
         assert all(torch.equal(after[part][name], tensor) for name, tensor in before[part].items())
 
 
-def test_a_run_whose_batches_have_no_targets_comes_to_its_end(tiny_cfg: CFG):
+def test_a_run_whose_batches_have_no_targets_finishes(tiny_cfg: CFG):
     cfg = config.replace(tiny_cfg, **NARROW, crop_min_scale=8.0, crop_max_scale=10.0)
     train(cfg)
     assert [int(row["step"]) for row in rows_of(cfg)] == [12]
 
 
-def test_the_first_small_epochs_see_a_smaller_canvas(tiny_cfg: CFG):
+def test_the_first_small_epochs_use_a_smaller_canvas(tiny_cfg: CFG):
     trainer = Trainer(config.replace(tiny_cfg, small_epochs=1))
     sizes = []
     for epoch in (0, 1):
@@ -214,7 +214,7 @@ def test_resume_with_another_model_is_refused(finished: CFG):
 
 
 @pytest.mark.parametrize("task", ["detection", "captioning,detection,segmentation,keypoint"])
-def test_resume_with_other_tasks_is_refused_and_leaves_the_metrics_alone(finished: CFG, task: str):
+def test_resume_with_other_tasks_is_refused_and_keeps_the_metrics(finished: CFG, task: str):
     before = rows_of(finished)
     with pytest.raises(UserError, match=rf"--task is {task}, but .*checkpoint\.pt was written with {finished.task};"):
         Trainer(config.replace(finished, resume=True, task=task))
@@ -334,7 +334,7 @@ def test_two_processes_train_one_model(tiny_cfg: CFG, torchrun: list[str]):
 
 
 @pytest.mark.slow
-def test_two_processes_train_one_model_although_one_has_nothing_to_learn(tiny_cfg: CFG, torchrun: list[str]):
+def test_two_processes_train_one_model_although_one_has_no_targets(tiny_cfg: CFG, torchrun: list[str]):
     cfg = config.replace(tiny_cfg, **NARROW, epochs=2, crop_min_scale=1.0, crop_max_scale=3.0)
     # Batch norms over all processes, which wait for each other's images.
     cfg = config.replace(cfg, backbone="resnet50_official", backbone_kwargs='{"width": 0.125}', frozen_stages=0)

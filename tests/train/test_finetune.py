@@ -1,4 +1,4 @@
-"""Fine-tuning: what means the same in both is kept, wherever its token id went; the rest starts anew and is told."""
+"""Finetuning: classes and words keep their weights under new token ids; the rest is initialized and reported."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def weights(tiny_model: Pix2Seq, tiny_model_cfg: CFG) -> Weights:
 
 
 def started(weights: Weights, names: dict, words: list[str], **values) -> tuple[Pix2Seq, dict[str, torch.Tensor], dict]:
-    """A model of changed settings after the transfer, what it was before, and the table's rows by name."""
+    """A finetuned model of changed settings, its state before, and the rows of the reported table by name."""
     model = Pix2Seq(config.replace(weights.cfg, **values).model).eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     rows = start_from(model, weights, names, WordVocabulary(words))
@@ -63,7 +63,7 @@ def test_the_bias_moves_with_its_class(weights: Weights):
             weights.model.decoder.bias[118] = 0
 
 
-def test_longer_sequences_keep_the_positions_that_there_are(weights: Weights):
+def test_longer_sequences_keep_the_existing_positions(weights: Weights):
     model, before, rows = started(weights, CLASSES, WORDS, max_tokens=200)
     assert torch.equal(model.decoder.positions[:160], weights.model.decoder.positions)
     assert torch.equal(model.decoder.positions[160:], before["decoder.positions"][160:])
@@ -133,7 +133,7 @@ def test_a_run_starts_from_a_file_and_reports_it(tiny_cfg: CFG, path: Path, caps
     assert "started from" in printed and "person, car" in printed and "stop sign" in printed
 
 
-def test_written_weights_know_keypoints_and_category_ids(tiny_cfg: CFG):
+def test_written_weights_have_keypoints_and_category_ids(tiny_cfg: CFG):
     trainer = Trainer(tiny_cfg)
     trainer._finish_epoch()
     weights = load_weights(Path(tiny_cfg.train.run_dir) / "last.safetensors")

@@ -34,7 +34,7 @@ def test_tokens_without_weight_change_nothing(sigma: float):
     torch.testing.assert_close(token_loss(logits, targets, weights, sigma), before)
 
 
-def test_nothing_to_train_gives_zero_and_no_gradient():
+def test_without_targets_the_loss_and_the_gradient_are_zero():
     logits, targets, _ = random_batch()
     loss = token_loss(logits.requires_grad_(), targets, torch.zeros(3, 8), 2.0)
     loss.backward()
@@ -43,7 +43,7 @@ def test_nothing_to_train_gives_zero_and_no_gradient():
 
 
 def soft_targets(target: int, sigma: float) -> torch.Tensor:
-    """The distribution (V,) that the loss wants: softmax − gradient."""
+    """The target distribution (V,) of the loss: softmax − gradient."""
     logits = torch.zeros(1, 1, V, dtype=torch.float32, requires_grad=True)
     token_loss(logits, torch.tensor([[target]]), torch.ones(1, 1), sigma).backward()
     return 1 / V - logits.grad[0, 0]
@@ -61,17 +61,17 @@ def test_soft_targets_are_a_distribution_over_coordinates(coord_bin: int, sigma:
 
 @pytest.mark.parametrize("sigma", [0.5, 1.0, 2.0, 5.0])
 @pytest.mark.parametrize("coord_bin", [0, 1, 2, 7, 500, 997, 998, 999])
-def test_the_true_bin_is_the_likeliest_soft_target(coord_bin: int, sigma: float):
+def test_the_target_bin_is_the_likeliest_soft_target(coord_bin: int, sigma: float):
     assert soft_targets(COORD_SHIFT + coord_bin, sigma).argmax() == COORD_SHIFT + coord_bin
 
 
-def test_soft_targets_are_normal_around_the_true_bin():
+def test_soft_targets_are_normally_distributed_around_the_target_bin():
     wanted = soft_targets(COORD_SHIFT + 500, 2.0)[COORD_SHIFT + 494 : COORD_SHIFT + 507]
     expected = torch.softmax(-0.5 * (torch.arange(-6, 7) / 2.0) ** 2, 0)
     torch.testing.assert_close(wanted, expected, atol=1e-4, rtol=0)
 
 
-def test_a_near_miss_costs_less_than_a_far_one():
+def test_a_near_miss_has_a_lower_loss_than_a_far_one():
     def loss(predicted: int) -> float:
         logits = torch.zeros(1, 1, V)
         logits[0, 0, predicted] = 10
@@ -108,7 +108,7 @@ def test_averaged_weights_follow_the_decay():
     torch.testing.assert_close(average.weight.detach(), expected)
 
 
-def test_averaged_weights_forget_the_start_soon():
+def test_averaged_weights_soon_forget_the_initial_ones():
     average, model = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
     for step in range(100):
         update_average(average, model, step, decay=0.9995)

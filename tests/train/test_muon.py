@@ -48,7 +48,7 @@ def test_an_orthogonalized_update_has_singular_values_near_one():
 
 
 @pytest.mark.parametrize("computes", [True, False])
-def test_the_processor_decides(computes: bool, monkeypatch: pytest.MonkeyPatch):
+def test_the_processor_decides_which_muon_is_used(computes: bool, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("pix2seq.train.muon.computes_bf16", lambda device: computes)
     optimizer = make_muon([{"params": [torch.nn.Parameter(torch.ones(2, 3))]}], 0.1, torch.device("cpu"))
     assert isinstance(optimizer, Float32Muon) != computes

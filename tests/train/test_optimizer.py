@@ -123,7 +123,7 @@ def decaying(model: Pix2Seq, head: torch.nn.Module | None, cfg: CFG) -> set[str]
     return {name for part in (model, head) if part for name, p in part.named_parameters() if id(p) in ids}
 
 
-def test_everything_decays_where_all_is_asked_for(tiny_model, tiny_model_cfg: CFG):
+def test_all_parameters_decay_with_decay_all(tiny_model, tiny_model_cfg: CFG):
     head = torch.nn.Linear(4, 4)
     names = {name for part in (tiny_model, head) for name, _ in part.named_parameters()}
     assert decaying(tiny_model, head, config.replace(tiny_model_cfg, decay="all")) == names

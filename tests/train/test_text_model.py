@@ -1,4 +1,4 @@
-"""A captioning run with a SentencePiece model: the weights file it writes is all that captions need."""
+"""A captioning run with a SentencePiece model: its weights file is sufficient to predict captions."""
 
 from pathlib import Path
 

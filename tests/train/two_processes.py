@@ -1,4 +1,4 @@
-"""Under torchrun: train as the flags say, then each process writes its own parameters to rank<N>.pt."""
+"""Under torchrun: train with the given flags; then each process writes its parameters to rank<N>.pt."""
 
 import os
 import sys
