@@ -45,9 +45,9 @@ class Sample:
 class SampleDataset(Dataset):
     """Samples of an ImageDataset for `tasks`; the same (seed, epoch, index) gives the same sample.
 
-    `augment` changes images and hides what is read as earlier tokens. Noise objects and the classes that go with
-    them are part of such a model's answers: they are in every sample. With `replace_unreadable` the next image that
-    can be read stands in for one that cannot, which is reported once; without, such an image is a UserError.
+    `augment` changes images and replaces some input tokens. Noise objects and their classes are part of the targets of
+    a model that is trained with them, with and without `augment`. With `replace_unreadable` an image that cannot be
+    read is replaced by the next one that can, which is reported once; otherwise it raises a UserError.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class SampleDataset(Dataset):
                     raise
                 if not self.reported[number]:
                     self.reported[number] = True
-                    print(f"another image stands in: {error}", file=sys.stderr)
+                    print(f"replaced by another image: {error}", file=sys.stderr)
         raise UserError(f"{self.examples.folder} has no image that can be read")
 
     def _add_copy(self, sample: Sample, example: Example, size: int, rng: np.random.Generator) -> None:

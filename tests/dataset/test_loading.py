@@ -120,7 +120,7 @@ def test_a_damaged_image_is_reported_once_by_all_processes(damaged_cfg: CFG, cap
         sampler = EpochSampler(len(dataset), 4, seed=0)
         sampler.set_epoch(epoch, SIZE)
         assert [len(batch.images) for batch in build_loader(dataset, sampler, 1)] == [4, 4]
-    lines = [line for line in capfd.readouterr().err.splitlines() if "stands in" in line]
+    lines = [line for line in capfd.readouterr().err.splitlines() if "replaced by another image" in line]
     assert sorted(line.split(".jpg")[0][-1] for line in lines) == ["3", "8"]
 
 
