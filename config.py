@@ -132,12 +132,8 @@ class DataCFG:
     scenes_train: int = setting(24000, "synthetic training images", low=0)
     scenes_val: int = setting(500, "synthetic validation images", low=0)
     scenes_seed: int = setting(0, "seed of the synthetic images", low=0)
-    train_split: str = setting(
-        "train2017", "training split: COCO's image folder and ending of annotation files, or VOC's image set"
-    )
-    val_split: str = setting(
-        "val2017", "validation split: COCO's image folder and ending of annotation files, or VOC's image set"
-    )
+    train_split: str = setting("train2017", "training split: name of COCO's image folder, or VOC's image set")
+    val_split: str = setting("val2017", "validation split: name of COCO's image folder, or VOC's image set")
     workers: int = setting(2, "data loading processes", low=0)
     cache_gb: float = setting(0.0, "disk space for decoded training images, GB; 0: no cache", low=0)
     check_data: bool = setting(True, "check the annotations before training")
