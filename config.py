@@ -56,6 +56,9 @@ class ModelCFG:
     backbone_stage: int = setting(
         3, "index of the convnet's feature map that is used (plain ViTs have only one)", low=0
     )
+    backbone_levels: int = setting(
+        1, "feature maps of a convnet that are used, from backbone_stage on: deeper ones are magnified", low=1, high=4
+    )
     encoder_width: int = setting(192, "channels of the transformer encoder on top of a convnet", low=4)
     encoder_layers: int = setting(3, "transformer layers on top of the backbone", low=0)
     encoder_heads: int = setting(3, "attention heads of the encoder's layers", low=1)

@@ -41,7 +41,9 @@ OWN_BACKBONES = {"patches": Patches, "resnet50_official": ResNet}
 class Backbone(nn.Module):
     """One of our own backbones or a timm model, as a grid of features.
 
-    Plain vision transformers of timm give their final tokens; everything else gives one feature map.
+    Plain vision transformers of timm give their final tokens; everything else gives feature maps: deeper ones are
+    magnified to the grid of the first and joined to its channels, so that each cell also knows what surrounds it (as in
+    feature pyramid networks, Lin et al., arXiv 1612.03144).
     """
 
     def __init__(self, cfg: ModelCFG, pretrained: bool) -> None:
@@ -55,10 +57,12 @@ class Backbone(nn.Module):
             self.net = _create(cfg.backbone, pretrained, kwargs | {"img_size": cfg.image_size, "num_classes": 0})
             self.width, self.reduction, self.stages = self.net.embed_dim, self.net.patch_embed.patch_size[0], []
         else:
-            features = {"features_only": True, "feature_cls": "getter", "out_indices": (cfg.backbone_stage,)}
+            used = range(cfg.backbone_stage, cfg.backbone_stage + cfg.backbone_levels)
+            features = {"features_only": True, "feature_cls": "getter", "out_indices": tuple(used)}
             self.net = _create(cfg.backbone, pretrained, kwargs | features)
-            infos = self.net.feature_info.info[: cfg.backbone_stage + 1]
-            self.width, self.reduction = infos[-1]["num_chs"], infos[-1]["reduction"]
+            infos = self.net.feature_info.info[: used.stop]
+            self.widths = [infos[level]["num_chs"] for level in used]
+            self.width, self.reduction = sum(self.widths), infos[used.start]["reduction"]
             self.stages = [f"model.{info['module']}" for info in infos]
         if self.side(cfg.image_size) < 1:
             raise UserError(f"--image-size expects at least {self.reduction} for {cfg.backbone}, got {cfg.image_size}")
@@ -98,11 +102,18 @@ class Backbone(nn.Module):
         if self.is_vit:
             tokens = self.net.fc_norm(self.net.forward_features(images))  # the final norm of ViTs without class token
             return tokens, self.net.patch_embed.grid_size, self.net.num_prefix_tokens
-        features = self.net(images)
-        features = features if isinstance(features, Tensor) else features[-1]
-        if features.shape[1] != self.width:  # some hierarchical transformers put channels last
-            features = features.permute(0, 3, 1, 2)
-        return features.flatten(2).transpose(1, 2), tuple(features.shape[2:]), 0
+        maps = self.net(images)
+        if isinstance(maps, Tensor):
+            return _tokens(maps)
+        # some hierarchical transformers put channels last
+        maps = [m if m.shape[1] == width else m.permute(0, 3, 1, 2) for m, width in zip(maps, self.widths, strict=True)]
+        grid = maps[0].shape[2:]
+        return _tokens(torch.cat([maps[0], *(F.interpolate(deeper, grid, mode="bilinear") for deeper in maps[1:])], 1))
+
+
+def _tokens(features: Tensor) -> tuple[Tensor, tuple[int, int], int]:
+    """A feature map (B, C, h, w) as `Backbone.forward` returns it."""
+    return features.flatten(2).transpose(1, 2), tuple(features.shape[2:]), 0
 
 
 def _is_plain_vit(name: str) -> bool:

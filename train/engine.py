@@ -34,7 +34,7 @@ from pix2seq.train.announce import SCENES_ARE_DRAWN, Forecast, describe_data, de
 from pix2seq.train.auxiliary_head import AuxiliaryHead
 from pix2seq.train.checkpoint import load_checkpoint, save_checkpoint
 from pix2seq.train.curves import Metrics, draw_curves
-from pix2seq.train.finetune import start_from, table
+from pix2seq.train.finetune import lacks_backbone, start_from, table
 from pix2seq.train.loss import token_loss
 from pix2seq.train.optimizer import Optimizers, learning_rate
 from pix2seq.train.progress import Progress
@@ -94,10 +94,7 @@ class Trainer:
         torch.manual_seed(cfg.seed)
         self._open_data()
         cfg = self.cfg  # with token ids for all words of the captions
-        from_imagenet = cfg.train.pretrained and not (cfg.train.resume or cfg.train.start_from)
-        self.model = Pix2Seq(cfg.model, from_imagenet)
-        if cfg.train.start_from and not cfg.train.resume:
-            self._start_from(weights_path(cfg.train.start_from))
+        self.model = self._new_model()
         if cfg.train.small_epochs and self.model.encoder.backbone.is_vit:
             raise UserError(f"--small-epochs needs a convnet: {cfg.model.backbone} has one canvas size; set it to 0")
         self.model.to(self.device, memory_format=image_format(self.device))
@@ -123,10 +120,22 @@ class Trainer:
             columns += [f"{kind}{name}" for kind in ("", "val_") for name in token_columns(self.tokenizers.by_task)]
             self.metrics = Metrics(self.folder, columns, self.step)
 
-    def _start_from(self, path: Path) -> None:
-        rows = start_from(self.model, load_weights(path), self.class_names, self.text)
+    def _new_model(self) -> Pix2Seq:
+        """As initialised, or with what a weights file knows: backbone layers that it lacks are ImageNet's."""
+        train, model = self.cfg.train, self.cfg.model
+        if train.resume:
+            return Pix2Seq(model)
+        if not train.start_from:
+            return Pix2Seq(model, train.pretrained)
+        path = weights_path(train.start_from)
+        weights = load_weights(path)
+        fresh = Pix2Seq(model)
+        if train.pretrained and lacks_backbone(fresh, weights.model):
+            fresh = Pix2Seq(model, pretrained=True)
+        rows = start_from(fresh, weights, self.class_names, self.text)
         if distributed.rank() == 0:
             print(f"started from {path}\n{table(rows)}")
+        return fresh
 
     def _open_data(self) -> None:
         cfg = self.cfg

@@ -19,6 +19,7 @@ from pix2seq.token_ids import CLASS_SHIFT, COORD_BINS, COORD_SHIFT, TEXT_SHIFT
 from pix2seq.tokenizers.captioning import TextVocabulary, WordVocabulary, read_text
 
 NAMES_SHOWN = 8
+STEM = "encoder.stem.0.weight"  # (encoder width, channels of the backbone)
 
 
 @torch.no_grad()
@@ -46,6 +47,10 @@ def start_from(
             shared = min(len(tensor), len(source))
             tensor[:shared] = source[:shared]
             rows.append(("token positions", str(shared), str(len(tensor) - shared)))
+        elif source is not None and name == STEM and len(tensor) == len(source):
+            shared = min(tensor.shape[1], source.shape[1])  # of feature maps in the same order, the deeper ones last
+            tensor[:, :shared] = source[:, :shared]
+            rows += [("channels of the backbone", str(shared), str(tensor.shape[1] - shared))][: shared < tensor.shape[1]]
         elif source is not None and (source := _resampled(model, weights.model, name, source)).shape == tensor.shape:
             tensor.copy_(source)
             kept += 1
@@ -57,6 +62,12 @@ def start_from(
     classes = _classes_row(class_names, weights.class_names)
     words = [_words_row(text, known)] if len(text) else []
     return [("tensors", str(kept), "0"), classes, *words, *rows]
+
+
+def lacks_backbone(model: Pix2Seq, other: Pix2Seq) -> bool:
+    """Whether `other` has no layers of some feature map that `model` uses of the same backbone."""
+    own, given = model.encoder.backbone.state_dict(), other.encoder.backbone.state_dict()
+    return model.cfg.backbone == other.cfg.backbone and bool(own.keys() - given.keys())
 
 
 def table(rows: Sequence[tuple[str, str, str]]) -> str:
