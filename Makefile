@@ -56,7 +56,7 @@ $(READY): requirements.txt pyproject.toml
 	@$(PIP) -r requirements.txt
 	@touch $@
 
-$(READY_DEV): requirements-dev.txt requirements-convert.txt $(READY)
+$(READY_DEV): requirements-dev.txt $(READY)
 	@echo "Installing requirements-dev.txt into $(VENV) (once) ..."
 	@$(PIP) -r requirements-dev.txt
 	@touch $@

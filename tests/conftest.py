@@ -126,12 +126,22 @@ def tiny_model(tiny_model_cfg: CFG) -> Pix2Seq:
     return model
 
 
+def reference_folder() -> Path:
+    """The folder of numbers of the official code: `$PIX2SEQ_REFERENCE`, or one beside this checkout."""
+    return Path(os.environ.get("PIX2SEQ_REFERENCE") or ROOT.parent / "shared" / "reference")
+
+
+def reference_models() -> list[str]:
+    """The names of the official models there; one name, with which tests are skipped, where there are none."""
+    return sorted(path.parent.name for path in reference_folder().glob("models/*/ckpt")) or ["none"]
+
+
 @pytest.fixture(scope="session")
 def reference_path() -> Callable[[str], Path]:
     """Find a file or folder of numbers of the official TensorFlow code by name; skip the test if it is missing."""
 
     def find(name: str) -> Path:
-        path = ROOT.parent / "shared" / "reference" / name
+        path = reference_folder() / name
         if not path.exists():
             pytest.skip(f"the reference numbers {path} are not here")
         return path

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pix2seq.config import CFG, replace
 from pix2seq.errors import UserError
-from pix2seq.weights.tf_checkpoint import ObjectCheckpoint, find_checkpoint
+from pix2seq.weights.tf_checkpoint import open_checkpoint
 
 if TYPE_CHECKING:
     from pix2seq.models.weights import Weights
@@ -34,7 +34,7 @@ def convert(
     """
     if not out.parent.is_dir():
         raise UserError(f"there is no folder {out.parent} for {out.name}; create it first")
-    prefix = find_checkpoint(source)
+    checkpoint = open_checkpoint(source)
 
     import torch  # now that there is something to convert: this takes seconds
 
@@ -43,7 +43,6 @@ def convert(
     from pix2seq.weights.official_tensors import check_fit, empty_model, fill, find_sources
 
     class_names = read_class_names(classes)
-    checkpoint = ObjectCheckpoint(prefix)
     sources = find_sources(checkpoint.variables("model"))
     cfg = official_cfg({name: source.variable.shape for name, source in sources.items()}, image_size, projection)
     cfg, text = _with_text(cfg, text_model)

@@ -8,7 +8,6 @@ python weights/download.py multi-vit-b-640 --dtype fp16
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import re
 import shutil
@@ -118,8 +117,6 @@ def obtain(args: argparse.Namespace) -> Path:
     weights = CACHE / f"{args.name}{'' if args.dtype == 'fp32' else '-' + args.dtype}.safetensors"
     if args.convert and weights.is_file():
         return weights
-    if args.convert:
-        check_converter()
     base_url = args.base_url.rstrip("/") + "/"
     with disk_errors(CACHE):
         checkpoint = fetch_checkpoint(base_url + item.folder, folder)
@@ -296,15 +293,6 @@ def disk_errors(folder: Path) -> Iterator[None]:
             f"{error.filename or folder} cannot be written ({error.strerror or error}); "
             "fix this and run the command again: it resumes where it stopped"
         ) from None
-
-
-def check_converter() -> None:
-    """Raise UserError if TensorFlow is missing, before a long download that could not be converted."""
-    if importlib.util.find_spec("tensorflow") is None:
-        raise UserError(
-            "reading the checkpoint needs TensorFlow: pip install -r requirements-convert.txt, "
-            "or only download it with --no-convert"
-        )
 
 
 def convert(item: Official, checkpoint: Path, weights: Path, dtype: str, text_model: Path | None) -> None:

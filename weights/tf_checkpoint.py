@@ -1,22 +1,17 @@
-"""Read TensorFlow object checkpoints (`tf.train.Checkpoint`): variables by the attribute names that lead to them.
-
-TensorFlow is imported only when a checkpoint is opened, since nothing else in the project needs it.
-"""
+"""Read TensorFlow object checkpoints (`tf.train.Checkpoint`): variables by the attribute names that lead to them."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pix2seq.errors import UserError
+from pix2seq.weights.protobuf import fields
+from pix2seq.weights.tensor_bundle import Bundle
 
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"  # the key of TensorFlow's graph of which object contains which
 
@@ -30,58 +25,82 @@ class Variable:
     paths: tuple[str, ...]
 
 
+@dataclass
+class Node:
+    """An object that was saved: the objects it contains by attribute name, and the keys of its own tensors."""
+
+    children: list[tuple[str, int]] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+
+
 class ObjectCheckpoint:
-    """An open checkpoint; raises UserError if the files are no checkpoint or are damaged."""
+    """A bundle of tensors with the graph of the objects that they belong to; UserError if it has no such graph."""
 
-    def __init__(self, prefix: Path) -> None:
-        self.prefix = prefix
-        tf = _import_tensorflow()
-        from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
-
-        self._errors = (tf.errors.OpError, IndexError, ValueError, RuntimeError)
-        with self._readable():
-            self._reader = tf.train.load_checkpoint(str(prefix))
-            self._shapes = self._reader.get_variable_to_shape_map()
-            # The graph is the data file's last entry: if the file is cut, this fails before anything is converted.
-            graph = self._reader.get_tensor(OBJECT_GRAPH) if OBJECT_GRAPH in self._shapes else None
-        if graph is None:
-            raise UserError(f"{prefix} is no object checkpoint of TensorFlow 2; the official Pix2Seq files are")
-        self._nodes = TrackableObjectGraph.FromString(graph).nodes
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        if OBJECT_GRAPH not in bundle.entries:
+            raise UserError(f"{bundle.index} is no object checkpoint of TensorFlow 2; the official Pix2Seq files are")
+        graph = bundle.read(OBJECT_GRAPH)
+        try:
+            self._nodes = read_graph(graph.item())
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UserError(f"the objects of {bundle.index} cannot be read ({error}); download it again") from None
 
     def variables(self, root: str) -> list[Variable]:
         """The variables of the object that was saved as `root`, without those of an optimizer saved beside it.
 
         A variable can have several paths, such as Keras' weight name and a Python attribute; all are returned.
         """
-        starts = [child.node_id for child in self._nodes[0].children if child.local_name == root]
+        starts = [node for name, node in self._nodes[0].children if name == root]
         if not starts:
-            names = ", ".join(child.local_name for child in self._nodes[0].children)
-            raise UserError(f"{self.prefix} holds no `{root}`, only {names}; it is not an official Pix2Seq checkpoint")
+            names = ", ".join(name for name, _ in self._nodes[0].children)
+            raise UserError(
+                f"{self.bundle.index} holds no `{root}`, only {names}; it is not an official Pix2Seq checkpoint"
+            )
         found: dict[str, list[str]] = {}
         reached, queue = {starts[0]: ""}, deque(starts[:1])
         while queue:
             node = queue.popleft()
-            for child in self._nodes[node].children:
-                path = reached[node] + child.local_name.replace("/", ".S")  # as TensorFlow writes it in keys
-                for attribute in self._nodes[child.node_id].attributes:
-                    found.setdefault(attribute.checkpoint_key, []).append(path)
-                if child.node_id not in reached:
-                    reached[child.node_id] = f"{path}/"
-                    queue.append(child.node_id)
-        return [Variable(key, tuple(self._shapes.get(key, ())), tuple(paths)) for key, paths in found.items()]
+            for name, child in self._nodes[node].children:
+                path = reached[node] + name.replace("/", ".S")  # as TensorFlow writes it in keys
+                for key in self._nodes[child].keys:
+                    found.setdefault(key, []).append(path)
+                if child not in reached:
+                    reached[child] = f"{path}/"
+                    queue.append(child)
+        if missing := found.keys() - self.bundle.entries.keys():
+            raise UserError(f"{self.bundle.index} lacks {len(missing)} variables, among them {min(missing)}")
+        return [Variable(key, self.bundle.entries[key].shape, tuple(paths)) for key, paths in found.items()]
 
     def read(self, variable: Variable) -> np.ndarray:
         """The variable's values."""
-        with self._readable():
-            return self._reader.get_tensor(variable.key)
+        return self.bundle.read(variable.key)
 
-    @contextmanager
-    def _readable(self) -> Iterator[None]:
-        try:
-            yield
-        except self._errors as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(f"the checkpoint {self.prefix} cannot be read ({reason}); download it again") from None
+
+def read_graph(message: bytes) -> list[Node]:
+    """The objects of a TrackableObjectGraph (tensorflow/core/protobuf/trackable_object_graph.proto); ValueError if
+    it is damaged."""
+    nodes = []
+    for number, content in fields(message):
+        if number != 1:
+            continue
+        node = Node()
+        for kind, value in fields(content):
+            if kind == 1:  # ObjectReference
+                child = dict(fields(value))
+                node.children.append((child.get(2, b"").decode(), child.get(1, 0)))
+            elif kind == 2:  # SerializedTensor
+                node.keys.append(dict(fields(value)).get(3, b"").decode(errors="surrogateescape"))
+        nodes.append(node)
+    if not nodes or any(not 0 <= child < len(nodes) for node in nodes for _, child in node.children):
+        raise ValueError("an object is missing")
+    return nodes
+
+
+def open_checkpoint(source: Path) -> ObjectCheckpoint:
+    """The whole checkpoint `source`: `…/ckpt-N` or its index, or a folder, of which the latest is taken."""
+    prefix = find_checkpoint(source)
+    return ObjectCheckpoint(Bundle(_index(prefix)))
 
 
 def find_checkpoint(source: Path) -> Path:
@@ -107,15 +126,3 @@ def find_checkpoint(source: Path) -> Path:
 
 def _index(prefix: Path) -> Path:
     return prefix.with_name(f"{prefix.name}.index")
-
-
-def _import_tensorflow() -> Any:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no messages about the processor
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # not needed to read files, and prints a message
-    try:
-        import tensorflow
-    except ImportError as error:
-        raise UserError(
-            f"reading an official checkpoint needs TensorFlow ({error}); pip install -r requirements-convert.txt"
-        ) from None
-    return tensorflow

@@ -5,35 +5,47 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 from pix2seq.models.weights import Weights, load_weights
 from pix2seq.weights.conversion import convert
-
-MODELS = ("vit_tiny", "resnet50_tiny", "resnet50_c4_tiny")
+from tests.conftest import reference_models
+from tests.weights.bundle_writer import write_checkpoint
+from tests.weights.official_vit import Sizes, vit_arrays
 
 
 @pytest.fixture(scope="session")
 def tensorflow() -> ModuleType:
-    """The package that reads checkpoints; skips the test where it is not installed."""
+    """TensorFlow, which nothing but comparisons needs; skips the test where it is not installed."""
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
     return pytest.importorskip("tensorflow")
 
 
 @pytest.fixture(scope="session")
-def checkpoint_folder(tensorflow: ModuleType, reference_path: Callable[[str], Path]) -> Path:
-    """A small official checkpoint, of a ViT."""
-    return reference_path("models/vit_tiny/ckpt")
+def tiny_arrays() -> dict[str, np.ndarray]:
+    """Random numbers for the variables of a tiny official ViT, by path."""
+    return vit_arrays(Sizes())
 
 
-@pytest.fixture(scope="session", params=MODELS)
+@pytest.fixture(scope="session")
+def checkpoint_folder(tiny_arrays: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of them, with an optimizer's state."""
+    folder = tmp_path_factory.mktemp("official") / "vit_640x640"
+    folder.mkdir()
+    moments = {f"optimizer/_variables/{place}": array for place, array in enumerate(tiny_arrays.values())}
+    write_checkpoint(folder / "ckpt-402", tiny_arrays, moments)
+    return folder
+
+
+@pytest.fixture(scope="session", params=reference_models())
 def reference_model(request: pytest.FixtureRequest, reference_path: Callable[[str], Path]) -> Path:
     """The folder of an official model with its numbers."""
     return reference_path(f"models/{request.param}")
 
 
 @pytest.fixture(scope="session")
-def converted(tensorflow: ModuleType, reference_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Weights:
+def converted(reference_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Weights:
     """That model's checkpoint, converted, written and loaded again."""
     path = tmp_path_factory.mktemp("weights") / "official.safetensors"
     convert(reference_model / "ckpt", path)

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -24,7 +23,8 @@ from pix2seq.weights.convert_official import main
 from pix2seq.weights.official_names import place
 from pix2seq.weights.official_settings import official_cfg
 from pix2seq.weights.official_tensors import Source, check_fit, empty_model, find_sources
-from pix2seq.weights.tf_checkpoint import Variable, find_checkpoint
+from pix2seq.weights.tf_checkpoint import Variable, find_checkpoint, open_checkpoint
+from tests.weights.bundle_writer import write_bundle, write_checkpoint
 
 SCRIPT = ROOT / "weights" / "convert_official.py"
 OFFICIAL = [("resnet50", "resnet"), ("resnet50-c4", "resnet-c"), ("vit-b", "vit-b"), ("vit-l", "vit-l")]
@@ -145,18 +145,15 @@ def test_variables_that_do_not_fit_are_named(listing: Callable, path: str, shape
         check_fit(sources, own)
 
 
-def test_a_converted_file_has_each_variable_of_the_checkpoint(
-    tensorflow: ModuleType, converted: Weights, reference_model: Path
-):
-    reader = tensorflow.train.load_checkpoint(str(reference_model / "ckpt" / "ckpt-402"))
+def test_a_converted_file_has_each_variable_of_the_checkpoint(converted: Weights, reference_model: Path):
+    bundle = open_checkpoint(reference_model / "ckpt").bundle
     state = converted.model.state_dict()
     count = 0
-    for key in reader.get_variable_to_shape_map():
+    for key in bundle.entries:
         if key.startswith("model/") and ".OPTIMIZER_SLOT" not in key:
             found = place(without_affixes(key))
-            numbers = reader.get_tensor(key)
             # Key biases in particular cannot be checked by a model's predictions: softmax is invariant to them.
-            np.testing.assert_array_equal(np.sort(state[found.name], axis=None), np.sort(numbers, axis=None))
+            np.testing.assert_array_equal(np.sort(state[found.name], axis=None), np.sort(bundle.read(key), axis=None))
             count += 1
     assert count == len([name for name in state if "num_batches" not in name])
 
@@ -179,41 +176,7 @@ def test_half_precision_halves_the_file(checkpoint_folder: Path, tmp_path: Path,
         torch.testing.assert_close(tensor, full[name], atol=1e-6, rtol=tolerance)
 
 
-@pytest.fixture(scope="session")
-def write_checkpoint(tensorflow: ModuleType) -> Callable[[Path, dict[str, np.ndarray]], None]:
-    """Save arrays by path as the variables of a model, in a real object checkpoint."""
-
-    def write(folder: Path, arrays: dict[str, np.ndarray]) -> None:
-        root = tensorflow.Module()
-        for path, array in arrays.items():
-            *parents, name = path.split("/")
-            node = root
-            for parent in parents:
-                if not hasattr(node, parent):
-                    setattr(node, parent, tensorflow.Module())
-                node = getattr(node, parent)
-            setattr(node, name, tensorflow.Variable(array))
-        tensorflow.train.Checkpoint(model=root).write(str(folder / "ckpt-7"))
-
-    return write
-
-
-@pytest.fixture
-def tiny_arrays(reference_path: Callable) -> dict[str, np.ndarray]:
-    """Random numbers for the variables of a tiny ViT."""
-    variables = json.loads(reference_path("models/vit_tiny/variables.json").read_text(encoding="utf-8"))[
-        "model_variables"
-    ]
-    rng = np.random.default_rng(0)
-    shapes = {without_affixes(entry["key"]): entry["shape"] for entry in variables}
-    arrays = {path: rng.normal(size=shape, scale=0.1).astype(np.float32) for path, shape in shapes.items()}
-    positions = arrays.pop("decoder/ar_decoder.Sseq_pos_embedding")
-    return {path.replace("ar_decoder.S", ""): array for path, array in arrays.items()} | {
-        "decoder/seq_pos_emb": positions
-    }
-
-
-def test_options_of_the_official_models(write_checkpoint: Callable, tiny_arrays: dict, tmp_path: Path):
+def test_options_of_the_official_models(tiny_arrays: dict, tmp_path: Path):
     rng = np.random.default_rng(1)
     extra = {
         "encoder/cls_token_emb": (1, 48),
@@ -224,7 +187,7 @@ def test_options_of_the_official_models(write_checkpoint: Callable, tiny_arrays:
     arrays = tiny_arrays | {path: rng.normal(size=shape).astype(np.float32) for path, shape in extra.items()}
     arrays["decoder/inp_token_embedding"] = arrays.pop("decoder/token_embedding")
     del arrays["decoder/seq_pos_emb"], arrays["decoder/outp_bias"]
-    write_checkpoint(tmp_path, arrays)
+    write_checkpoint(tmp_path / "ckpt-7", arrays)
     convert(tmp_path, tmp_path / "out.safetensors")
     weights = load_weights(tmp_path / "out.safetensors")
     model, state = weights.cfg.model, weights.model.state_dict()
@@ -242,10 +205,10 @@ def test_options_of_the_official_models(write_checkpoint: Callable, tiny_arrays:
 
 
 @pytest.mark.parametrize("projection", ["linear", "linear_p"])
-def test_a_projection_without_mlp_must_be_named(
-    write_checkpoint: Callable, tiny_arrays: dict, tmp_path: Path, projection: str
-):
-    write_checkpoint(tmp_path, {path: array for path, array in tiny_arrays.items() if "proj_mlp" not in path})
+def test_a_projection_without_mlp_must_be_named(tiny_arrays: dict, tmp_path: Path, projection: str):
+    write_checkpoint(
+        tmp_path / "ckpt-7", {path: array for path, array in tiny_arrays.items() if "proj_mlp" not in path}
+    )
     out = tmp_path / "out.safetensors"
     with pytest.raises(UserError, match=r"--projection"):
         convert(tmp_path, out)
@@ -265,12 +228,12 @@ def test_a_canvas_without_a_whole_patch_is_refused(damaged: Path, size: int):
         convert(damaged, damaged.parent / "out.safetensors", image_size=size)
 
 
-def test_captions_need_their_text_model(
-    write_checkpoint: Callable, tiny_arrays: dict, text_model_path: Path, tmp_path: Path
-):
+def test_captions_need_their_text_model(tiny_arrays: dict, text_model_path: Path, tmp_path: Path):
     out = tmp_path / "out.safetensors"
     more = {"decoder/token_embedding": (3100, 32), "decoder/outp_bias": (3100,)}
-    write_checkpoint(tmp_path, tiny_arrays | {path: np.zeros(shape, np.float32) for path, shape in more.items()})
+    write_checkpoint(
+        tmp_path / "ckpt-7", tiny_arrays | {path: np.zeros(shape, np.float32) for path, shape in more.items()}
+    )
     convert(tmp_path, out)
     assert load_weights(out).cfg.tasks == ("detection", "segmentation", "keypoint")
     convert(tmp_path, out, text_model=text_model_path)
@@ -284,8 +247,8 @@ def test_a_text_model_of_another_vocabulary_is_refused(checkpoint_folder: Path, 
         convert(checkpoint_folder, tmp_path / "out.safetensors", text_model=text_model_path)
 
 
-def test_numbers_beyond_half_precision_are_named(write_checkpoint: Callable, tiny_arrays: dict, tmp_path: Path):
-    write_checkpoint(tmp_path, tiny_arrays | {"proj_ln/beta": np.full(32, 1e5, np.float32)})
+def test_numbers_beyond_half_precision_are_named(tiny_arrays: dict, tmp_path: Path):
+    write_checkpoint(tmp_path / "ckpt-7", tiny_arrays | {"proj_ln/beta": np.full(32, 1e5, np.float32)})
     with pytest.raises(UserError, match=r"proj_ln/beta.* has numbers that torch.float16 cannot hold"):
         convert(tmp_path, tmp_path / "out.safetensors", dtype="fp16")
 
@@ -316,7 +279,7 @@ def test_a_truncated_file_is_refused(damaged: Path, suffix: str, share: float):
     path = damaged / f"ckpt-402.{suffix}"
     with path.open("r+b") as file:
         file.truncate(int(share * path.stat().st_size))
-    with pytest.raises(UserError, match=r"ckpt-402 cannot be read .*; download it again"):
+    with pytest.raises(UserError, match=r"ckpt-402.* is cut.*download it again"):
         convert(damaged, damaged.parent / "out.safetensors")
 
 
@@ -329,7 +292,7 @@ def test_a_missing_data_file_is_named(damaged: Path):
 def test_changed_bytes_are_noticed(damaged: Path):
     path = damaged / "ckpt-402.data-00000-of-00001"
     content = bytearray(path.read_bytes())
-    content[100_000] ^= 1
+    content[50_000] ^= 1
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"download it again"):
         convert(damaged, damaged.parent / "out.safetensors")
@@ -345,17 +308,14 @@ def test_a_full_disk_leaves_nothing_behind(damaged: Path):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_another_model_is_refused(tensorflow: ModuleType, write_checkpoint: Callable, tmp_path: Path):
-    write_checkpoint(tmp_path, {"backbone/conv/kernel": np.zeros((3, 3, 3, 8), np.float32)})
+def test_another_model_is_refused(tmp_path: Path):
+    write_checkpoint(tmp_path / "ckpt-7", {"backbone/conv/kernel": np.zeros((3, 3, 3, 8), np.float32)})
     with pytest.raises(UserError, match=r"official Pix2Seq model.*backbone/conv/kernel"):
         convert(tmp_path, tmp_path / "out.safetensors")
-    tensorflow.train.Checkpoint(net=tensorflow.Variable(1.0)).write(str(tmp_path / "ckpt-8"))
+    write_checkpoint(tmp_path / "ckpt-8", {}, {"net": np.ones(1, np.float32)})
     with pytest.raises(UserError, match=r"holds no `model`, only net"):
         convert(tmp_path, tmp_path / "out.safetensors")
-    names, values = ["w"], [tensorflow.zeros(3)]
-    tensorflow.raw_ops.SaveV2(
-        prefix=str(tmp_path / "ckpt-9"), tensor_names=names, shape_and_slices=[""], tensors=values
-    )
+    write_bundle(tmp_path / "ckpt-9", {"w": np.zeros(3, np.float32)})
     with pytest.raises(UserError, match=r"is no object checkpoint"):
         convert(tmp_path, tmp_path / "out.safetensors")
     assert not list(tmp_path.glob("out*"))
@@ -375,16 +335,10 @@ def test_a_folder_that_is_not_there_is_named(checkpoint_folder: Path, tmp_path: 
         convert(checkpoint_folder, tmp_path / "nowhere" / "out.safetensors")
 
 
-def test_without_tensorflow_the_requirements_are_named(damaged: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(sys.modules, "tensorflow", None)
-    with pytest.raises(UserError, match=r"requirements-convert.txt"):
-        convert(damaged, damaged.parent / "out.safetensors")
-
-
-def test_help_needs_neither_pytorch_nor_tensorflow():
+def test_help_needs_no_pytorch():
     code = (
         "import sys, pix2seq.weights.convert_official as c; "
-        "print({'torch', 'tensorflow', 'numpy'} & sys.modules.keys())"
+        "print({'torch', 'safetensors', 'numpy'} & sys.modules.keys())"
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert run.stdout == "{'numpy'}\n"
