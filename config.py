@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,11 +67,13 @@ class ModelCFG:
     decoder_layers: int = setting(3, "layers of the decoder", low=1)
     decoder_heads: int = setting(3, "attention heads of the decoder", low=1)
     mlp_ratio: int = setting(4, "hidden width of every MLP, times its width", low=1)
+    decoder_mlp_ratio: int = setting(0, "mlp_ratio of the decoder's layers; 0: the same", low=0)
     transformer: str = setting(
         "standard", "llama: RMSNorm, SwiGLU, rotary positions, no biases", choices=("standard", "llama")
     )
     class_token: bool = setting(False, "learned token in front of the encoder's grid")
     encoder_positions: str = setting("sincos", "positions of the encoder's grid", choices=("sincos", "learned"))
+    positions_grid: str = setting("", "grid of learned positions, as 40x40 (rows x columns); empty: the canvas's")
     decoder_positions: str = setting("learned", "positions of the decoder's tokens", choices=("learned", "sincos"))
     projection: str = setting(
         "mlp",
@@ -90,7 +93,7 @@ class ModelCFG:
         choices=("normal", "sincos"),
     )
     vocab_size: int = setting(
-        3400, "smallest number of token ids (3000 without text); a larger caption vocabulary raises it", low=3000
+        3400, "smallest number of token ids (3000 without text); a larger caption vocabulary raises it", low=2000
     )
     max_tokens: int = setting(256, "longest sequence, prompt included", low=1)
     max_objects: int = setting(
@@ -350,6 +353,7 @@ class CFG:
             if expected := what_is_wrong(name, value_of(self, name)):
                 raise UserError(f"{flag(name)} expects {expected}, got {value_of(self, name)!r}")
         check_widths(self.model)
+        parse_grid(self.model.positions_grid)
         parse_task_weights(self.task_weights, self.tasks)
 
     @property
@@ -436,6 +440,14 @@ def check_widths(model: ModelCFG) -> None:
         unit = 4 * heads if model.transformer == "llama" else math.lcm(4, heads)
         if width % unit:
             raise UserError(f"--{part}-width expects a multiple of {unit} for --{part}-heads {heads}, got {width}")
+
+
+def parse_grid(text: str) -> tuple[int, int] | None:
+    """Rows and columns of `40x30`; None if it is empty."""
+    match = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", text)
+    if text and not match:
+        raise UserError(f"--positions-grid expects rows x columns such as 40x30, got {text!r}")
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def check_training(cfg: CFG) -> None:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pix2seq.config import ModelCFG
+from pix2seq.config import ModelCFG, parse_grid
 from pix2seq.errors import UserError
 from pix2seq.models.layers import EncoderLayer, LayerCFG, glorot_uniform, init_weights, rotary_2d, sincos_2d
 from pix2seq.models.pretrained import packaged_weights
@@ -76,6 +76,11 @@ class Backbone(nn.Module):
         """Cells of the grid along one side of a canvas."""
         round_down = self.is_vit or self.is_patches
         return image_size // self.reduction if round_down else -(-image_size // self.reduction)
+
+    def positions_grid(self, cfg: ModelCFG) -> tuple[int, int]:
+        """Rows and columns of learned positions: of the canvas, unless the settings name others."""
+        side = self.side(cfg.image_size)
+        return parse_grid(cfg.positions_grid) or (side, side)
 
     def freeze(self, stages: int) -> None:
         """Fix the layers up to the last one of the first `stages` feature maps; a plain ViT has one map: all of it."""
@@ -159,14 +164,15 @@ def _create_own(name: str, pretrained: bool, kwargs: dict) -> nn.Module:
 
 
 class GridPositions(nn.Module):
-    """Position code that is added to the tokens of a grid: computed for any grid, or learned for `side` × `side`."""
+    """Position code that is added to the tokens of a grid: computed for any, or learned for one (rows, columns)."""
 
-    def __init__(self, kind: str, width: int, side: int) -> None:
+    def __init__(self, kind: str, width: int, learned_grid: tuple[int, int]) -> None:
         super().__init__()
-        self.width, self.side = width, side
+        self.width, self.learned_grid = width, learned_grid
         self.weight = None
         if kind == "learned":
-            self.weight = nn.Parameter(nn.init.trunc_normal_(torch.empty(side**2, width), std=0.02))
+            rows, columns = learned_grid
+            self.weight = nn.Parameter(nn.init.trunc_normal_(torch.empty(rows * columns, width), std=0.02))
 
     def forward(self, x: Tensor, grid: tuple[int, int], num_prefix: int) -> Tensor:
         """`x` (B, P + h · w, D) with the code; the P tokens outside the grid (class token) have no position."""
@@ -176,9 +182,9 @@ class GridPositions(nn.Module):
         """Code (h · w, D) of a grid (h, w); a learned one is stretched to grids of other sizes."""
         if self.weight is None:
             return sincos_2d(*grid, self.width, device=device)
-        if grid == (self.side, self.side):
+        if tuple(grid) == self.learned_grid:
             return self.weight
-        learned = self.weight.T.unflatten(1, (self.side, self.side))[None]
+        learned = self.weight.T.unflatten(1, self.learned_grid)[None]
         return F.interpolate(learned, grid, mode="bicubic", antialias=True)[0].flatten(1).T
 
 
@@ -205,8 +211,7 @@ class Encoder(nn.Module):
             places = self.backbone.reduction**2  # Keras counts the fans of the patch convolution
             glorot_uniform(self.stem[0].weight, 3 * places, self.width * places)
         if not layer.llama:
-            side = self.backbone.side(cfg.image_size)
-            self.positions = GridPositions(cfg.encoder_positions, self.width, side)
+            self.positions = GridPositions(cfg.encoder_positions, self.width, self.backbone.positions_grid(cfg))
         if cfg.class_token:
             self.class_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(self.width), std=0.02))
         self.layers = nn.ModuleList(EncoderLayer(layer) for _ in range(cfg.encoder_layers))

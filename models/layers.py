@@ -35,17 +35,22 @@ class LayerCFG:
     @classmethod
     def encoder(cls, cfg: ModelCFG) -> LayerCFG:
         """Of the layers on top of the backbone."""
-        return cls._of(cfg, cfg.encoder_width, cfg.encoder_heads)
+        return cls._of(cfg, cfg.encoder_width, cfg.encoder_heads, cfg.mlp_ratio)
 
     @classmethod
     def decoder(cls, cfg: ModelCFG) -> LayerCFG:
-        """Of the decoder and of the projection to it."""
-        return cls._of(cfg, cfg.decoder_width, cfg.decoder_heads)
+        """Of the decoder."""
+        return cls._of(cfg, cfg.decoder_width, cfg.decoder_heads, cfg.decoder_mlp_ratio or cfg.mlp_ratio)
 
     @classmethod
-    def _of(cls, cfg: ModelCFG, width: int, heads: int) -> LayerCFG:
+    def projection(cls, cfg: ModelCFG) -> LayerCFG:
+        """Of the projection to the decoder: as wide as the decoder, with the encoder's MLP, as in the official code."""
+        return cls._of(cfg, cfg.decoder_width, cfg.decoder_heads, cfg.mlp_ratio)
+
+    @classmethod
+    def _of(cls, cfg: ModelCFG, width: int, heads: int, mlp_ratio: int) -> LayerCFG:
         llama = cfg.transformer == "llama"
-        return cls(width, heads, cfg.mlp_ratio, cfg.dropout, cfg.attention_dropout, cfg.drop_path, llama)
+        return cls(width, heads, mlp_ratio, cfg.dropout, cfg.attention_dropout, cfg.drop_path, llama)
 
     def norm(self) -> nn.Module:
         """A new normalisation of tokens."""

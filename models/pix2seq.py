@@ -20,14 +20,14 @@ class Projection(nn.Module):
     The code is added in every style: cross-attention has no rotary positions, so the memory itself must hold them.
     """
 
-    def __init__(self, cfg: ModelCFG, in_width: int, side: int) -> None:
+    def __init__(self, cfg: ModelCFG, in_width: int, grid: tuple[int, int]) -> None:
         super().__init__()
-        layer = LayerCFG.decoder(cfg)
+        layer = LayerCFG.projection(cfg)
         self.dense = nn.Linear(in_width, layer.width, bias=not layer.llama)
         self.norm = layer.norm()
         self.positions = self.mlp = None
         if cfg.projection != "linear":
-            self.positions = GridPositions(cfg.encoder_positions, layer.width, side)
+            self.positions = GridPositions(cfg.encoder_positions, layer.width, grid)
         if cfg.projection == "mlp":
             self.norm_mlp = layer.norm()
             self.mlp = layer.mlp()
@@ -49,8 +49,7 @@ class Pix2Seq(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.encoder = Encoder(cfg, pretrained)
-        side = self.encoder.backbone.side(cfg.image_size)
-        self.projection = Projection(cfg, self.encoder.width, side)
+        self.projection = Projection(cfg, self.encoder.width, self.encoder.backbone.positions_grid(cfg))
         self.decoder = Decoder(cfg)
         if cfg.init == "official":
             self.apply(init_official_attention)

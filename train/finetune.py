@@ -38,6 +38,7 @@ def start_from(
             _text_rows(text, known) + TEXT_SHIFT,
         ]
     )
+    moved = moved[(moved < sizes).all(axis=1)]  # a vocabulary of 2,000 to 3,000 ids has no text
     kept, rows = 0, []
     for name, tensor in own.items():
         source = given.get(name)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from pix2seq.config import CFG, replace
 from pix2seq.errors import UserError
-from pix2seq.weights.tf_checkpoint import open_checkpoint
+from pix2seq.weights.official_config import OfficialConfig, config_of
+from pix2seq.weights.tf_checkpoint import ObjectCheckpoint, open_checkpoint
 
 if TYPE_CHECKING:
     from pix2seq.models.weights import Weights
@@ -17,24 +18,34 @@ DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 OBJECTS365_CLASSES = 365
 
 
-def convert(
-    source: Path,
+def convert(source: Path, out: Path, official_config: Path | None = None, **options: Any) -> Weights:
+    """Convert the checkpoint `source`, a folder or a prefix `…/ckpt-N`, to the file `out`, and return what it holds.
+
+    `official_config` is the `config.json` of its training, None: the one beside it, if any. See `convert_checkpoint`
+    for the `options`.
+    """
+    if not out.parent.is_dir():
+        raise UserError(f"there is no folder {out.parent} for {out.name}; create it first")
+    return convert_checkpoint(open_checkpoint(source), out, config_of(source, official_config), **options)
+
+
+def convert_checkpoint(
+    checkpoint: ObjectCheckpoint,
     out: Path,
+    config: OfficialConfig,
     dtype: str = "fp32",
     image_size: int | None = None,
     classes: str = "coco",
     text_model: Path | None = None,
     projection: str = "",
 ) -> Weights:
-    """Convert the checkpoint `source`, a folder or a prefix `…/ckpt-N`, to the file `out`, and return what it holds.
+    """Convert an open checkpoint to the file `out`, and return what it holds.
 
-    `dtype` is one of DTYPES; `classes` is `coco`, `objects365` or a JSON file of id → name; `text_model` is a
-    SentencePiece file, without which captioning is not among the tasks. Variables are read one by one, so that the
-    model and the libraries take all the memory. Raises UserError if something does not fit, and then leaves no file.
+    `dtype` is one of DTYPES; `image_size`, the canvas's side in pixels, is that of `config` if None; `classes` is
+    `coco`, `objects365` or a JSON file of id → name; `text_model` is a SentencePiece file, without which captioning is
+    not among the tasks. Variables are read one by one, so that the model and the libraries take all the memory. Raises
+    UserError if something does not fit, and then leaves no file.
     """
-    if not out.parent.is_dir():
-        raise UserError(f"there is no folder {out.parent} for {out.name}; create it first")
-    checkpoint = open_checkpoint(source)
 
     import torch  # now that there is something to convert: this takes seconds
 
@@ -44,7 +55,8 @@ def convert(
 
     class_names = read_class_names(classes)
     sources = find_sources(checkpoint.variables("model"))
-    cfg = official_cfg({name: source.variable.shape for name, source in sources.items()}, image_size, projection)
+    shapes = {name: source.variable.shape for name, source in sources.items()}
+    cfg = official_cfg(shapes, image_size, projection, config)
     cfg, text = _with_text(cfg, text_model)
     model = empty_model(cfg)
     check_fit(sources, model.state_dict())

@@ -151,7 +151,7 @@ def test_encoder_positions_fit_any_grid(tiny_model_cfg: CFG, kind: str, tensors:
 
 
 def test_learned_positions_keep_their_shape_when_stretched():
-    positions = GridPositions("learned", 1, 4)
+    positions = GridPositions("learned", 1, (4, 4))
     with torch.no_grad():
         positions.weight.copy_(torch.arange(4.0).repeat_interleave(4)[:, None])  # grows with y
     stretched = positions.code((8, 8), torch.device("cpu")).view(8, 8)

@@ -52,6 +52,15 @@ def test_classes_and_words_are_found_by_name(weights: Weights):
     assert rows["classes"] == ("2: dog, person", "1: cat") and rows["words"] == ("2", "1")
 
 
+def test_a_file_without_room_for_text_gives_its_other_rows(tiny_model_cfg: CFG):
+    cfg = config.replace(tiny_model_cfg, vocab_size=2100)
+    weights = Weights(Pix2Seq(cfg.model).eval(), cfg, CLASSES, {"words": ["<unk>"]})
+    model, before, _ = started(weights, CLASSES, WORDS, vocab_size=3200)
+    new, old = model.decoder.embedding.weight, weights.model.decoder.embedding.weight
+    assert torch.equal(new[1000:2000], old[1000:2000]) and torch.equal(new[118], old[118])
+    assert torch.equal(new[3000:], before["decoder.embedding.weight"][3000:])
+
+
 def test_the_bias_moves_with_its_class(weights: Weights):
     with torch.no_grad():
         weights.model.decoder.bias[118] = 5

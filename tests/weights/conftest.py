@@ -10,6 +10,7 @@ import pytest
 
 from pix2seq.models.weights import Weights, load_weights
 from pix2seq.weights.conversion import convert
+from pix2seq.weights.official_config import read_config
 from tests.conftest import reference_models
 from tests.weights.bundle_writer import write_checkpoint
 from tests.weights.official_vit import Sizes, vit_arrays
@@ -47,6 +48,6 @@ def reference_model(request: pytest.FixtureRequest, reference_path: Callable[[st
 @pytest.fixture(scope="session")
 def converted(reference_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Weights:
     """That model's checkpoint, converted, written and loaded again."""
-    path = tmp_path_factory.mktemp("weights") / "official.safetensors"
-    convert(reference_model / "ckpt", path)
+    path, config = tmp_path_factory.mktemp("weights") / "official.safetensors", reference_model / "config.json"
+    convert(reference_model / "ckpt", path, config, image_size=max(read_config(config).canvas))  # canvases are square
     return load_weights(path)

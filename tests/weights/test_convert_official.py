@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from pix2seq import config
-from pix2seq.config import PRESETS
+from pix2seq.config import PRESETS, InferCFG
 from pix2seq.errors import UserError
+from pix2seq.infer.predictor import Predictor
 from pix2seq.models.weights import Weights, load_weights
 from pix2seq.runtime.paths import ROOT
 from pix2seq.tasks import TASKS
@@ -25,6 +26,7 @@ from pix2seq.weights.official_settings import official_cfg
 from pix2seq.weights.official_tensors import Source, check_fit, empty_model, find_sources
 from pix2seq.weights.tf_checkpoint import Variable, find_checkpoint, open_checkpoint
 from tests.weights.bundle_writer import write_bundle, write_checkpoint
+from tests.weights.official_vit import Sizes, vit_arrays
 
 SCRIPT = ROOT / "weights" / "convert_official.py"
 OFFICIAL = [("resnet50", "resnet"), ("resnet50-c4", "resnet-c"), ("vit-b", "vit-b"), ("vit-l", "vit-l")]
@@ -40,8 +42,8 @@ def sources_of(shapes: Shapes) -> dict[str, Source]:
     return find_sources([Variable(path, tuple(shape), (path,)) for path, shape in shapes.items()])
 
 
-def settings_of(sources: dict[str, Source], **options) -> config.CFG:
-    return official_cfg({name: source.variable.shape for name, source in sources.items()}, **options)
+def settings_of(sources: dict[str, Source], image_size: int | None = 640, **options) -> config.CFG:
+    return official_cfg({name: source.variable.shape for name, source in sources.items()}, image_size, **options)
 
 
 @pytest.fixture
@@ -158,11 +160,13 @@ def test_a_converted_file_has_each_variable_of_the_checkpoint(converted: Weights
     assert count == len([name for name in state if "num_batches" not in name])
 
 
-def test_the_file_describes_an_official_model(converted: Weights):
+def test_the_file_describes_an_official_model(converted: Weights, reference_model: Path):
+    official = json.loads((reference_model / "config.json").read_text(encoding="utf-8"))["model"]
     cfg = converted.cfg
-    assert (cfg.preset, cfg.tasks, cfg.model.image_size) == ("", ("detection",), 640)
+    assert (cfg.preset, cfg.tasks, cfg.model.image_size) == ("", ("detection",), max(official["image_size"]))
     assert (cfg.model.normalize, cfg.model.pad_value, cfg.model.full_detection) == (False, 0.3, True)
-    assert (cfg.model.encoder_width, cfg.model.encoder_heads, cfg.model.decoder_width) == (48, 4, 32)
+    found = cfg.model.encoder_width, cfg.model.encoder_heads, cfg.model.decoder_width, cfg.model.vocab_size
+    assert found == tuple(official[name] for name in ("dim_att", "num_heads", "dim_att_dec", "vocab_size"))
     assert converted.class_names[90] == "toothbrush" and len(converted.class_names) == 80
 
 
@@ -211,14 +215,20 @@ def test_a_projection_without_mlp_must_be_named(tiny_arrays: dict, tmp_path: Pat
     )
     out = tmp_path / "out.safetensors"
     with pytest.raises(UserError, match=r"--projection"):
-        convert(tmp_path, out)
-    convert(tmp_path, out, projection=projection)
+        convert(tmp_path, out, image_size=64)
+    convert(tmp_path, out, image_size=64, projection=projection)
     assert load_weights(out).cfg.model.projection == projection
 
 
 def test_a_projection_that_the_checkpoint_does_not_have_is_refused(damaged: Path):
     with pytest.raises(UserError, match=r"projection is mlp, not linear; leave out --projection"):
         convert(damaged, damaged.parent / "out.safetensors", projection="linear")
+
+
+@pytest.mark.parametrize("size", ["64x96", "64,96", "wide"])
+def test_a_canvas_of_two_sides_is_refused(damaged: Path, size: str):
+    with pytest.raises(UserError, match=f"--image-size expects one number, .* square canvas, got {size}"):
+        main([str(damaged), str(damaged.parent / "out.safetensors"), "--image-size", size])
 
 
 @pytest.mark.parametrize("size", [-640, 0, 15])
@@ -228,15 +238,127 @@ def test_a_canvas_without_a_whole_patch_is_refused(damaged: Path, size: int):
         convert(damaged, damaged.parent / "out.safetensors", image_size=size)
 
 
+# Sizes that are not in the tensors
+
+
+def config_json(folder: Path, **model) -> None:
+    content = {
+        "model": {"image_size": [96, 96], "vocab_size": 3000} | model,
+        "task": {"top_p": 0.4, "temperature": 1.0},
+    }
+    (folder / "config.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def test_the_canvas_is_never_guessed(tiny_arrays: dict, tmp_path: Path):
+    write_checkpoint(tmp_path / "ckpt-7", tiny_arrays)
+    with pytest.raises(UserError, match=r"does not tell its canvas.*name its side in pixels with --image-size"):
+        convert(tmp_path, tmp_path / "out.safetensors")
+
+
+@pytest.mark.parametrize(("name", "size"), [("vit_b_1024x1024", 1024), ("vit_b_640x640_b256_s400k", 640)])
+def test_the_folder_s_name_tells_the_canvas(tiny_arrays: dict, tmp_path: Path, name: str, size: int):
+    (tmp_path / name).mkdir()
+    write_checkpoint(tmp_path / name / "ckpt-7", tiny_arrays)
+    for source in (tmp_path / name, tmp_path / name / "ckpt-7"):
+        assert convert(source, tmp_path / "out.safetensors").cfg.model.image_size == size
+
+
+@pytest.mark.parametrize("size", [96, [96, 96]])
+def test_config_json_wins_over_the_name_and_the_flag_over_both(damaged: Path, tmp_path: Path, size: object):
+    config_json(damaged, image_size=size)
+    out = damaged / "out.safetensors"
+    assert convert(damaged, out).cfg.model.image_size == 96
+    assert convert(damaged, out, image_size=64).cfg.model.image_size == 64
+
+
+@pytest.mark.parametrize(("top_k", "nucleus"), [(0, 0.4), (1, 0.0)])
+def test_config_json_tells_the_number_of_objects_and_the_decoding(damaged: Path, top_k: int, nucleus: float):
+    task = {"top_p": 0.4, "top_k": top_k, "temperature": 0.7, "max_instances_per_image_test": 25}
+    (damaged / "config.json").write_text(json.dumps({"model": {"image_size": 640}, "task": task}), encoding="utf-8")
+    cfg = convert(damaged, damaged / "out.safetensors").cfg
+    assert (cfg.model.max_objects, cfg.infer.detection_top_p, cfg.infer.temperature) == (25, nucleus, 0.7)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"coord_vocab_shift": 2000}, r"has coord_vocab_shift 2000, not 1000: its token ids mean something else"),
+        ({"vocab_size": 3200}, r"has 3000 token ids, its config.json says 3200"),
+        ({"image_size": "wide"}, r"config.json is no configuration of the official code"),
+        ({"image_size": [0, 64]}, r"config.json is no configuration of the official code"),
+        ({"image_size": [64, 96]}, r"canvases of 64 x 96 pixels.*--image-size 96 converts it"),
+    ],
+)
+def test_a_config_json_that_does_not_fit_is_refused(damaged: Path, model: dict, message: str):
+    config_json(damaged, **model)
+    with pytest.raises(UserError, match=message):
+        convert(damaged, damaged.parent / "out.safetensors")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"model": 3}', "<html>"])
+def test_a_file_that_is_no_config_json_is_refused(damaged: Path, text: str):
+    (damaged / "config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=r"no configuration of the official code.*--image-size"):
+        convert(damaged, damaged.parent / "out.safetensors")
+
+
+# Checkpoints of other sizes than the published ones
+
+
+def test_encoder_and_decoder_may_have_other_mlps(tmp_path: Path):
+    write_checkpoint(tmp_path / "ckpt-7", vit_arrays(Sizes(ratio=2, decoder_ratio=3)))
+    model = convert(tmp_path, tmp_path / "out.safetensors", image_size=64).cfg.model
+    assert (model.mlp_ratio, model.decoder_mlp_ratio) == (2, 3)
+    state = load_weights(tmp_path / "out.safetensors").model.state_dict()
+    rows = {
+        name: len(state[f"{name}.mlp.up.weight"]) for name in ("encoder.layers.0", "projection", "decoder.layers.1")
+    }
+    assert rows == {"encoder.layers.0": 2 * 48, "projection": 2 * 32, "decoder.layers.1": 3 * 32}
+
+
+def test_a_vocabulary_without_text_may_be_smaller(tmp_path: Path):
+    write_checkpoint(tmp_path / "ckpt-7", vit_arrays(Sizes(vocab=2100)))
+    weights = convert(tmp_path, tmp_path / "out.safetensors", image_size=64)
+    assert (weights.cfg.model.vocab_size, weights.cfg.tasks) == (2100, ("detection",))
+    predictor = Predictor.from_weights(
+        load_weights(tmp_path / "out.safetensors"), TASKS, InferCFG(), torch.device("cpu")
+    )
+    found = predictor.predict("detection", [np.zeros((40, 64, 3), np.uint8)])[0]
+    assert len(found) <= weights.cfg.model.max_objects
+
+
+def test_a_vocabulary_without_coordinates_is_refused(tmp_path: Path):
+    write_checkpoint(tmp_path / "ckpt-7", vit_arrays(Sizes(vocab=1900)))
+    with pytest.raises(UserError, match="has 1900 token ids; coordinates end at 2000"):
+        convert(tmp_path, tmp_path / "out.safetensors", image_size=64)
+
+
+@torch.no_grad()
+def test_learned_positions_may_be_those_of_a_wide_canvas(tmp_path: Path):
+    arrays = vit_arrays(Sizes(grid=(4, 6)))
+    write_checkpoint(tmp_path / "ckpt-7", arrays)
+    out = tmp_path / "out.safetensors"
+    with pytest.raises(UserError, match=r"24 learned positions, which are not 4 rows of 4; name the config.json"):
+        convert(tmp_path, out, image_size=96)
+    config_json(tmp_path, image_size=[64, 96])
+    convert(tmp_path, out, image_size=96)
+    model = load_weights(out).model
+    positions = model.encoder.positions
+    assert (model.cfg.positions_grid, model.cfg.image_size) == ("4x6", 96)
+    assert torch.equal(positions.code((4, 6), model.device), torch.from_numpy(arrays["encoder/vis_pos_emb"]))
+    wide, square = (model.encode(torch.zeros(1, 3, *size)) for size in ((64, 96), (96, 96)))
+    assert (wide.shape[1], square.shape[1]) == (24, 36)
+
+
 def test_captions_need_their_text_model(tiny_arrays: dict, text_model_path: Path, tmp_path: Path):
     out = tmp_path / "out.safetensors"
     more = {"decoder/token_embedding": (3100, 32), "decoder/outp_bias": (3100,)}
     write_checkpoint(
         tmp_path / "ckpt-7", tiny_arrays | {path: np.zeros(shape, np.float32) for path, shape in more.items()}
     )
-    convert(tmp_path, out)
+    convert(tmp_path, out, image_size=64)
     assert load_weights(out).cfg.tasks == ("detection", "segmentation", "keypoint")
-    convert(tmp_path, out, text_model=text_model_path)
+    convert(tmp_path, out, image_size=64, text_model=text_model_path)
     weights = load_weights(out)
     assert weights.cfg.tasks == tuple(TASKS)
     assert "sentencepiece" in weights.text
@@ -250,7 +372,7 @@ def test_a_text_model_of_another_vocabulary_is_refused(checkpoint_folder: Path, 
 def test_numbers_beyond_half_precision_are_named(tiny_arrays: dict, tmp_path: Path):
     write_checkpoint(tmp_path / "ckpt-7", tiny_arrays | {"proj_ln/beta": np.full(32, 1e5, np.float32)})
     with pytest.raises(UserError, match=r"proj_ln/beta.* has numbers that torch.float16 cannot hold"):
-        convert(tmp_path, tmp_path / "out.safetensors", dtype="fp16")
+        convert(tmp_path, tmp_path / "out.safetensors", image_size=64, dtype="fp16")
 
 
 def test_the_checkpoint_that_the_state_file_names_is_used(tmp_path: Path):
@@ -267,10 +389,10 @@ def test_the_checkpoint_that_the_state_file_names_is_used(tmp_path: Path):
 @pytest.fixture
 def damaged(checkpoint_folder: Path, tmp_path: Path) -> Iterator[Path]:
     """A copy of a checkpoint that a test may damage; after the test nothing else may be beside it."""
-    folder = tmp_path / "ckpt"
+    folder = tmp_path / checkpoint_folder.name
     shutil.copytree(checkpoint_folder, folder, copy_function=shutil.copyfile)
     yield folder
-    assert [path.name for path in tmp_path.iterdir()] == ["ckpt"]
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
 
 
 @pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99])
@@ -311,13 +433,13 @@ def test_a_full_disk_leaves_nothing_behind(damaged: Path):
 def test_another_model_is_refused(tmp_path: Path):
     write_checkpoint(tmp_path / "ckpt-7", {"backbone/conv/kernel": np.zeros((3, 3, 3, 8), np.float32)})
     with pytest.raises(UserError, match=r"official Pix2Seq model.*backbone/conv/kernel"):
-        convert(tmp_path, tmp_path / "out.safetensors")
+        convert(tmp_path, tmp_path / "out.safetensors", image_size=64)
     write_checkpoint(tmp_path / "ckpt-8", {}, {"net": np.ones(1, np.float32)})
     with pytest.raises(UserError, match=r"holds no `model`, only net"):
-        convert(tmp_path, tmp_path / "out.safetensors")
+        convert(tmp_path, tmp_path / "out.safetensors", image_size=64)
     write_bundle(tmp_path / "ckpt-9", {"w": np.zeros(3, np.float32)})
     with pytest.raises(UserError, match=r"is no object checkpoint"):
-        convert(tmp_path, tmp_path / "out.safetensors")
+        convert(tmp_path, tmp_path / "out.safetensors", image_size=64)
     assert not list(tmp_path.glob("out*"))
 
 
