@@ -62,6 +62,10 @@ class Entry:
         return self.start + self.size
 
 
+class Damaged(UserError):
+    """Bytes of a checkpoint are not those that were written."""
+
+
 class Bundle:
     """The tensors of an index file by name. `read_bytes` reads the shards; None: they are whole, and beside the index.
 
@@ -131,7 +135,7 @@ class Bundle:
         try:
             yield
         except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"{path} cannot be read ({_reason(error)}); download it again") from None
+            raise Damaged(f"{path} cannot be read ({_reason(error)}); download it again") from None
 
 
 def read_range(path: Path, start: int, size: int) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Official checkpoints, each converted once."""
 
 import os
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -9,11 +10,13 @@ import numpy as np
 import pytest
 
 from pix2seq.models.weights import Weights, load_weights
+from pix2seq.weights import official, transfer
 from pix2seq.weights.conversion import convert
 from pix2seq.weights.official_config import read_config
 from tests.conftest import reference_models
 from tests.weights.bundle_writer import write_checkpoint
 from tests.weights.official_vit import Sizes, vit_arrays
+from tests.weights.server import Server, running
 
 
 @pytest.fixture(scope="session")
@@ -51,3 +54,29 @@ def converted(reference_model: Path, tmp_path_factory: pytest.TempPathFactory) -
     path, config = tmp_path_factory.mktemp("weights") / "official.safetensors", reference_model / "config.json"
     convert(reference_model / "ckpt", path, config, image_size=max(read_config(config).canvas))  # canvases are square
     return load_weights(path)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server on this machine; no pauses between tries, no proxy on the way."""
+    monkeypatch.setattr(transfer, "PAUSES_S", (0, 0, 0))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with running() as server:
+        monkeypatch.setenv(official.MIRROR, server.url)
+        yield server
+
+
+@pytest.fixture
+def closed_url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An address where nobody answers."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{closed.getsockname()[1]}"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of official weights in an empty cache."""
+    monkeypatch.setenv("PIX2SEQ_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "official"

@@ -1,0 +1,88 @@
+"""A server of files on this machine that interrupts transfers, refuses ranges and reports wrong sizes."""
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `files` (path to bytes, or to a file) and records `requests` (path, Range header) and `sent` bytes."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files: dict[str, bytes | Path] = {}
+        self.requests: list[tuple[str, str | None]] = []
+        self.sent = 0
+        self.ranges = True
+        self.etag = '"one"'
+        self.cuts: list[int] = []  # for each of the next requests of a data file: send so many bytes, then disconnect
+        self.statuses: list[int] = []  # for each of the next requests of a data file: respond with this status instead
+        self.extra_length = 0  # by how much the reported size of whole files is too large
+        self.reports_size = True
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def data_ranges(self) -> list[str | None]:
+        """The Range headers of the requests for data files."""
+        return [header for path, header in self.requests if ".data-" in path]
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        server, header = self.server, self.headers.get("Range")
+        server.requests.append((self.path, header))
+        is_data = ".data-" in self.path
+        if self.path not in server.files:
+            return self.send_error(404)
+        if is_data and server.statuses:
+            return self.send_error(server.statuses.pop(0))
+        body = server.files[self.path]
+        size = len(body) if isinstance(body, bytes) else body.stat().st_size
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", header) if header and server.ranges else None
+        start, end = (int(asked[1]), min(int(asked[2] or size) + 1, size)) if asked else (0, size)
+        if asked and start >= size:
+            return self.send_error(416)
+        self.send_response(206 if asked else 200)
+        self.send_header("ETag", server.etag)
+        if server.reports_size or not is_data:
+            self.send_header("Content-Length", str(end - start + (0 if asked else server.extra_length)))
+        if asked:
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
+        self.end_headers()
+        stop = min(start + server.cuts.pop(0), end) if is_data and server.cuts else end
+        self._send(body, start, stop)
+
+    def _send(self, body: bytes | Path, start: int, end: int) -> None:
+        self.server.sent += end - start
+        if isinstance(body, bytes):
+            self.wfile.write(body[start:end])
+            return
+        with body.open("rb") as file:
+            file.seek(start)
+            while start < end:
+                start += self.wfile.write(file.read(min(1 << 20, end - start)))
+
+    def log_message(self, *args: object) -> None:
+        """Log nothing."""
+
+
+@contextmanager
+def running() -> Iterator[Server]:
+    """A server that answers until the block ends."""
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()

@@ -1,0 +1,111 @@
+"""Official weights by name: fetched and converted once for all processes, and kept in the cache."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from pix2seq.errors import UserError
+from pix2seq.runtime.paths import cache_folder
+from pix2seq.weights.conversion import convert_checkpoint
+from pix2seq.weights.fetch_checkpoint import CONFIG, STATE, fetch_files, fetch_model
+from pix2seq.weights.official import CHECKPOINTS, MIRROR, TEXT_MODEL, Official, base_url
+from pix2seq.weights.official_config import OfficialConfig, config_of
+from pix2seq.weights.tensor_bundle import Damaged
+from pix2seq.weights.tf_checkpoint import open_checkpoint
+from pix2seq.weights.transfer import Unreachable, fetch
+
+
+def official_folder() -> Path:
+    """Where weights are kept: `NAME.safetensors`, and whole checkpoints of TensorFlow in `NAME/`."""
+    return cache_folder() / "official"
+
+
+def obtain(name: str, dtype: str = "fp32", text_model: Path | None = None) -> Path:
+    """The weights file of an official checkpoint, fetched and converted unless it is in the cache.
+
+    A checkpoint that lies in the cache as TensorFlow's files is converted without a network. `text_model` is another
+    SentencePiece file than the official one.
+    """
+    folder, item = official_folder(), CHECKPOINTS[name]
+    out = folder / f"{name}{'' if dtype == 'fp32' else '-' + dtype}.safetensors"
+    if out.is_file():
+        return out
+    with _disk_errors(folder), _alone(folder, name):
+        if not out.is_file():
+            _fetch_and_convert(name, item, out, dtype, text_model)
+    return out
+
+
+def obtain_files(name: str) -> Path:
+    """The folder with all files of an official checkpoint as they were published, for other programs."""
+    folder, item = official_folder() / name, CHECKPOINTS[name]
+    with _disk_errors(folder), _alone(folder.parent, name):
+        fetch_files(base_url() + item.folder, folder)
+    return folder
+
+
+def _fetch_and_convert(name: str, item: Official, out: Path, dtype: str, text_model: Path | None) -> None:
+    whole, parts = out.parent / name, out.parent / f"{name}.parts"
+    try:
+        if any(whole.glob("*.index")):
+            folder, checkpoint = whole, open_checkpoint(whole)
+        else:
+            folder, checkpoint = parts, fetch_model(base_url() + item.folder, parts)
+        if item.kind == "multi_task" and text_model is None:
+            text_model = out.parent / Path(TEXT_MODEL).name
+            fetch(base_url() + TEXT_MODEL, text_model, patient=False)
+    except Unreachable as error:
+        raise UserError(f"{name}: {error}; {_by_hand(item, whole)}") from None
+    config = config_of(folder)
+    if config.canvas is None:
+        config = OfficialConfig((item.image_size, item.image_size), config.vocab_size, config.settings)
+    classes = "objects365" if item.kind == "obj365_pretrain" else "coco"
+    try:
+        convert_checkpoint(checkpoint, out, config, dtype, classes=classes, text_model=text_model)
+    except Damaged:
+        shutil.rmtree(parts, ignore_errors=True)  # so that the next call fetches it again
+        raise
+    shutil.rmtree(parts, ignore_errors=True)
+
+
+def _by_hand(item: Official, folder: Path) -> str:
+    """What to do without a network."""
+    text = f", and {TEXT_MODEL} into {folder.parent}" if item.kind == "multi_task" else ""
+    return (
+        f"connect, name a mirror with {MIRROR}, or put {STATE}, ckpt-N.index, ckpt-N.data-00000-of-00001 and, if there "
+        f"is one, {CONFIG} of {base_url()}{item.folder} into {folder}{text}"
+    )
+
+
+@contextmanager
+def _alone(folder: Path, name: str) -> Iterator[None]:
+    """One process at a time; a line tells the others why they wait."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"waiting for another process that fetches {name}", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    """Turn errors of the file system into a UserError; those of the network are none here."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or folder} cannot be written ({error.strerror or error}); "
+            "fix this and run the command again: it resumes where it stopped"
+        ) from None

@@ -1,0 +1,182 @@
+"""Fetch a file, or some ranges of its bytes, over HTTP; what was cut goes on where it stopped."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from typing import BinaryIO
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+from tqdm import tqdm
+
+from pix2seq.errors import UserError
+from pix2seq.weights.official import MIRROR
+
+TIMEOUT_S = 30
+PAUSES_S = (1, 2, 4, 8, 16)  # before each retry while a file makes no progress
+BLOCK_BYTES = 1 << 18
+
+Range = tuple[int, int]  # first byte, and the one after the last
+
+
+class Unreachable(UserError):
+    """There is no connection to the server."""
+
+
+class Missing(UserError):
+    """The server has no such file."""
+
+
+class NoRanges(Exception):
+    """The server sends whole files only."""
+
+
+class Interrupted(Exception):
+    """The transfer failed in a way that a retry may fix."""
+
+
+def fetch(url: str, path: Path, ranges: Sequence[Range] = (), patient: bool = True) -> None:
+    """Download `url`, or only the `ranges` of its bytes, one after the other, to `path` unless that exists.
+
+    An interrupted transfer goes on where it stopped, in any later call. Raises UserError if the server refuses, or if
+    several tries in a row transfer no new bytes (unless `patient`, already after one: Unreachable), and NoRanges if it
+    cannot send parts of a file.
+    """
+    if path.is_file():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    most_bytes = failures = 0
+    while True:
+        try:
+            _transfer(url, partial, ranges)
+            break
+        except Interrupted as error:
+            got_bytes = _size(partial)
+            if not (patient or got_bytes):
+                raise Unreachable(f"{url} cannot be reached ({error})") from None
+            failures = 1 if got_bytes > most_bytes else failures + 1
+            most_bytes = max(most_bytes, got_bytes)
+            if failures > len(PAUSES_S):
+                raise UserError(
+                    f"{url} stopped after {got_bytes:,} bytes ({error}); run the command again to resume from there"
+                ) from None
+            pause_s = PAUSES_S[failures - 1]
+            print(f"{path.name}: {error}; next try in {pause_s} s", file=sys.stderr)
+            time.sleep(pause_s)
+    os.replace(partial, path)
+    _version_file(partial).unlink(missing_ok=True)
+
+
+def fetch_text(url: str) -> str:
+    """A small file as text, without retries, so that a missing network is reported at once."""
+    try:
+        with _open(url) as response:
+            return _read(response).decode(errors="replace")
+    except Interrupted as error:
+        raise Unreachable(f"{url} cannot be reached ({error})") from None
+
+
+def _transfer(url: str, partial: Path, ranges: Sequence[Range]) -> None:
+    """Append to `partial` what it lacks; begin again if the remote file has changed, or cannot be resumed."""
+    version_file = _version_file(partial)
+    done = _size(partial) if version_file.is_file() else 0
+    wanted = sum(end - start for start, end in ranges)
+    look = {"desc": partial.stem, "unit": "B", "unit_scale": True, "delay": 1}  # of small files there is none to see
+    with tqdm(total=wanted or None, initial=done, **look) as bar:
+        for start, end in _rest(ranges, done):
+            with _open(url, start, end) as response:
+                first, total = _extent(response, url)
+                if ranges and response.status != 206:
+                    raise NoRanges
+                if end is not None and end > total:
+                    raise UserError(f"{url} has {total:,} bytes and should have {end:,}: it is cut on the server")
+                if ranges and first != start:
+                    raise Interrupted("other bytes came than were asked for")
+                version = f"{response.headers.get('ETag', '')} {total} {list(ranges)}"
+                appends = done > 0 and first == start and version == version_file.read_text(encoding="utf-8")
+                if done and response.status == 206 and not appends:
+                    partial.unlink()
+                    return _transfer(url, partial, ranges)
+                bar.total = wanted or total
+                with partial.open("ab" if appends else "wb") as file:
+                    version_file.write_text(version, encoding="utf-8")  # after another version's bytes are truncated
+                    _copy(response, (end or total) - first, file, bar)
+            done = (end or total) - first + (done if appends else 0)
+            if _size(partial) != done:
+                raise Interrupted(f"{_size(partial):,} of {wanted or total:,} bytes arrived")
+
+
+def _rest(ranges: Sequence[Range], done: int) -> Iterator[tuple[int, int | None]]:
+    """What is still to be fetched after the first `done` bytes; the whole file has no known end."""
+    if not ranges:
+        yield done, None
+    for start, end in ranges:
+        if done < end - start:
+            yield start + done, end
+        done = max(done - (end - start), 0)
+
+
+def _copy(response: HTTPResponse, count: int, file: BinaryIO, bar: tqdm) -> None:
+    """Write at most `count` bytes to `file`."""
+    while block := _read(response)[:count]:
+        file.write(block)
+        bar.update(len(block))
+        count -= len(block)
+
+
+def _open(url: str, start: int = 0, end: int | None = None) -> HTTPResponse:
+    """The server's response with the bytes from `start` to `end`, or with all bytes if it does not support ranges."""
+    headers = {"Accept-Encoding": "identity"}
+    if start or end is not None:
+        headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
+    try:
+        return urlopen(Request(url, headers=headers), timeout=TIMEOUT_S)
+    except HTTPError as error:
+        if error.code == 416 and end is None:
+            return _open(url)
+        if error.code in (408, 429) or error.code >= 500:
+            raise Interrupted(f"the server responded {error.code} {error.reason}") from None
+        kind = Missing if error.code == 404 else UserError
+        raise kind(
+            f"{url} cannot be downloaded: the server responded {error.code} {error.reason}; name a mirror with {MIRROR}"
+        ) from None
+    except (OSError, HTTPException) as error:
+        raise Interrupted(_reason(error)) from None
+
+
+def _read(response: HTTPResponse) -> bytes:
+    try:
+        return response.read(BLOCK_BYTES)
+    except (OSError, HTTPException) as error:
+        raise Interrupted(_reason(error)) from None
+
+
+def _reason(error: OSError | HTTPException) -> str:
+    """The reason of a failed connection in one line."""
+    cause = error.reason if isinstance(error, URLError) else error
+    return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+
+
+def _extent(response: HTTPResponse, url: str) -> tuple[int, int]:
+    """The position of the response's first byte in the file, and the file's size, in bytes."""
+    header = response.headers.get("Content-Range" if response.status == 206 else "Content-Length", "")
+    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+)" if response.status == 206 else r"()(\d+)", header)
+    if match is None:
+        raise UserError(f"{url} does not report its size, so it cannot be checked; name a mirror with {MIRROR}")
+    return int(match[1] or 0), int(match[2])
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _version_file(partial: Path) -> Path:
+    """The file beside an unfinished one that records the version of the remote file it is a part of."""
+    return partial.with_name(partial.name + ".version")
