@@ -32,8 +32,8 @@ from pix2seq.config import (
 from pix2seq.config_file import read_settings
 from pix2seq.errors import UserError
 from pix2seq.runtime.console import print_anything
-from pix2seq.runtime.paths import weights_path
 from pix2seq.runtime.threads import let_threads_sleep
+from pix2seq.weights.find import describe_names, find_weights
 
 TITLES = {"": "run", "model": "model", "data": "data", "train": "training", "infer": "inference and evaluation"}
 NAMES_SHOWN = 5
@@ -161,7 +161,7 @@ def parse_args(
         raise UserError(f"--preset expects one of {', '.join(PRESETS)}, got {preset!r}")
     cfg = replace(PRESETS[preset], **defaults)
     if start_from := given.get("start_from"):
-        cfg = dataclasses.replace(cfg, model=model_settings(weights_path(start_from)))
+        cfg = dataclasses.replace(cfg, model=model_settings(find_weights(start_from)))
     cfg = replace(cfg, **given)
     choose_tasks(cfg.tasks)
     if uses.trains:
@@ -199,6 +199,12 @@ def _tell(line: str) -> None:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         raise UserError(message.removeprefix("argument ").replace(": expected one argument", " expects a value"))
+
+
+class _ListWeights(argparse.Action):
+    def __call__(self, *_: Any) -> None:
+        print(describe_names())
+        sys.exit()
 
 
 def _read_flags(args: list[str], doc: str | None, uses: Uses, only: str, defaults: CFG) -> dict[str, Any]:
@@ -248,6 +254,10 @@ def _make_parser(doc: str | None, uses: Uses, everything: bool, defaults: CFG) -
     )
     for name in uses.names:
         _add_flag(groups[GROUP_OF[name]], name, defaults, everything or name in uses.essential)
+    if {"weights", "start_from"} & set(uses.names):
+        general.add_argument(
+            "--list-weights", action=_ListWeights, nargs=0, help="the names of weights, and their sizes"
+        )
     general.add_argument("--help", "-h", action="help", help="this text")
     general.add_argument("--help-all", action="store_true", help="every setting of this script")
     return parser

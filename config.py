@@ -226,7 +226,7 @@ class TrainCFG:
 
     run_dir: str = setting("runs/multi_task", "folder for checkpoints, metrics and curves")
     resume: bool = setting(False, "continue from the run folder's last checkpoint")
-    start_from: str = setting("", "weights to finetune: a file or a name such as scenes; classes match by name")
+    start_from: str = setting("", "weights to finetune: a file, a name (--list-weights), hf://...; classes match by name")
     pretrained: bool = setting(
         True, "start the backbone from ImageNet weights (installed for the default; else downloaded by timm)"
     )
@@ -287,7 +287,7 @@ class TrainCFG:
 class InferCFG:
     """Input images, decoding and output."""
 
-    weights: str = setting("scenes", "weights file, or the name of a shipped one (scenes)")
+    weights: str = setting("scenes", "weights: a file, a name (--list-weights), or hf://owner/repo[/file]")
     image: tuple[str, ...] = setting((), "images or folders of images")
     box: str = setting("", "x,y,w,h in pixels: box of the instance; empty: detect instances first", tasks=PROMPTED)
     box_class: str = setting("person", "class name of the box", tasks=PROMPTED)

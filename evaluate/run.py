@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pix2seq.config import CFG
 from pix2seq.errors import UserError
-from pix2seq.runtime.paths import weights_path
 from pix2seq.tasks import choose_tasks
+from pix2seq.weights.find import find_weights
 
 POLL_S = 5.0  # seconds between two checks of a watched folder
 WATCHED = "last.safetensors"
@@ -50,7 +50,7 @@ def evaluate_weights(cfg: CFG, run_folder: Path | None = None) -> None:
         if distributed.rank() == 0:
             print(tables(evaluation, split.problems))
             with writing(target):
-                write_report(staging, evaluation, split, predictor, weights_path(cfg.infer.weights).name)
+                write_report(staging, evaluation, split, predictor, find_weights(cfg.infer.weights).name)
     if distributed.rank() == 0:
         log_scalars((run_folder or target) / "tensorboard", evaluation, predictor.step)
         print(f"{len(evaluation.predictions)} images; wrote {target / 'metrics.json'}")

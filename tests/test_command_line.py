@@ -82,7 +82,7 @@ def test_help_begins_with_the_purpose_of_a_script_and_refers_to_help_all(run, sc
     assert "--help-all lists all" in brief
     assert flags_in(brief) <= flags_in(whole)
     count = int(re.search(r"lists all (\d+) settings", brief)[1])
-    assert len(flags_in(whole) - {"--config", "--help", "--help-all"}) == count
+    assert len(flags_in(whole) - {"--config", "--list-weights", "--help", "--help-all"}) == count
 
 
 def test_help_shows_ranges_of_words_and_defaults_of_the_script(run):

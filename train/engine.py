@@ -28,7 +28,7 @@ from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.models.weights import Weights, load_weights, save_weights
 from pix2seq.runtime import distributed
 from pix2seq.runtime.device import check_precision, computes_bf16, image_format, pick_device
-from pix2seq.runtime.paths import weights_path, writable_folder
+from pix2seq.runtime.paths import writable_folder
 from pix2seq.tasks import choose_tasks
 from pix2seq.train.announce import SCENES_ARE_DRAWN, Forecast, describe_data, describe_steps, steps_left
 from pix2seq.train.auxiliary_head import AuxiliaryHead
@@ -38,6 +38,7 @@ from pix2seq.train.finetune import lacks_backbone, start_from, table
 from pix2seq.train.loss import token_loss
 from pix2seq.train.optimizer import Optimizers, learning_rate
 from pix2seq.train.progress import Progress
+from pix2seq.weights.find import find_weights
 
 
 @torch.no_grad()
@@ -127,7 +128,7 @@ class Trainer:
             return Pix2Seq(model)
         if not train.start_from:
             return Pix2Seq(model, train.pretrained)
-        path = weights_path(train.start_from)
+        path = find_weights(train.start_from)
         weights = load_weights(path)
         fresh = Pix2Seq(model)
         if train.pretrained and lacks_backbone(fresh, weights.model):
