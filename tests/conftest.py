@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import sys
 
 os.environ.setdefault("PIX2SEQ_TEST_THREADS", "1")  # tiny models lose time to threads
@@ -134,6 +135,17 @@ def reference_folder() -> Path:
 def reference_models() -> list[str]:
     """The names of the official models there; one name, with which tests are skipped, where there are none."""
     return sorted(path.parent.name for path in reference_folder().glob("models/*/ckpt")) or ["none"]
+
+
+def reference_cases(file: str, pattern: str) -> list:
+    """Parameters of a test: what the group in `pattern` matches in the names of a file's arrays.
+
+    Which cases there are follows from the data so; one that is skipped where there are none.
+    """
+    path = reference_folder() / file
+    names = np.load(path).files if path.is_file() else []
+    found = dict.fromkeys(match[1] for name in names if (match := re.fullmatch(pattern, name)))
+    return list(found) or [pytest.param("", marks=pytest.mark.skip(reason=f"{path} has no such numbers"))]
 
 
 @pytest.fixture(scope="session")

@@ -23,10 +23,12 @@ LAYOUT = {"coord_vocab_shift": COORD_SHIFT, "text_vocab_shift": TEXT_SHIFT, "qua
 @dataclass(frozen=True)
 class OfficialConfig:
     """What is known besides the tensors: `canvas` (height, width) in pixels, None: not known; the number of token ids,
-    0: not known; and `settings` of ours by name, which say how the task is decoded."""
+    0: not known; the kind of `projection`, empty: not known; and `settings` of ours by name, which say how the task is
+    decoded."""
 
     canvas: tuple[int, int] | None = None
     vocab_size: int = 0
+    projection: str = ""
     settings: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -37,7 +39,8 @@ def read_config(path: Path) -> OfficialConfig:
         model, task = content["model"], content.get("task", {})
         task = task[0] if isinstance(task, list) else task
         canvas = _canvas(model.get("image_size") or task.get("image_size"))
-        found = OfficialConfig(canvas, int(model.get("vocab_size", 0)), _task_settings(task))
+        projection = str(model.get("dec_proj_mode", ""))
+        found = OfficialConfig(canvas, int(model.get("vocab_size", 0)), projection, _task_settings(task))
         layout = {name: int({**task, **model}.get(name, here)) for name, here in LAYOUT.items()}
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from None

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -15,7 +16,7 @@ from pix2seq.runtime.paths import cache_folder
 from pix2seq.weights.conversion import convert_checkpoint
 from pix2seq.weights.fetch_checkpoint import CONFIG, STATE, fetch_files, fetch_model
 from pix2seq.weights.official import CHECKPOINTS, MIRROR, TEXT_MODEL, Official, base_url
-from pix2seq.weights.official_config import OfficialConfig, config_of
+from pix2seq.weights.official_config import config_of
 from pix2seq.weights.tensor_bundle import Damaged
 from pix2seq.weights.tf_checkpoint import open_checkpoint
 from pix2seq.weights.transfer import Unreachable, fetch
@@ -64,7 +65,7 @@ def _fetch_and_convert(name: str, item: Official, out: Path, dtype: str, text_mo
         raise UserError(f"{name}: {error}; {_by_hand(item, whole)}") from None
     config = config_of(folder)
     if config.canvas is None:
-        config = OfficialConfig((item.image_size, item.image_size), config.vocab_size, config.settings)
+        config = replace(config, canvas=(item.image_size, item.image_size))
     classes = "objects365" if item.kind == "obj365_pretrain" else "coco"
     try:
         convert_checkpoint(checkpoint, out, config, dtype, classes=classes, text_model=text_model)

@@ -28,11 +28,12 @@ def official_cfg(
     """The settings of the model whose tensor `name` was a TensorFlow variable of shape `shapes[name]`.
 
     If the canvas's side `image_size` (pixels) is None, it is that of `config`, or follows from learned positions.
-    `projection` is needed if the model has no projection MLP: `linear` and `linear_p` have the same variables. `preset`
-    is set if all dimensions agree with one. Raises UserError if a variable is missing or the size is not known.
+    `projection` is needed if the model has no projection MLP and `config` does not tell it: `linear` and `linear_p`
+    have the same variables. `preset` is set if all dimensions agree with one. Raises UserError if a variable is missing
+    or the size is not known.
     """
     config = config or OfficialConfig()
-    dims = _dimensions(shapes, projection)
+    dims = _dimensions(shapes, projection or config.projection)
     _check_vocabulary(dims["vocab_size"], config)
     base = PRESETS[_family(dims)]
     grid = _learned_grid(shapes, dims, config)

@@ -16,11 +16,13 @@ from pix2seq.infer.responses import Response
 from pix2seq.infer.results import Canvas, Instances, Prompt, Result, coco_results
 from pix2seq.models.generate import truncate_logits
 from pix2seq.tasks import TASKS
-from pix2seq.token_ids import CLASS_SHIFT, COORD_SHIFT, END, FAKE, INVISIBLE, is_coord
+from pix2seq.token_ids import CLASS_SHIFT, COORD_SHIFT, END, FAKE, INVISIBLE, TEXT_SHIFT, is_coord
+from pix2seq.tokenizers.captioning import CaptioningTokenizer, drop_words
 from pix2seq.tokenizers.detection import CLASS_TOKENS, CORRUPTIONS, DetectionTokenizer, corrupt_classes
 from pix2seq.tokenizers.keypoint import KeypointTokenizer, mask_points
 from pix2seq.tokenizers.segmentation import SegmentationTokenizer
 from pix2seq.tokenizers.vocabulary import TokenSequence, dequantize, quantize, until_end
+from tests.conftest import reference_cases
 
 VOCAB_SIZE = 3000
 ALL_CLASSES = range(1, COORD_SHIFT - CLASS_SHIFT)
@@ -28,14 +30,18 @@ POLYGONS = SegmentationTokenizer(VOCAB_SIZE, max_points=128, separators=2)
 KEYPOINTS = KeypointTokenizer(VOCAB_SIZE, 17, invisible_weight=0.1)
 
 
-def detection_tokenizer(end_weight: float = 0.1, noise_weight: float = 1.0, full: bool = False) -> DetectionTokenizer:
-    return DetectionTokenizer(VOCAB_SIZE, ALL_CLASSES, 100, end_weight, noise_weight, full)
+def detection_tokenizer(end_weight: float = 0.1, noise_weight: float = 1.0, **options) -> DetectionTokenizer:
+    values = {"vocab_size": VOCAB_SIZE, "full": False} | options
+    return DetectionTokenizer(
+        class_ids=ALL_CLASSES, max_objects=100, end_weight=end_weight, noise_weight=noise_weight, **values
+    )
 
 
 def placement(original: np.ndarray, unpadded: np.ndarray, size: np.ndarray) -> Geometry:
-    """The map of an image of `original` size (height, width), resized to `unpadded` and padded to a square."""
-    scale_y, scale_x = unpadded / original
-    return Geometry(np.array([[scale_x, 0, 0], [0, scale_y, 0]]), int(size[0]))
+    """The map of an image of `original` size (height, width), resized to `unpadded` and padded to `size`, to fractions
+    of that canvas, which need not be square."""
+    scale_y, scale_x = unpadded / original / size
+    return Geometry(np.array([[scale_x, 0, 0], [0, scale_y, 0]]), 1)
 
 
 def assert_same(sequence: TokenSequence, tokens: np.ndarray, targets: np.ndarray, weights: np.ndarray):
@@ -47,9 +53,9 @@ def assert_same(sequence: TokenSequence, tokens: np.ndarray, targets: np.ndarray
 # Coordinates
 
 
-@pytest.mark.parametrize("bins", [1000, 2000])
-def test_quantization_rounds_and_clips_alike(reference, bins: int):
-    data = reference("quantize.npz")
+@pytest.mark.parametrize("bins", reference_cases("tasks/quantize.npz", r"coords_(\d+)"))
+def test_quantization_rounds_and_clips_alike(reference, bins: str):
+    data, bins = reference("quantize.npz"), int(bins)
     assert np.array_equal(quantize(data[f"coords_{bins}"], bins) - COORD_SHIFT, data[f"quantized_{bins}"])
     assert np.array_equal(dequantize(data[f"tokens_{bins}"] + COORD_SHIFT, bins), data[f"dequantized_{bins}"])
 
@@ -60,10 +66,11 @@ def test_the_default_is_a_thousand_bins(reference):
     assert np.array_equal(dequantize(data["tokens_1000"] + COORD_SHIFT), data["dequantized_1000"])
 
 
-def test_other_bins_in_a_detection_sequence(reference):
+@pytest.mark.parametrize("bins", reference_cases("tasks/detection.npz", r"response_seq_bins(\d+)"))
+def test_other_bins_in_a_detection_sequence(reference, bins: str):
     data = reference("detection.npz")
-    tokens = data["response_seq_bins500"].reshape(-1, 5)[:, :4]
-    assert np.array_equal(quantize(data["bbox"][0], 500), tokens)
+    tokens, real = data[f"response_seq_bins{bins}"].reshape(-1, 5)[:, :4], data["label"][0] != 0
+    assert np.array_equal(quantize(data["bbox"][0][real], int(bins)), tokens[real])
 
 
 # Detection
@@ -71,36 +78,41 @@ def test_other_bins_in_a_detection_sequence(reference):
 
 @pytest.fixture
 def objects(reference) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Boxes and classes of three images, noise boxes included, without padding."""
+    """Boxes and classes of each image, noise boxes included, without padding."""
     data = reference("detection.npz")
     return [
         (boxes[labels != 0], labels[labels != 0]) for boxes, labels in zip(data["bbox"], data["label"], strict=True)
     ]
 
 
-@pytest.mark.parametrize("max_objects", [7, 10])
-def test_detection_is_trained_alike(reference, objects, max_objects: int):
+@pytest.mark.parametrize("max_objects", reference_cases("tasks/detection.npz", r"batch_max(\d+)_input_seq"))
+def test_detection_is_trained_alike(reference, objects, max_objects: str):
     data, tokenizer = reference("detection.npz"), detection_tokenizer()
+    assert np.array_equal(data["prompt_det"], np.tile(tokenizer.prompt(), (len(objects), 1)))
     names = [f"batch_max{max_objects}_{name}" for name in ("input_seq", "target_seq", "token_weights")]
     for row, (boxes, classes) in enumerate(objects):
-        assert_same(tokenizer.encode(boxes, classes, pad_to=max_objects), *(data[name][row] for name in names))
+        assert_same(tokenizer.encode(boxes, classes, pad_to=int(max_objects)), *(data[name][row] for name in names))
 
 
-@pytest.mark.parametrize("noise_weight", [1.0, 0.25, 0.0])
-def test_noise_objects_weigh_alike(reference, objects, noise_weight: float):
+@pytest.mark.parametrize("noise_weight", reference_cases("tasks/detection.npz", r"token_weights_noise([\d.]+)"))
+def test_noise_objects_weigh_alike(reference, objects, noise_weight: str):
     expected = reference("detection.npz")[f"token_weights_noise{noise_weight}"]
-    tokenizer = detection_tokenizer(1.0, noise_weight)  # padding still has weight 1 there
+    tokenizer = detection_tokenizer(1.0, float(noise_weight))  # padding still has weight 1 there
     for row, (boxes, classes) in enumerate(objects):
-        assert np.array_equal(tokenizer.encode(boxes, classes, pad_to=7).weight, expected[row])
+        assert np.array_equal(tokenizer.encode(boxes, classes, pad_to=expected.shape[1] // 5).weight, expected[row])
 
 
 def test_noise_may_be_given_apart_from_the_objects(reference, objects):
     data, tokenizer = reference("detection.npz"), detection_tokenizer()
-    boxes, classes = objects[0]
-    real = classes > 0
-    assert not np.any(real[np.argmin(real) :]), "the first image's noise follows its objects"
-    target = tokenizer.encode(boxes[real], classes[real], boxes[~real]).target
-    assert np.array_equal(target, data["response_seq"][0])
+    compared = 0
+    for row, (boxes, classes) in enumerate(objects):
+        real = classes > 0
+        if np.any(np.diff(real.astype(int)) > 0) or len(boxes) < data["label"].shape[1]:
+            continue  # an object follows noise, or padding follows both
+        target = tokenizer.encode(boxes[real], classes[real], boxes[~real]).target
+        assert np.array_equal(target, data["response_seq"][row])
+        compared += 1
+    assert compared
 
 
 @pytest.mark.parametrize("mode", CORRUPTIONS)
@@ -109,7 +121,7 @@ def test_corruption_changes_input_classes_only(reference, objects, mode: str):
     names = {"none": "response_seq_cm_none"}
     drawn = data[names.get(mode, f"random_sample_response_seq_cm_{mode}")]
     for row, (boxes, classes) in enumerate(objects):
-        sequence = detection_tokenizer().encode(boxes, classes, pad_to=7)
+        sequence = detection_tokenizer().encode(boxes, classes, pad_to=drawn.shape[1] // 5)
         corrupted = corrupt_classes(sequence, mode, np.random.default_rng(row))
         unchanged = np.ones(len(sequence.input), dtype=bool)
         unchanged[CLASS_TOKENS] = False
@@ -145,16 +157,17 @@ def test_corrupted_classes_have_the_official_odds(mode: str, real: float, fake: 
         assert random.mean() == pytest.approx((CLASS_SHIFT + COORD_SHIFT - 1) / 2, abs=10)
 
 
-@pytest.mark.parametrize("case", ["a", "b"])
+@pytest.mark.parametrize("case", reference_cases("tasks/detection.npz", r"dec_(\w+)_logits_f16"))
 def test_classes_and_scores_are_decoded_alike(reference, case: str):
     """The grammar chooses the likeliest class: it replaces the sampled ones of the file, as in the official code.
 
     The official code clips coordinates that are none and reads on after an end; the grammar allows neither, so whole
     groups of coordinates are compared, each on its own. It drops class 0 as padding, which no grammar allows.
     """
-    data, tokenizer = reference("detection.npz"), detection_tokenizer(full=True)
-    allowed = torch.from_numpy(tokenizer.grammar().allowed[4])
+    data = reference("detection.npz")
     logits = torch.from_numpy(data[f"dec_{case}_logits_f16"].astype(np.float32))
+    tokenizer = detection_tokenizer(full=True, vocab_size=logits.shape[-1])
+    allowed = torch.from_numpy(tokenizer.grammar().allowed[4])
     compared = 0
     for row, predicted in enumerate(data[f"dec_{case}_pred_seq"]):
         for number in range(len(predicted) // 5):
@@ -169,12 +182,12 @@ def test_classes_and_scores_are_decoded_alike(reference, case: str):
             np.testing.assert_array_equal(found.boxes[0], data[f"dec_{case}_bbox"][row, number])
             np.testing.assert_allclose(found.scores[0], data[f"dec_{case}_score"][row, number], rtol=0, atol=1e-6)
             compared += 1
-    assert compared == 10
+    assert compared
 
 
 def test_boxes_return_to_pixels_alike(reference):
     data = reference("detection.npz")
-    for row in range(3):
+    for row in range(len(data["post_orig_image_size"])):
         geometry = placement(
             *(data[f"post_{name}_image_size"][row] for name in ("orig", "unpadded")), data["post_image_size"]
         )
@@ -187,7 +200,7 @@ def test_boxes_return_to_pixels_alike(reference):
 def test_annotations_are_written_alike(reference, reference_json):
     data, expected = reference("detection.npz"), reference_json("tasks/detection_annotations.json")
     found = []
-    for row in range(3):
+    for row in range(len(data["dec_a_class"])):
         kept = data["dec_a_class"][row] > 0
         boxes = data["post_bbox_rescaled"][row][kept][:, [1, 0, 3, 2]]
         instances = Instances(boxes, data["dec_a_class"][row][kept], data["dec_a_score"][row][kept])
@@ -208,14 +221,15 @@ def split_polygons(floats: np.ndarray) -> list[np.ndarray]:
     return np.split(floats, np.flatnonzero(floats[:, 0] == -2)) if len(floats) else []
 
 
-@pytest.mark.parametrize(("prefix", "length", "end_weight"), [("", 24, 1.0), ("longer_", 30, 0.3)])
-def test_segmentation_is_trained_alike(reference, prefix: str, length: int, end_weight: float):
+@pytest.mark.parametrize("prefix", reference_cases("tasks/instance_segmentation.npz", "(.*)input_seq"))
+def test_segmentation_is_trained_alike(reference, prefix: str):
     """Real instances; for the empty instances that fill up the official batches, ours has no sequence."""
-    data, tokenizer = (
-        reference("instance_segmentation.npz"),
-        SegmentationTokenizer(VOCAB_SIZE, 128, separators=2, end_weight=end_weight),
-    )
+    data = reference("instance_segmentation.npz")
     names = [f"{prefix}{name}" for name in ("input_seq", "target_seq", "token_weights")]
+    _, targets, weights = (data[name] for name in names)
+    end_weight = float(weights[targets == END].max(initial=0))
+    tokenizer = SegmentationTokenizer(VOCAB_SIZE, 128, separators=2, end_weight=end_weight)
+    length = targets.shape[-1] + 1 - tokenizer.prompt_length
     for image, instance in np.argwhere(data["label"] > 0):
         box, label = data["bbox"][image, instance], data["label"][image, instance]
         polygons = [part[part[:, 0] != -2] for part in split_polygons(data["polygon_yx"][image, instance])]
@@ -248,11 +262,24 @@ def outlines(reference) -> list[tuple[int, list[np.ndarray]]]:
 
 def test_polygons_are_decoded_and_rescaled_alike(outlines, reference_json):
     expected = reference_json("tasks/instance_segmentation_splits.json")
-    assert len(outlines) >= 16
+    assert outlines
     for number, polygons in outlines:
         assert len(polygons) == len(expected[number])
         for ours, theirs in zip(polygons, expected[number], strict=True):
             np.testing.assert_allclose(ours.ravel(), theirs, rtol=0, atol=1e-4)
+
+
+def test_points_are_rescaled_alike(reference):
+    """In the order of tokens, y x, whatever polygons they belong to."""
+    data = reference("instance_segmentation.npz")
+    rows = len(data["pred_seq"]) // len(data["orig_image_size"])
+    for number, tokens in enumerate(data["pred_seq"]):
+        sizes = [data[name][number // rows] for name in ("orig_image_size", "unpadded_image_size")]
+        points = is_coord(tokens).reshape(-1, 2).all(axis=1)
+        found = placement(*sizes, data["image_size"]).from_fractions(dequantize(tokens).reshape(-1, 2))[:, ::-1]
+        expected = data["points_rescaled_yx"][number].reshape(-1, 2)
+        np.testing.assert_allclose(found[points], expected[points], rtol=0, atol=1e-4)
+        assert np.array_equal(data["mask_size"][number], sizes[0])
 
 
 def test_decoded_points_are_the_same_numbers(reference):
@@ -272,8 +299,8 @@ def test_masks_are_the_same_pixels(reference, outlines):
         assert np.array_equal(decode_mask(vote([polygons], *expected.shape, 0.5).rle), expected)
 
 
-@pytest.mark.parametrize("threshold", [0.5, 0.75])
-def test_samples_vote_alike(reference, reference_json, threshold: float):
+@pytest.mark.parametrize("threshold", reference_cases("tasks/instance_segmentation.npz", r"ensemble([\d.]+)_\d+"))
+def test_samples_vote_alike(reference, reference_json, threshold: str):
     """Polygons as the official code splits them; instances where it passes on fewer than three points are left out."""
     data, splits = reference("instance_segmentation.npz"), reference_json("tasks/instance_segmentation_splits.json")
     samples = int(data["num_samples"])
@@ -284,9 +311,9 @@ def test_samples_vote_alike(reference, reference_json, threshold: float):
         if any(len(polygon) < 6 for number in numbers for polygon in splits[number]):
             continue
         polygons = [[np.reshape(polygon, (-1, 2)) for polygon in splits[number]] for number in numbers]
-        assert np.array_equal(decode_mask(vote(polygons, *expected.shape, threshold).rle), expected)
+        assert np.array_equal(decode_mask(vote(polygons, *expected.shape, float(threshold)).rle), expected)
         compared += 1
-    assert compared >= 4
+    assert compared
 
 
 # Keypoints
@@ -297,17 +324,20 @@ def test_keypoints_are_trained_alike(reference):
     data = reference("keypoints.npz")
     for image, instance in np.argwhere(data["label"] > 0):
         points = data["keypoints_yx"][image, instance].reshape(17, 2)
-        sequence = KEYPOINTS.encode(data["bbox"][image, instance], 1, points, points[:, 0] != -3)
+        sequence = KEYPOINTS.encode(
+            data["bbox"][image, instance], data["label"][image, instance], points, points[:, 0] != -3
+        )
         names = ("clean_input_seq", "target_seq", "token_weights")
         assert_same(sequence, *(data[name][image, instance] for name in names))
 
 
 def test_points_are_masked_alike(reference):
     data = reference("keypoints.npz")
-    clean = data["clean_input_seq"][0, 0]
-    sequence = TokenSequence(clean, data["target_seq"][0, 0], data["token_weights"][0, 0])
+    place = tuple(np.argwhere(data["label"] > 0)[0])
+    clean = data["clean_input_seq"][place]
+    sequence = TokenSequence(clean, data["target_seq"][place], data["token_weights"][place])
     ours = mask_points(sequence, 0.3, np.random.default_rng(0))
-    for masked in (ours.input, data["random_sample_input_seq"][0, 0]):
+    for masked in (ours.input, data["random_sample_input_seq"][place]):
         assert np.array_equal(masked[:6], clean[:6])
         assert set(masked[masked != clean]) == {INVISIBLE}
     assert (ours.target is sequence.target, ours.weight is sequence.weight) == (True, True)
@@ -328,24 +358,25 @@ def token_probs(data: dict, row: int) -> np.ndarray:
     return probs[torch.arange(probs.shape[0]), torch.from_numpy(data["pred_seq"][row])].numpy()
 
 
-@pytest.mark.parametrize("weight", [1.0, 0.3, 0.0])
-def test_poses_are_scored_alike(reference, weight: float):
-    """Without the third row of `final_scores`, whose class is not person: it has no keypoints here."""
-    data = reference("keypoints.npz")
+@pytest.mark.parametrize("weight", reference_cases("tasks/keypoints.npz", r"final_scores_w([\d.]+)"))
+def test_poses_are_scored_alike(reference, weight: str):
+    """Without rows of `final_scores` whose class is not person: it has no keypoints here."""
+    data, name, weight = reference("keypoints.npz"), weight, float(weight)
     for row, (tokens, box_score) in enumerate(zip(data["pred_seq"], data["det_scores"], strict=True)):
         score = weight * KEYPOINTS.decode(tokens, token_probs(data, row)).score + (1 - weight) * box_score
         if data["pred_class"][row] == 1:
-            assert score == pytest.approx(data[f"final_scores_w{weight}"][row], abs=1e-6)
-        if weight:
-            assert score == pytest.approx(data[f"weighted_scores_w{weight}"][row], abs=1e-6)
+            assert score == pytest.approx(data[f"final_scores_w{name}"][row], abs=1e-6)
+        if f"weighted_scores_w{name}" in data:
+            assert score == pytest.approx(data[f"weighted_scores_w{name}"][row], abs=1e-6)
 
 
 def test_keypoints_are_placed_alike(reference):
     """Points whose tokens are both coordinates or both invisible: the grammar allows no others."""
     data = reference("keypoints.npz")
     compared = np.zeros(2, dtype=int)
+    rows = len(data["pred_seq"]) // len(data["orig_image_size"])
     for row, tokens in enumerate(data["pred_seq"]):
-        sizes = [data[name][row // 2] for name in ("orig_image_size", "unpadded_image_size")]
+        sizes = [data[name][row // rows] for name in ("orig_image_size", "unpadded_image_size")]
         geometry = placement(*sizes, data["image_size"])
         decoded = KEYPOINTS.decode(tokens, np.ones(34))
         box = geometry.from_fractions(data["pred_bbox"][row].reshape(2, 2)).ravel()
@@ -358,7 +389,7 @@ def test_keypoints_are_placed_alike(reference):
         assert np.array_equal(pose.keypoints[:, 2] == 2, seen)
         assert np.array_equal(decoded.points[seen], data["final_points"][row].reshape(17, 2)[seen])
         compared += seen.sum(), unseen.sum()
-    assert (compared > 5).all(), compared
+    assert compared.all(), compared
 
 
 def test_points_of_a_crop_are_shifted_alike(reference):
@@ -392,25 +423,69 @@ def test_suppression_puts_a_coordinate_at_every_place(reference):
     data = reference("keypoints.npz")
     logits = torch.from_numpy(data["suppress_logits_in"])
     shifted = torch.full((*logits.shape[:2], VOCAB_SIZE), -20.0)
-    shifted[..., COORD_SHIFT : COORD_SHIFT + 250] = logits[..., 50:]  # where coordinates are in the vocabulary
+    coords = slice(COORD_SHIFT, COORD_SHIFT + logits.shape[-1] - 50)
+    shifted[..., coords] = logits[..., 50:]  # where coordinates are in the vocabulary
     shifted[..., INVISIBLE] = 30.0
     tokens, probs = likeliest_coords(shifted)
     assert torch.equal(tokens - COORD_SHIFT, logits[..., 50:].argmax(-1))
     shifted[..., INVISIBLE] = -1e9
     expected = shifted.softmax(-1).amax(-1)
     torch.testing.assert_close(probs, expected, atol=1e-6, rtol=0)
-    left = torch.from_numpy(data["suppress_top_logits_rank3_p0.1"])
     best = logits.index_fill(-1, torch.tensor(INVISIBLE), -1e9).argmax(-1, keepdim=True)
-    assert (left.gather(-1, best) > -1e9).all()
+    for name in data:
+        if name.startswith("suppress_top_logits_rank3"):
+            assert (torch.from_numpy(data[name]).gather(-1, best) > -1e9).all()
 
 
 # Truncation
 
 
-@pytest.mark.parametrize("top_k", [0, 1, 2, 5, 40])
-@pytest.mark.parametrize("top_p", [1.0, 0.99, 0.8, 0.4, 0.1, 0.0])
-def test_logits_are_truncated_alike(reference, top_k: int, top_p: float):
+@pytest.mark.parametrize("case", reference_cases("tasks/top_logits.npz", r"out_(k\d+_p[\d.]+)"))
+def test_logits_are_truncated_alike(reference, case: str):
     data = reference("top_logits.npz")
-    expected = torch.from_numpy(data[f"out_k{top_k}_p{top_p}"])
+    top_k, top_p = case.removeprefix("k").split("_p")
+    expected = torch.from_numpy(data[f"out_{case}"])
     expected = expected.masked_fill(expected == float(data["mask_value"]), -torch.inf)
-    assert torch.equal(truncate_logits(torch.from_numpy(data["logits"]), top_k, top_p), expected)
+    assert torch.equal(truncate_logits(torch.from_numpy(data["logits"]), int(top_k), float(top_p)), expected)
+
+
+# Captions
+
+
+class Ids:
+    """A text vocabulary that reads captions of ids; its end is the official one."""
+
+    end = 1 + TEXT_SHIFT
+
+    def encode(self, text: str) -> list[int]:
+        return [int(word) for word in text.split()]
+
+
+def test_captions_are_trained_alike(reference):
+    """Up to the end. There the official sequences go on with padding, whose tokens weigh as much as words (1.0).
+
+    Ours end: no padding is learned. The official decoder writes a fixed number of tokens and needs to know what follows
+    the end; ours stops there, so that to learn padding would only take weight from the words, most of it for the
+    shortest captions.
+    """
+    data = reference("captioning.npz")
+    captions, targets, weights = data["captions"], data["target_seq"], data["token_weights"]
+    end_weight = float(weights[targets == Ids.end][0])
+    tokenizer = CaptioningTokenizer(captions.max() + 1, Ids(), captions.shape[-1], end_weight)
+    for place in np.ndindex(captions.shape[:2]):
+        length = int(np.argmax(captions[place] == Ids.end)) + 1
+        words = captions[place][: length - 1] - TEXT_SHIFT
+        sequence = tokenizer.encode(" ".join(map(str, words)))
+        names = ("input_seq_no_drop", "target_seq", "token_weights")
+        assert_same(sequence, *(data[name][place][:length].astype(sequence.weight.dtype) for name in names))
+        assert (targets[place][length:] == END).all() and (weights[place][length:] == 1).all()
+
+
+def test_caption_words_are_dropped_alike(reference):
+    data = reference("captioning.npz")
+    (name,) = (name for name in data if name.startswith("random_sample_input_seq_drop"))
+    clean, dropped, rate = data["input_seq_no_drop"], data[name], float(name.partition("drop")[2])
+    sequence = TokenSequence(clean.ravel(), clean.ravel(), np.ones(clean.size))
+    for masked in (dropped.ravel(), drop_words(sequence, rate, np.random.default_rng(0)).input):
+        assert set(masked[masked != sequence.input]) == {FAKE}
+        assert np.mean(masked == FAKE) == pytest.approx(rate, abs=4 * (rate * (1 - rate) / clean.size) ** 0.5)

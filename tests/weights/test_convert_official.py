@@ -163,7 +163,7 @@ def test_a_converted_file_has_each_variable_of_the_checkpoint(converted: Weights
 def test_the_file_describes_an_official_model(converted: Weights, reference_model: Path):
     official = json.loads((reference_model / "config.json").read_text(encoding="utf-8"))["model"]
     cfg = converted.cfg
-    assert (cfg.preset, cfg.tasks, cfg.model.image_size) == ("", ("detection",), max(official["image_size"]))
+    assert (cfg.preset, cfg.tasks[0], cfg.model.image_size) == ("", "detection", max(official["image_size"]))
     assert (cfg.model.normalize, cfg.model.pad_value, cfg.model.full_detection) == (False, 0.3, True)
     found = cfg.model.encoder_width, cfg.model.encoder_heads, cfg.model.decoder_width, cfg.model.vocab_size
     assert found == tuple(official[name] for name in ("dim_att", "num_heads", "dim_att_dec", "vocab_size"))
@@ -218,6 +218,8 @@ def test_a_projection_without_mlp_must_be_named(tiny_arrays: dict, tmp_path: Pat
         convert(tmp_path, out, image_size=64)
     convert(tmp_path, out, image_size=64, projection=projection)
     assert load_weights(out).cfg.model.projection == projection
+    config_json(tmp_path, dec_proj_mode=projection)
+    assert convert(tmp_path, out).cfg.model.projection == projection
 
 
 def test_a_projection_that_the_checkpoint_does_not_have_is_refused(damaged: Path):
