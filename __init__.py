@@ -20,7 +20,7 @@ let_threads_sleep()  # before anything of ours imports torch
 
 
 def load(weights: str = "scenes", device: str = "auto", **settings: Any) -> Model:
-    """The model of a weights file: a path, or the name of shipped weights.
+    """The model of a weights file: a path, the name of shipped or official weights, or `hf://owner/repo[/file]`.
 
     `device` is cpu, cuda, cuda:1, mps, or auto: the fastest that is there. `settings` are fields of
     `pix2seq.config.InferCFG` such as `score_threshold=0.5`, and `seed`. Raises `pix2seq.errors.UserError`, with one

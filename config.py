@@ -226,7 +226,9 @@ class TrainCFG:
 
     run_dir: str = setting("runs/multi_task", "folder for checkpoints, metrics and curves")
     resume: bool = setting(False, "continue from the run folder's last checkpoint")
-    start_from: str = setting("", "weights to finetune: a file, a name (--list-weights), hf://...; classes match by name")
+    start_from: str = setting(
+        "", "weights to finetune: a file, a name (--list-weights), hf://...; classes match by name"
+    )
     pretrained: bool = setting(
         True, "start the backbone from ImageNet weights (installed for the default; else downloaded by timm)"
     )

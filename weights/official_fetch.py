@@ -54,7 +54,7 @@ def obtain_files(name: str) -> Path:
 def _fetch_and_convert(name: str, item: Official, out: Path, dtype: str, text_model: Path | None) -> None:
     whole, parts = out.parent / name, out.parent / f"{name}.parts"
     try:
-        if any(whole.glob("*.index")):
+        if any(whole.glob("*.data-?????-of-?????")):  # all of it, put there by hand or by `obtain_files`
             folder, checkpoint = whole, open_checkpoint(whole)
         else:
             folder, checkpoint = parts, fetch_model(base_url() + item.folder, parts)

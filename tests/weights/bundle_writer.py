@@ -156,8 +156,12 @@ def object_graph(keys: Mapping[str, str]) -> np.ndarray:
 def write_checkpoint(
     prefix: Path, model: Mapping[str, Array], others: Mapping[str, Array] | None = None, **options
 ) -> None:
-    """An object checkpoint of a model's variables by path, and of other objects' (`optimizer/…`)."""
+    """An object checkpoint of a model's variables by path, and of other objects' (`optimizer/…`).
+
+    An optimizer's slots (`model/…/.OPTIMIZER_SLOT/…`) are no part of the model, though their keys begin like its own.
+    """
     variables = {f"model/{path}": array for path, array in model.items()} | dict(others or {})
     keys = {path: path + VALUE for path in variables}
     tensors = {keys[path]: array for path, array in variables.items()}
-    write_bundle(prefix, tensors | {GRAPH: object_graph(keys)}, **options)
+    objects = {path: key for path, key in keys.items() if ".OPTIMIZER_SLOT" not in path}
+    write_bundle(prefix, tensors | {GRAPH: object_graph(objects)}, **options)

@@ -52,6 +52,13 @@ def test_all_files_are_kept_without_conversion_and_converted_later(published: Se
     assert {path.name for path in folder.iterdir()} == names
 
 
+def test_a_cut_download_of_all_files_does_not_hinder_the_weights(published: Server, cache: Path) -> None:
+    published.cuts = [1_000, 0, 0, 0, 0]
+    with pytest.raises(UserError, match="run the command again to resume"):
+        run(published, convert=False)
+    assert load_weights(run(published)).cfg.model.image_size == 640
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
