@@ -54,7 +54,7 @@ def _from_hub(address: str) -> Path:
         raise UserError(f"{address} is no address on the Hugging Face hub; expected {HUB}owner/repo or a file in it")
     repo, file = match[1], match[2] or HUB_FILE
     from huggingface_hub import hf_hub_download  # slow to import
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
         return Path(hf_hub_download(repo, file))
@@ -62,6 +62,8 @@ def _from_hub(address: str) -> Path:
         reason = "it is not in the hub's cache, and the hub cannot be reached; connect, or download it elsewhere"
     except EntryNotFoundError:
         reason = f"{repo} has no file {file}; name one as in {HUB}{repo}/{HUB_FILE}"
+    except RepositoryNotFoundError:
+        reason = f"there is no repository {repo} that you may read; check its name, or log in with `hf auth login`"
     except Exception as error:  # of whatever library the hub's version makes its requests with
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     raise UserError(f"{address} cannot be had: {reason}")

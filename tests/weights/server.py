@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"  # what the Hugging Face hub says of every file
+
 
 class Server(ThreadingHTTPServer):
     """Serves `files` (path to bytes, or to a file) and records `requests` (path, Range header) and `sent` bytes."""
@@ -57,9 +59,14 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(end - start + (0 if asked else server.extra_length)))
         if asked:
             self.send_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
+        self.send_header("X-Repo-Commit", COMMIT)
         self.end_headers()
+        if self.command == "HEAD":
+            return
         stop = min(start + server.cuts.pop(0), end) if is_data and server.cuts else end
         self._send(body, start, stop)
+
+    do_HEAD = do_GET
 
     def _send(self, body: bytes | Path, start: int, end: int) -> None:
         self.server.sent += end - start

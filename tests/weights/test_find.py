@@ -18,7 +18,7 @@ from pix2seq.weights import official, official_fetch
 from pix2seq.weights.find import describe_names, find_weights
 from tests.weights.bundle_writer import write_checkpoint
 from tests.weights.official_vit import Sizes, vit_arrays
-from tests.weights.server import Server
+from tests.weights.server import COMMIT, Server
 
 NAME, FOLDER = "coco-vit-b-640", "/coco_det_finetune/vit_b_640x640"
 MULTI, MULTI_FOLDER = "multi-vit-b-640", "/multi_task/ckpt/vit_b_640x640"
@@ -233,9 +233,6 @@ def test_a_name_that_is_almost_right_gets_a_suggestion(typed: str, meant: str) -
 # The Hugging Face hub
 
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
 @pytest.fixture
 def hub(tmp_path: Path) -> dict[str, str]:
     """The environment of a process whose hub answers nowhere, and whose cache holds one repository."""
@@ -247,6 +244,19 @@ def hub(tmp_path: Path) -> dict[str, str]:
     for name in ("model.safetensors", "other.safetensors"):
         shutil.copyfile(weights_path("scenes"), snapshot / name)
     return os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+
+def test_a_file_comes_from_the_hub_once_and_is_there_offline_then(server: Server, tmp_path: Path) -> None:
+    server.files["/owner/repo/resolve/main/model.safetensors"] = weights_path("scenes")
+    environment = os.environ | {"HF_ENDPOINT": server.url, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
+    online, offline = (found("hf://owner/repo", environment | {"HF_HUB_OFFLINE": mode}) for mode in "01")
+    assert online.stdout == offline.stdout != ""
+    assert load_weights(Path(online.stdout.strip())).cfg == load_weights(weights_path("scenes")).cfg
+    nobody = found("hf://nobody/here", environment)
+    assert (nobody.returncode, nobody.stderr.count("\n")) == (
+        2,
+        1,
+    ) and "hf://nobody/here cannot be had" in nobody.stderr
 
 
 @pytest.mark.parametrize(
