@@ -124,7 +124,10 @@ class DataCFG:
     """Images, annotations and how they become sequences."""
 
     data_root: str = setting(
-        "", "folder in the layout of COCO or Pascal VOC; empty: synthetic scenes, drawn once and kept"
+        "", "folder in the layout of COCO or Pascal VOC, several with commas; empty: synthetic scenes"
+    )
+    data_weights: str = setting(
+        "", "how often an epoch has the images of each folder of data_root, such as 1,2,0.5; empty: once"
     )
     train_json: str = setting("", "training annotations in COCO's format: a path, or relative to data_root")
     val_json: str = setting("", "validation annotations in COCO's format: a path, or relative to data_root")

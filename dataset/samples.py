@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from pix2seq.config import CFG
 from pix2seq.dataset.coco import Example, ImageDataset
 from pix2seq.dataset.geometry import Geometry
+from pix2seq.dataset.mixture import Mixture, sources_of
 from pix2seq.dataset.transforms import Jitter, jitter_colors, rand_augment
 from pix2seq.dataset.views import CanvasObjects, View, is_shown, object_boxes
 from pix2seq.errors import UserError
@@ -43,7 +44,7 @@ class Sample:
 
 
 class SampleDataset(Dataset):
-    """Samples of an ImageDataset for `tasks`; the same (seed, epoch, index) gives the same sample.
+    """Samples of an ImageDataset or a Mixture for `tasks`; the same (seed, epoch, index) gives the same sample.
 
     `augment` changes images and replaces some input tokens. Noise objects and their classes are part of the targets of
     a model that is trained with them, with and without `augment`. With `replace_unreadable` an image that cannot be
@@ -52,7 +53,7 @@ class SampleDataset(Dataset):
 
     def __init__(
         self,
-        examples: ImageDataset,
+        examples: ImageDataset | Mixture,
         tasks: Mapping[str, Task],
         tokenizers: Tokenizers,
         cfg: CFG,
@@ -95,8 +96,9 @@ class SampleDataset(Dataset):
             if not self.examples.complete:
                 return 1  # an object that is not drawn yet may be so small that its crop needs every pixel
             margin = 1 if model.crop_inside else 1 + 2 * model.crop_padding
+            tasks = self.examples.unlabeled_in(index).taught(self.cropped_tasks)
             for annotation in self.examples.annotations(index)[0]:
-                if any(task.samples.trains_on([annotation], (), False) for task in self.cropped_tasks):
+                if any(task.samples.trains_on([annotation], (), False) for task in tasks):
                     scales.append(data.crop_max_scale / (max(annotation["bbox"][2:]) * margin))
         finest = max(scales) * model.image_size
         return next((shrink for shrink in (8, 4, 2) if shrink * finest <= 1), 1)
@@ -104,14 +106,22 @@ class SampleDataset(Dataset):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, key: tuple[int, int, int]) -> Sample:
-        """`key` is (epoch, index, canvas size in pixels)."""
-        epoch, index, size = key
-        rng = np.random.default_rng([self.cfg.seed, epoch, index])
+    @property
+    def parts(self) -> list[tuple[int, float]]:
+        """For each source (number of images, weight), in the order of the indices: for EpochSampler."""
+        sources = sources_of(self.examples)
+        ends = np.cumsum([0] + [len(source.dataset) for source in sources])
+        counts = np.diff(np.searchsorted(self.indices, ends)).tolist()
+        return [(count, source.weight) for count, source in zip(counts, sources, strict=True)]
+
+    def __getitem__(self, key: tuple[int, ...]) -> Sample:
+        """`key` is (epoch, index, canvas size in pixels), and a number if the image comes again in the epoch."""
+        epoch, index, size, *turn = key
+        rng = np.random.default_rng([self.cfg.seed, epoch, index, *turn])
         number, example = self._read(index)
         if not self.cfg.data.train_difficult:
             example = example.without(example.difficult)
-        sample = Sample(name=self.examples.images[number]["file_name"])
+        sample = Sample(name=self.examples.name_of(number))
         for _ in range(self.cfg.data.copies_per_image if self.augment else 1):
             self._add_copy(sample, example, size, rng)
         return sample
@@ -135,10 +145,10 @@ class SampleDataset(Dataset):
 
     def _add_copy(self, sample: Sample, example: Example, size: int, rng: np.random.Generator) -> None:
         """Every task's canvases of the image and the sequences about them."""
-        if self.image_tasks:
+        if tasks := example.unlabeled.taught(self.image_tasks):
             view = self._whole_view(sample, example, size, Jitter.of_images(self.cfg.data), rng)
-            self._add_sequences(sample, self.image_tasks, view, rng)
-        for task in self.uncropped_tasks:
+            self._add_sequences(sample, tasks, view, rng)
+        for task in example.unlabeled.taught(self.uncropped_tasks):
             self._add_prompts(sample, task, example, size, rng)
         for instance in self._choose_instances(example, rng):
             self._add_crop(sample, example, instance, size, rng)
@@ -161,7 +171,7 @@ class SampleDataset(Dataset):
     def _choose_instances(self, example: Example, rng: np.random.Generator) -> np.ndarray:
         """Objects that some task on crops can learn from; an object that serves more tasks comes sooner."""
         uses = np.zeros(len(example.classes))
-        for task in self.cropped_tasks:
+        for task in example.unlabeled.taught(self.cropped_tasks):
             uses += task.samples.labeled(example)
         usable = np.flatnonzero(uses)
         if len(usable) == 0:
@@ -174,7 +184,8 @@ class SampleDataset(Dataset):
         geometry = Geometry.for_instance(example.boxes[instance], example.image, self.cfg.model, size)
         extent = geometry.apply(geometry.region[2:]) if geometry.region else (size, size)
         view = self._view(sample, example, geometry, extent, Jitter.of_prompts(self.cfg.data), rng)
-        tasks = [task for task in self.cropped_tasks if task.samples.labeled(example)[instance]]
+        cropped = example.unlabeled.taught(self.cropped_tasks)
+        tasks = [task for task in cropped if task.samples.labeled(example)[instance]]
         self._add_sequences(sample, tasks, dataclasses.replace(view, instance=instance), rng)
 
     def _whole_view(

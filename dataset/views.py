@@ -19,12 +19,13 @@ OTHER_CLASS = 1e6  # distance, in pixels, of an object of another class
 @dataclass(frozen=True)
 class CanvasObjects:
     """Objects on a canvas, y before x in canvas fractions: `boxes` (M, 4), `classes` (M,), `points` (M, P, 2),
-    `visible` (M, P)."""
+    `visible` (M, P). `unlabeled` (U,) are ids of classes that may be there too."""
 
     boxes: np.ndarray
     classes: np.ndarray
     points: np.ndarray
     visible: np.ndarray
+    unlabeled: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class View:
         points = np.array([points for points, _ in placed], dtype=np.float32).reshape(-1, len(skeleton), 2)
         visible = np.array([visible for _, visible in placed], dtype=np.float32).reshape(-1, len(skeleton))
         boxes = np.clip(object_boxes(example, self.geometry), 0, 1).astype(np.float32)
-        return CanvasObjects(boxes, example.classes, points, visible)
+        unlabeled = np.array(example.unlabeled.classes, dtype=np.int64)
+        return CanvasObjects(boxes, example.classes, points, visible, unlabeled)
 
 
 def object_boxes(example: Example, geometry: Geometry) -> np.ndarray:

@@ -113,6 +113,12 @@ class DetectionTokenizer:
         return Detections(dequantize(groups[valid, :4]), classes[valid] - CLASS_SHIFT, scores[valid])
 
 
+def without_absence(sequence: TokenSequence) -> TokenSequence:
+    """A detection sequence that does not teach that there is nothing else: ends and noise objects weigh nothing."""
+    says_nothing_else = (sequence.target == END) | (sequence.target == FAKE)
+    return replace(sequence, weight=np.where(says_nothing_else, 0, sequence.weight).astype(sequence.weight.dtype))
+
+
 def corrupt_classes(sequence: TokenSequence, mode: str, rng: np.random.Generator) -> TokenSequence:
     """A detection sequence whose input (not its target) has other classes, so that none is inferred from those before.
 

@@ -3,7 +3,8 @@
 A decoder that learns from sequences alone takes very long to find out where the memory holds a position: it must learn
 to attend to the right cell before it can learn to read it. Here each cell predicts the class, the box and the
 keypoints of its object itself, so that they are there to be read as soon as the decoder attends anywhere to the object.
-The head is thrown away after training.
+The head is thrown away after training. An object that the source of an image does not label may be in any cell without
+a labeled one.
 """
 
 from __future__ import annotations
@@ -38,6 +39,20 @@ def covering_object(boxes: Tensor, exists: Tensor, side: int) -> tuple[Tensor, T
     return area.argmin(-1), inside.any(-1)
 
 
+def _class_loss(logits: Tensor, classes: Tensor, unlabeled: Tensor) -> Tensor:
+    """Mean cross entropy of `logits` (B, N, C) and `classes` (B, N), 0 where no object is labeled.
+
+    There may be one of a class of `unlabeled` (B, U), padded with 0: the probability of "no object" is the sum of its
+    own and theirs (Cermelli and others, Modeling the Background, 2020, equation 3).
+    """
+    target = F.one_hot(classes, logits.shape[2]).bool()  # (B, N, C)
+    absent = torch.zeros_like(target[:, 0]).scatter(1, unlabeled, True)  # (B, C)
+    absent[:, 0] = True
+    target = torch.where((classes == 0)[..., None], absent[:, None], target)
+    log_probs = logits.log_softmax(2)
+    return -log_probs.masked_fill(~target, -torch.inf).logsumexp(2).mean()
+
+
 class AuxiliaryHead(nn.Module):
     """The head that reads cells, and its loss."""
 
@@ -53,7 +68,7 @@ class AuxiliaryHead(nn.Module):
         cells = memory[:, -side * side :]
         index, covered = covering_object(objects.boxes, objects.classes > 0, side)
         classes = objects.classes.gather(1, index) * covered  # class 0: no object here
-        class_loss = F.cross_entropy(self.classify(cells).float().flatten(0, 1), classes.flatten())
+        class_loss = _class_loss(self.classify(cells).float(), classes, objects.unlabeled)
 
         coords = torch.cat([objects.boxes, objects.points.flatten(2)], dim=2)  # (B, M, C)
         known = torch.cat([torch.ones_like(objects.boxes), objects.visible.repeat_interleave(2, 2)], dim=2)

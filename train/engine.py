@@ -17,10 +17,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from pix2seq.config import CFG, TrainCFG, check_training, parse_tasks, replace, to_json
 from pix2seq.dataset.batches import Batch, build_loader
 from pix2seq.dataset.caption_vocabulary import training_tokenizers
-from pix2seq.dataset.inspection import report
+from pix2seq.dataset.inspection import mixture_table, report
+from pix2seq.dataset.mixture import Mixture, open_training
 from pix2seq.dataset.sampler import EpochSampler
 from pix2seq.dataset.samples import SampleDataset
-from pix2seq.dataset.sources import open_split
 from pix2seq.errors import UserError
 from pix2seq.evaluate.run import evaluate_weights
 from pix2seq.evaluate.tokens import TokenCounts, token_columns, token_numbers
@@ -139,8 +139,7 @@ class Trainer:
 
     def _open_data(self) -> None:
         cfg = self.cfg
-        training = open_split(cfg, cfg.data.train_split, self.tasks, complete=False)
-        validation = open_split(cfg, cfg.data.val_split, self.tasks, training.class_names, complete=False)
+        training, validation = open_training(cfg, self.tasks, complete=False)
         self.class_names, self.skeleton = training.class_names, training.skeleton
         self.category_ids = training.category_ids
         self.tokenizers = training_tokenizers(training, self.tasks, cfg)
@@ -157,7 +156,9 @@ class Trainer:
         train_set = SampleDataset(training, self.tasks, self.tokenizers, cfg, augment=True, replace_unreadable=True)
         if distributed.rank() == 0:
             print(describe_data(cfg, training, validation, len(train_set)))
-        self.sampler = EpochSampler(len(train_set), cfg.train.batch_size, cfg.seed, *ranks)
+            if isinstance(training, Mixture):
+                print(mixture_table(training, self.tasks, cfg.data.train_difficult))
+        self.sampler = EpochSampler(train_set.parts, cfg.train.batch_size, cfg.seed, *ranks)
         self.loader = build_loader(train_set, self.sampler, cfg.data.workers)
         val_set = SampleDataset(validation, self.tasks, self.tokenizers, cfg, augment=False, replace_unreadable=True)
         val_sampler = EpochSampler(len(val_set), cfg.train.batch_size, cfg.seed)

@@ -14,6 +14,7 @@ def objects(boxes: list[list[float]], classes: list[int], visible: float = 0.0) 
         torch.tensor([classes]),
         torch.full((1, count, 17, 2), 0.5),
         torch.full((1, count, 17), visible),
+        torch.zeros((1, 1), dtype=torch.long),
     )
 
 
