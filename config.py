@@ -193,6 +193,13 @@ class DataCFG:
     color_jitter: float = setting(0.2, "largest relative change of brightness, contrast and saturation", low=0, high=1)
     rand_augment: int = setting(0, "random color operations of RandAugment on each training canvas", low=0)
     rand_magnitude: float = setting(9.0, "strength of RandAugment's operations", low=0, high=30)
+    mosaic: float = setting(
+        0.0,
+        "probability that an image shares its canvas with three others, in a mosaic",
+        low=0,
+        high=1,
+        tasks=DETECTION,
+    )
     object_order: str = setting(
         "random",
         "order of a detection target's objects; area: largest first; distance: nearest to the upper left first",
@@ -474,6 +481,7 @@ def notices(cfg: CFG) -> list[str]:
         "--cosine-share has no effect on other schedules than cosine": (
             train.cosine_share != TrainCFG.cosine_share and train.schedule != "cosine"
         ),
+        "--mosaic has no effect without a task that finds objects": cfg.data.mosaic and "detection" not in cfg.tasks,
         "--end-threshold has no effect where --detection-top-p samples": (
             infer.detection_top_p and infer.end_threshold != InferCFG.end_threshold
         ),

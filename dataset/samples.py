@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from pix2seq.config import CFG
 from pix2seq.dataset.coco import Example, ImageDataset
 from pix2seq.dataset.geometry import Geometry
+from pix2seq.dataset.mosaic import IMAGES, mosaic
 from pix2seq.dataset.transforms import Jitter, jitter_colors, rand_augment
 from pix2seq.dataset.views import CanvasObjects, View, is_shown, object_boxes
 from pix2seq.errors import UserError
@@ -84,6 +85,15 @@ class SampleDataset(Dataset):
             self.shrinks = [self._shrink(index) for index in range(len(examples))]
             if cfg.data.cache_gb:
                 examples.keep_decoded(self.shrinks, cfg.data.cache_gb)
+            self._find_partners()
+
+    def _find_partners(self) -> None:
+        """Which images may be put together: those whose objects are known."""
+        about_objects = [task for task in self.tasks.values() if task.about_objects]
+        self.partners = self.examples.indices_for(about_objects, self.cfg.data.train_difficult)
+        self.is_partner = np.zeros(len(self.examples), dtype=bool)
+        self.is_partner[self.partners] = True
+        self.has_mosaic = self.cfg.data.mosaic > 0 and any(task.finds_instances for task in self.image_tasks)
 
     def _shrink(self, index: int) -> int:
         """How many times smaller (1, 2, 4, 8) a JPEG may be decoded so that no canvas magnifies it."""
@@ -108,23 +118,22 @@ class SampleDataset(Dataset):
         """`key` is (epoch, index, canvas size in pixels)."""
         epoch, index, size = key
         rng = np.random.default_rng([self.cfg.seed, epoch, index])
-        number, example = self._read(index)
-        if not self.cfg.data.train_difficult:
-            example = example.without(example.difficult)
+        number, example = self._read(self.indices, index)
         sample = Sample(name=self.examples.images[number]["file_name"])
         for _ in range(self.cfg.data.copies_per_image if self.augment else 1):
-            self._add_copy(sample, example, size, rng)
+            self._add_copy(sample, number, example, size, rng)
         return sample
 
-    def _read(self, index: int) -> tuple[int, Example]:
-        """The image at `index` of `indices`, or its replacement, and its number."""
+    def _read(self, numbers: Sequence[int], index: int) -> tuple[int, Example]:
+        """The image at `index` of `numbers`, or its replacement, and its number."""
         tasks, with_difficult = self.tasks.values(), self.cfg.data.train_difficult
-        for step in range(len(self)):
-            number = self.indices[(index + step) % len(self)]
+        for step in range(len(numbers)):
+            number = numbers[(index + step) % len(numbers)]
             if not self.examples.complete and not self.examples.is_useful(number, tasks, with_difficult):
                 continue  # those of a complete dataset are not among `indices`
             try:
-                return number, self.examples.load(number, self.shrinks[number])
+                example = self.examples.load(number, self.shrinks[number])
+                return number, example if with_difficult else example.without(example.difficult)
             except UserError as error:
                 if not self.replace_unreadable:
                     raise
@@ -133,10 +142,15 @@ class SampleDataset(Dataset):
                     print(f"replaced by another image: {error}", file=sys.stderr)
         raise UserError(f"{self.examples.folder} has no image that can be read")
 
-    def _add_copy(self, sample: Sample, example: Example, size: int, rng: np.random.Generator) -> None:
-        """Every task's canvases of the image and the sequences about them."""
+    def _add_copy(self, sample: Sample, number: int, example: Example, size: int, rng: np.random.Generator) -> None:
+        """Every task's canvases of the image and the sequences about them; no prompted instance is on a mosaic, which
+        is too coarse for crops."""
+        data = self.cfg.data
         if self.image_tasks:
-            view = self._whole_view(sample, example, size, Jitter.of_images(self.cfg.data), rng)
+            if self.augment and self.has_mosaic and self.is_partner[number] and rng.random() < data.mosaic:
+                view = self._mosaic_view(sample, example, size, rng)
+            else:
+                view = self._whole_view(sample, example, size, Jitter.of_images(data), rng)
             self._add_sequences(sample, self.image_tasks, view, rng)
         for task in self.uncropped_tasks:
             self._add_prompts(sample, task, example, size, rng)
@@ -183,6 +197,20 @@ class SampleDataset(Dataset):
         height, width = example.image.shape[:2]
         geometry = Geometry.letterbox(width, height, size)
         return self._view(sample, example, geometry, geometry.apply([width, height]), jitter, rng)
+
+    def _mosaic_view(self, sample: Sample, example: Example, size: int, rng: np.random.Generator) -> View:
+        """Add a mosaic of the image and random others as a canvas."""
+        data, chosen = self.cfg.data, rng.integers(len(self.partners), size=IMAGES - 1)
+        parts = [example, *(self._read(self.partners, index)[1] for index in chosen)]
+        parts = [
+            dataclasses.replace(part, image=rand_augment(part.image, data.rand_augment, data.rand_magnitude, rng))
+            for part in parts
+        ]
+        composed = mosaic(parts, size, data, self.cfg.model.pad_value, rng)
+        sample.canvases.append(jitter_colors(composed.image, data.color_jitter, rng))
+        view = View(composed, Geometry.letterbox(size, size, size), augment=True)
+        sample.objects.append(view.objects())
+        return view
 
     def _view(
         self,
