@@ -152,9 +152,7 @@ class DataCFG:
     )
     text_model: str = setting("", "SentencePiece model of captions; empty: a word list", tasks=CAPTIONING)
     copies_per_image: int = setting(1, "differently augmented copies of each training image in a batch", low=1)
-    flip: float = setting(
-        0.5, "probability of a mirrored training image", low=0, high=1, tasks=(*WHOLE_IMAGE, "segmentation")
-    )
+    flip: float = setting(0.5, "probability of a mirrored training image, or pasted object", low=0, high=1)
     min_scale: float = setting(
         0.85, "smallest longer side of a training image, times the canvas's side", low=0.01, high=100, tasks=WHOLE_IMAGE
     )
@@ -193,6 +191,10 @@ class DataCFG:
     color_jitter: float = setting(0.2, "largest relative change of brightness, contrast and saturation", low=0, high=1)
     rand_augment: int = setting(0, "random color operations of RandAugment on each training canvas", low=0)
     rand_magnitude: float = setting(9.0, "strength of RandAugment's operations", low=0, high=30)
+    copy_paste: float = setting(
+        0.0, "probability that objects of another image are pasted on a training image", low=0, high=1, tasks=LOCATED
+    )
+    copy_paste_objects: int = setting(3, "most objects that copy_paste pastes at once", low=1, high=99, tasks=LOCATED)
     mosaic: float = setting(
         0.0,
         "probability that an image shares its canvas with three others, in a mosaic",

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from pix2seq.config import CFG
 from pix2seq.dataset.coco import Example, ImageDataset
+from pix2seq.dataset.copy_paste import copy_paste, has_masks
 from pix2seq.dataset.geometry import Geometry
 from pix2seq.dataset.mosaic import IMAGES, mosaic
 from pix2seq.dataset.transforms import Jitter, jitter_colors, rand_augment
@@ -88,12 +89,26 @@ class SampleDataset(Dataset):
             self._find_partners()
 
     def _find_partners(self) -> None:
-        """Which images may be put together: those whose objects are known."""
+        """Which images may be put together: those whose objects are known; and which have objects to paste."""
+        data, examples = self.cfg.data, self.examples
         about_objects = [task for task in self.tasks.values() if task.about_objects]
-        self.partners = self.examples.indices_for(about_objects, self.cfg.data.train_difficult)
-        self.is_partner = np.zeros(len(self.examples), dtype=bool)
-        self.is_partner[self.partners] = True
-        self.has_mosaic = self.cfg.data.mosaic > 0 and any(task.finds_instances for task in self.image_tasks)
+        self.partners = examples.indices_for(about_objects, data.train_difficult)
+        self.is_partner = np.isin(np.arange(len(examples)), self.partners)
+        self.has_mosaic = data.mosaic > 0 and any(task.finds_instances for task in self.image_tasks)
+        self.donors = []
+        if data.copy_paste:
+            self.donors = [number for number in self.partners if self._has_masks(number)]
+            if not self.donors:
+                raise UserError(
+                    f"--copy-paste {data.copy_paste} needs objects with masks, but {examples.folder} has none for "
+                    f"--task {','.join(self.tasks)}; leave it out"
+                )
+
+    def _has_masks(self, number: int) -> bool:
+        """Whether an image has an object with a mask; of one that is not drawn yet it is not known."""
+        if not self.examples.complete:
+            return True
+        return has_masks(self.examples.annotations(number)[0], self.cfg.data.train_difficult)
 
     def _shrink(self, index: int) -> int:
         """How many times smaller (1, 2, 4, 8) a JPEG may be decoded so that no canvas magnifies it."""
@@ -102,8 +117,8 @@ class SampleDataset(Dataset):
             return 1
         scales = [max(data.max_scale, data.crop_max_scale) / max(entry.get("width", 1), entry.get("height", 1))]
         if self.cropped_tasks:
-            if not self.examples.complete:
-                return 1  # an object that is not drawn yet may be so small that its crop needs every pixel
+            if data.copy_paste or not self.examples.complete:
+                return 1  # an object that is not there yet may be so small that its crop needs every pixel
             margin = 1 if model.crop_inside else 1 + 2 * model.crop_padding
             for annotation in self.examples.annotations(index)[0]:
                 if any(task.samples.trains_on([annotation], (), False) for task in self.cropped_tasks):
@@ -145,9 +160,12 @@ class SampleDataset(Dataset):
     def _add_copy(self, sample: Sample, number: int, example: Example, size: int, rng: np.random.Generator) -> None:
         """Every task's canvases of the image and the sequences about them; no prompted instance is on a mosaic, which
         is too coarse for crops."""
-        data = self.cfg.data
+        data, has_partners = self.cfg.data, self.augment and self.is_partner[number]
+        if has_partners and data.copy_paste and rng.random() < data.copy_paste:
+            _, donor = self._read(self.donors, rng.integers(len(self.donors)))
+            example = copy_paste(example, donor, data, rng)
         if self.image_tasks:
-            if self.augment and self.has_mosaic and self.is_partner[number] and rng.random() < data.mosaic:
+            if has_partners and self.has_mosaic and rng.random() < data.mosaic:
                 view = self._mosaic_view(sample, example, size, rng)
             else:
                 view = self._whole_view(sample, example, size, Jitter.of_images(data), rng)
