@@ -155,9 +155,7 @@ class DataCFG:
     )
     text_model: str = setting("", "SentencePiece model of captions; empty: a word list", tasks=CAPTIONING)
     copies_per_image: int = setting(1, "differently augmented copies of each training image in a batch", low=1)
-    flip: float = setting(
-        0.5, "probability of a mirrored training image", low=0, high=1, tasks=(*WHOLE_IMAGE, "segmentation")
-    )
+    flip: float = setting(0.5, "probability of a mirrored training image, or pasted object", low=0, high=1)
     min_scale: float = setting(
         0.85, "smallest longer side of a training image, times the canvas's side", low=0.01, high=100, tasks=WHOLE_IMAGE
     )
@@ -196,6 +194,17 @@ class DataCFG:
     color_jitter: float = setting(0.2, "largest relative change of brightness, contrast and saturation", low=0, high=1)
     rand_augment: int = setting(0, "random color operations of RandAugment on each training canvas", low=0)
     rand_magnitude: float = setting(9.0, "strength of RandAugment's operations", low=0, high=30)
+    copy_paste: float = setting(
+        0.0, "probability that objects of another image are pasted on a training image", low=0, high=1, tasks=LOCATED
+    )
+    copy_paste_objects: int = setting(3, "most objects that copy_paste pastes at once", low=1, high=99, tasks=LOCATED)
+    mosaic: float = setting(
+        0.0,
+        "probability that an image shares its canvas with three others, in a mosaic",
+        low=0,
+        high=1,
+        tasks=DETECTION,
+    )
     object_order: str = setting(
         "random",
         "order of a detection target's objects; area: largest first; distance: nearest to the upper left first",
@@ -477,6 +486,7 @@ def notices(cfg: CFG) -> list[str]:
         "--cosine-share has no effect on other schedules than cosine": (
             train.cosine_share != TrainCFG.cosine_share and train.schedule != "cosine"
         ),
+        "--mosaic has no effect without a task that finds objects": cfg.data.mosaic and "detection" not in cfg.tasks,
         "--end-threshold has no effect where --detection-top-p samples": (
             infer.detection_top_p and infer.end_threshold != InferCFG.end_threshold
         ),

@@ -23,6 +23,14 @@ class Unlabeled:
     classes: tuple[int, ...] = ()
     points: tuple[int, ...] = ()
 
+    @classmethod
+    def in_any(cls, records: Iterable[Unlabeled]) -> Unlabeled:
+        """What at least one of the `records` leaves open."""
+        files, classes, points = (
+            set().union(*parts) for parts in zip(*((r.files, r.classes, r.points) for r in records))
+        )
+        return cls(frozenset(files), tuple(sorted(classes)), tuple(sorted(points)))
+
     def taught(self, tasks: Iterable[Task]) -> list[Task]:
         """Those of `tasks` that have their annotations."""
         return [task for task in tasks if task.samples.COCO_FILE not in self.files]

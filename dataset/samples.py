@@ -14,8 +14,10 @@ from torch.utils.data import Dataset
 
 from pix2seq.config import CFG
 from pix2seq.dataset.coco import Example, ImageDataset
+from pix2seq.dataset.copy_paste import copy_paste, has_masks
 from pix2seq.dataset.geometry import Geometry
 from pix2seq.dataset.mixture import Mixture, sources_of
+from pix2seq.dataset.mosaic import IMAGES, mosaic
 from pix2seq.dataset.transforms import Jitter, jitter_colors, rand_augment
 from pix2seq.dataset.views import CanvasObjects, View, is_shown, object_boxes
 from pix2seq.errors import UserError
@@ -85,6 +87,30 @@ class SampleDataset(Dataset):
             self.shrinks = [self._shrink(index) for index in range(len(examples))]
             if cfg.data.cache_gb:
                 examples.keep_decoded(self.shrinks, cfg.data.cache_gb)
+            self._find_partners()
+
+    def _find_partners(self) -> None:
+        """Which images may be put together: those whose objects are known; and which have objects to paste."""
+        data, examples = self.cfg.data, self.examples
+        finders = [task for task in self.image_tasks if task.finds_instances]
+        about_objects = finders or [task for task in self.tasks.values() if task.about_objects]
+        self.partners = examples.indices_for(about_objects, data.train_difficult)
+        self.is_partner = np.isin(np.arange(len(examples)), self.partners)
+        self.has_mosaic = data.mosaic > 0 and bool(finders)
+        self.donors = []
+        if data.copy_paste:
+            self.donors = [number for number in self.partners if self._has_masks(number)]
+            if not self.donors:
+                raise UserError(
+                    f"--copy-paste {data.copy_paste} needs objects with masks, but {examples.folder} has none for "
+                    f"--task {','.join(self.tasks)}; leave it out"
+                )
+
+    def _has_masks(self, number: int) -> bool:
+        """Whether an image has an object with a mask; of one that is not drawn yet it is not known."""
+        if not self.examples.complete:
+            return True
+        return has_masks(self.examples.annotations(number)[0], self.cfg.data.train_difficult)
 
     def _shrink(self, index: int) -> int:
         """How many times smaller (1, 2, 4, 8) a JPEG may be decoded so that no canvas magnifies it."""
@@ -93,8 +119,8 @@ class SampleDataset(Dataset):
             return 1
         scales = [max(data.max_scale, data.crop_max_scale) / max(entry.get("width", 1), entry.get("height", 1))]
         if self.cropped_tasks:
-            if not self.examples.complete:
-                return 1  # an object that is not drawn yet may be so small that its crop needs every pixel
+            if data.copy_paste or not self.examples.complete:
+                return 1  # an object that is not there yet may be so small that its crop needs every pixel
             margin = 1 if model.crop_inside else 1 + 2 * model.crop_padding
             tasks = self.examples.unlabeled_in(index).taught(self.cropped_tasks)
             for annotation in self.examples.annotations(index)[0]:
@@ -118,23 +144,22 @@ class SampleDataset(Dataset):
         """`key` is (epoch, index, canvas size in pixels), and a number if the image comes again in the epoch."""
         epoch, index, size, *turn = key
         rng = np.random.default_rng([self.cfg.seed, epoch, index, *turn])
-        number, example = self._read(index)
-        if not self.cfg.data.train_difficult:
-            example = example.without(example.difficult)
+        number, example = self._read(self.indices, index)
         sample = Sample(name=self.examples.name_of(number))
         for _ in range(self.cfg.data.copies_per_image if self.augment else 1):
-            self._add_copy(sample, example, size, rng)
+            self._add_copy(sample, number, example, size, rng)
         return sample
 
-    def _read(self, index: int) -> tuple[int, Example]:
-        """The image at `index` of `indices`, or its replacement, and its number."""
+    def _read(self, numbers: Sequence[int], index: int) -> tuple[int, Example]:
+        """The image at `index` of `numbers`, or its replacement, and its number."""
         tasks, with_difficult = self.tasks.values(), self.cfg.data.train_difficult
-        for step in range(len(self)):
-            number = self.indices[(index + step) % len(self)]
+        for step in range(len(numbers)):
+            number = numbers[(index + step) % len(numbers)]
             if not self.examples.complete and not self.examples.is_useful(number, tasks, with_difficult):
                 continue  # those of a complete dataset are not among `indices`
             try:
-                return number, self.examples.load(number, self.shrinks[number])
+                example = self.examples.load(number, self.shrinks[number])
+                return number, example if with_difficult else example.without(example.difficult)
             except UserError as error:
                 if not self.replace_unreadable:
                     raise
@@ -143,10 +168,18 @@ class SampleDataset(Dataset):
                     print(f"replaced by another image: {error}", file=sys.stderr)
         raise UserError(f"{self.examples.folder} has no image that can be read")
 
-    def _add_copy(self, sample: Sample, example: Example, size: int, rng: np.random.Generator) -> None:
-        """Every task's canvases of the image and the sequences about them."""
+    def _add_copy(self, sample: Sample, number: int, example: Example, size: int, rng: np.random.Generator) -> None:
+        """Every task's canvases of the image and the sequences about them; no prompted instance is on a mosaic, which
+        is too coarse for crops."""
+        data, has_partners = self.cfg.data, self.augment and self.is_partner[number]
+        if has_partners and data.copy_paste and rng.random() < data.copy_paste:
+            _, donor = self._read(self.donors, rng.integers(len(self.donors)))
+            example = copy_paste(example, donor, data, rng)
         if tasks := example.unlabeled.taught(self.image_tasks):
-            view = self._whole_view(sample, example, size, Jitter.of_images(self.cfg.data), rng)
+            if has_partners and self.has_mosaic and rng.random() < data.mosaic:
+                view = self._mosaic_view(sample, example, size, rng)
+            else:
+                view = self._whole_view(sample, example, size, Jitter.of_images(data), rng)
             self._add_sequences(sample, tasks, view, rng)
         for task in example.unlabeled.taught(self.uncropped_tasks):
             self._add_prompts(sample, task, example, size, rng)
@@ -194,6 +227,20 @@ class SampleDataset(Dataset):
         height, width = example.image.shape[:2]
         geometry = Geometry.letterbox(width, height, size)
         return self._view(sample, example, geometry, geometry.apply([width, height]), jitter, rng)
+
+    def _mosaic_view(self, sample: Sample, example: Example, size: int, rng: np.random.Generator) -> View:
+        """Add a mosaic of the image and random others as a canvas."""
+        data, chosen = self.cfg.data, rng.integers(len(self.partners), size=IMAGES - 1)
+        parts = [example, *(self._read(self.partners, index)[1] for index in chosen)]
+        parts = [
+            dataclasses.replace(part, image=rand_augment(part.image, data.rand_augment, data.rand_magnitude, rng))
+            for part in parts
+        ]
+        composed = mosaic(parts, size, data, self.cfg.model.pad_value, rng)
+        sample.canvases.append(jitter_colors(composed.image, data.color_jitter, rng))
+        view = View(composed, Geometry.letterbox(size, size, size), augment=True)
+        sample.objects.append(view.objects())
+        return view
 
     def _view(
         self,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pix2seq.config import DataCFG
 from pix2seq.dataset.coco import Example
-from pix2seq.dataset.geometry import Geometry, visible_share
+from pix2seq.dataset.geometry import UNIT, Geometry, visible_share
 from pix2seq.dataset.skeleton import Skeleton
 from pix2seq.dataset.transforms import jitter_box
 from pix2seq.tokenizers.vocabulary import prompted_box
@@ -75,9 +76,9 @@ def object_boxes(example: Example, geometry: Geometry) -> np.ndarray:
     return boxes
 
 
-def is_shown(boxes: np.ndarray, min_visible: float) -> np.ndarray:
-    """Which boxes (n, 4) in canvas fractions have at least this share, and some part, on the canvas."""
-    share = visible_share(boxes)
+def is_shown(boxes: np.ndarray, min_visible: float, frame: Sequence[float] = UNIT) -> np.ndarray:
+    """Which boxes (n, 4) have at least this share, and some part, in `frame` (4,): the canvas in canvas fractions."""
+    share = visible_share(boxes, frame)
     return (share > 0) & (share >= min_visible)
 
 
