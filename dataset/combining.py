@@ -34,5 +34,5 @@ def combine(image: np.ndarray, parts: Sequence[Example]) -> Example:
         for name in ("boxes", "classes", "keypoints", "difficult")
     }
     polygons = [polygons for part in parts for polygons in part.polygons]
-    unlabeled = Unlabeled.in_any(part.unlabeled for part in parts)
+    unlabeled = Unlabeled.in_any([part.unlabeled for part in parts])
     return replace(parts[0], image=image, polygons=polygons, captions=[], unlabeled=unlabeled, **joined)

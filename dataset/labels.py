@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,12 +24,12 @@ class Unlabeled:
     points: tuple[int, ...] = ()
 
     @classmethod
-    def in_any(cls, records: Iterable[Unlabeled]) -> Unlabeled:
+    def in_any(cls, records: Sequence[Unlabeled]) -> Unlabeled:
         """What at least one of the `records` leaves open."""
-        files, classes, points = (
-            set().union(*parts) for parts in zip(*((r.files, r.classes, r.points) for r in records))
-        )
-        return cls(frozenset(files), tuple(sorted(classes)), tuple(sorted(points)))
+        files = frozenset().union(*(record.files for record in records))
+        classes = {number for record in records for number in record.classes}
+        points = {index for record in records for index in record.points}
+        return cls(files, tuple(sorted(classes)), tuple(sorted(points)))
 
     def taught(self, tasks: Iterable[Task]) -> list[Task]:
         """Those of `tasks` that have their annotations."""
