@@ -52,6 +52,14 @@ def test_classes_and_words_are_found_by_name(weights: Weights):
     assert rows["classes"] == ("2: dog, person", "1: cat") and rows["words"] == ("2", "1")
 
 
+def test_classes_are_found_by_voc_s_and_coco_s_names(weights: Weights):
+    model, _, rows = started(weights, {4: "Car", 5: "sofa"}, ["<unk>"])
+    assert torch.equal(model.decoder.embedding.weight[104], weights.model.decoder.embedding.weight[103])
+    assert rows["classes"] == ("1: Car", "1: sofa")
+    weights.class_names = {9: "couch"}
+    assert started(weights, {5: "sofa"}, ["<unk>"])[2]["classes"] == ("1: sofa", "0")
+
+
 def test_the_bias_moves_with_its_class(weights: Weights):
     with torch.no_grad():
         weights.model.decoder.bias[118] = 5
