@@ -163,7 +163,7 @@ class ImageDataset:
             self.problems.add("keypoint that the model does not have, left out", self.own_skeleton.names[index])
 
     def _shares_points(self, skeleton: Skeleton) -> bool:
-        """Whether keypoints are to be matched by name: else they are the same, or told apart by their order alone."""
+        """Whether keypoints are to be matched by name: else they have the same, or names that say nothing."""
         own = self.own_skeleton.names
         return own != skeleton.names and bool(not self.names_points or match_names(own, skeleton.names))
 

@@ -143,11 +143,9 @@ def _category_ids(datasets: Sequence[ImageDataset]) -> dict[int, int]:
 
 def sources_of(examples: ImageDataset | Mixture) -> tuple[Source, ...]:
     """The sources of a mixture, or the one that a dataset is."""
-    return (
-        examples.sources
-        if isinstance(examples, Mixture)
-        else (Source(examples.folder.name, examples.folder, examples),)
-    )
+    if isinstance(examples, ImageDataset):
+        return (Source(examples.folder.name, examples.folder, examples),)
+    return examples.sources
 
 
 def teaches(dataset: ImageDataset, task: Task) -> bool:
