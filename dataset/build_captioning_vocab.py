@@ -14,7 +14,7 @@ from pix2seq.runtime.paths import writable_folder
 
 
 def main(cfg: CFG) -> None:
-    from pix2seq.dataset.mixture import open_sources
+    from pix2seq.dataset.training_data import open_sources
     from pix2seq.tasks import choose_tasks
     from pix2seq.tokenizers.captioning import UNKNOWN, WordVocabulary
 

@@ -22,8 +22,9 @@ def main(cfg: CFG) -> None:
     from pix2seq.dataset.caption_vocabulary import training_tokenizers
     from pix2seq.dataset.images import UNREADABLE
     from pix2seq.dataset.inspection import mixture_table, read_all, report
-    from pix2seq.dataset.mixture import Mixture, open_training
+    from pix2seq.dataset.mixture import Mixture
     from pix2seq.dataset.samples import SampleDataset
+    from pix2seq.dataset.training_data import open_training
     from pix2seq.evaluate.sample_grid import draw_samples
     from pix2seq.infer.overlay import save_png
     from pix2seq.tasks import choose_tasks

@@ -102,7 +102,9 @@ class ImageDataset:
             self.problems.add(kind, where)
         self._read_categories(contents, classes)
         class_ids = number_classes(self._wanted) if class_names is None else self._matched(class_names)
-        self._name_labels(class_names, class_ids, skeleton)
+        self._name_labels(class_names, class_ids)
+        if skeleton and self._shares_points(skeleton):
+            self._place_points(skeleton)
         self.images = _images(contents, self.problems)
         by_id = {image["id"]: image for image in self.images}
         strange = self._wanted.keys() - self._class_ids.keys() if self.class_names else ()
@@ -144,26 +146,36 @@ class ImageDataset:
         matches = match_names(self._wanted.values(), by_name)
         return {number: by_name[matches[name]] for number, name in self._wanted.items() if name in matches}
 
-    def _name_labels(
-        self, class_names: Mapping[int, str] | None, class_ids: dict[int, int], skeleton: Skeleton | None
-    ) -> None:
-        """Let categories have the `class_ids` (by file id), and keypoints the places that they have in `skeleton`."""
+    def _name_labels(self, class_names: Mapping[int, str] | None, class_ids: dict[int, int]) -> None:
+        """Let categories have the `class_ids` (by file id), and keypoints their own places."""
         self._class_ids = class_ids
         own_names = {class_id: self._wanted[number] for number, class_id in class_ids.items()}
         self.class_names = own_names if class_names is None else dict(class_names)
         self.category_ids = {class_id: number for number, class_id in class_ids.items()}
         self.categories = [self._merged[number] for number in class_ids]
         self.own_skeleton = read_skeleton(self._merged.values(), class_ids, self.class_names)
-        self._places = self.own_skeleton.places_in(skeleton) if skeleton else None
-        self.skeleton = self.own_skeleton if self._places is None else skeleton
-        if self._places is not None:
-            for index in sorted(set(range(len(self.own_skeleton))) - set(self._places)):
-                self.problems.add("keypoint that the model does not have, left out", self.own_skeleton.names[index])
+        self.skeleton, self._places = self.own_skeleton, None
+
+    def _place_points(self, skeleton: Skeleton) -> None:
+        """Let keypoints have the places of those with their names in `skeleton`."""
+        self.skeleton, self._places = skeleton, self.own_skeleton.places_in(skeleton)
+        for index in sorted(set(range(len(self.own_skeleton))) - set(self._places)) if self.names_points else ():
+            self.problems.add("keypoint that the model does not have, left out", self.own_skeleton.names[index])
+
+    def _shares_points(self, skeleton: Skeleton) -> bool:
+        """Whether keypoints are to be matched by name: else they have the same, or names that say nothing."""
+        own = self.own_skeleton.names
+        return own != skeleton.names and bool(not self.names_points or match_names(own, skeleton.names))
+
+    @property
+    def names_points(self) -> bool:
+        """Whether a category that is used lists keypoints."""
+        return any(category.get("keypoints") for category in self.categories)
 
     def adopt(self, class_names: Mapping[int, str], renumbered: Mapping[int, int], skeleton: Skeleton) -> None:
         """Share the classes and keypoints of other datasets: `renumbered` are ids in `class_names` by own class id."""
-        class_ids = {number: renumbered[class_id] for number, class_id in self._class_ids.items()}
-        self._name_labels(class_names, class_ids, skeleton)
+        self._name_labels(class_names, {number: renumbered[own] for number, own in self._class_ids.items()})
+        self._place_points(skeleton)
         self.unlabeled = replace(self._what_is_unlabeled(), files=self.unlabeled.files)
 
     def lack(self, files: Iterable[str]) -> None:

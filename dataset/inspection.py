@@ -103,6 +103,10 @@ def mixture_table(mixture: Mixture, tasks: Mapping[str, Task], with_difficult: b
     for name, *numbers, taught in rows:
         cells = (f"{number:>{width}}" for number, width in zip(numbers, widths[1:], strict=False))
         lines.append(f"  {name:<{widths[0]}}  {'  '.join(cells)}  {taught}".rstrip())
+    finds = any(task.finds_instances for task in tasks.values())
+    if finds and all(source.dataset.unlabeled.classes for source in mixture.sources):
+        known = len(mixture.class_names)
+        lines.append(f"  no source labels all {known} classes: that an image shows no more objects is never learned")
     return "\n".join(lines)
 
 

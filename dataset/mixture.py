@@ -4,32 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pix2seq.config import CFG
 from pix2seq.dataset.annotations import MAX_CLASSES, Problems
 from pix2seq.dataset.coco import Example, ImageDataset
 from pix2seq.dataset.labels import Unlabeled
-from pix2seq.dataset.skeleton import join_skeletons
-from pix2seq.dataset.sources import (
-    chosen_classes,
-    data_roots,
-    find_split,
-    open_folder,
-    open_split,
-    require_chosen_classes,
-    split_names,
-    tasks_of,
-)
+from pix2seq.dataset.skeleton import default_skeleton, join_skeletons
 from pix2seq.errors import UserError
 from pix2seq.names import match_names
-from pix2seq.runtime.console import tell
 
 if TYPE_CHECKING:
     from pix2seq.task import Task
@@ -57,9 +44,12 @@ class Mixture:
         """The datasets must have the same `class_names` and `skeleton` (see `share_labels`)."""
         self.sources = tuple(sources)
         first = self.sources[0].dataset
+        for source in self.sources:
+            if source.dataset.skeleton.names != first.skeleton.names:
+                raise UserError(f"{source.name} names other keypoints than the training images; correct its categories")
         self.class_names, self.skeleton = first.class_names, first.skeleton
         self.category_ids = _category_ids([source.dataset for source in self.sources])
-        self.folder = ", ".join(str(source.dataset.folder) for source in self.sources)
+        self.folder = ", ".join(str(source.root) for source in self.sources)
         self._number_images()
 
     def _number_images(self) -> None:
@@ -153,11 +143,9 @@ def _category_ids(datasets: Sequence[ImageDataset]) -> dict[int, int]:
 
 def sources_of(examples: ImageDataset | Mixture) -> tuple[Source, ...]:
     """The sources of a mixture, or the one that a dataset is."""
-    return (
-        examples.sources
-        if isinstance(examples, Mixture)
-        else (Source(examples.folder.name, examples.folder, examples),)
-    )
+    if isinstance(examples, ImageDataset):
+        return (Source(examples.folder.name, examples.folder, examples),)
+    return examples.sources
 
 
 def teaches(dataset: ImageDataset, task: Task) -> bool:
@@ -169,18 +157,18 @@ def share_labels(datasets: Sequence[ImageDataset]) -> None:
     """Give all datasets the same classes and keypoints, matched by name.
 
     The first dataset keeps its class ids, new classes of later ones get free ids. Keypoints are those of all datasets
-    that have any labeled.
+    that name or label some.
     """
     class_names: dict[int, str] = {}
     renumbered = [_add_classes(class_names, dataset) for dataset in datasets]
-    posed = [dataset for dataset in datasets if dataset.labeled_points.any()] or datasets[:1]
     skeletons = [
         dataclasses.replace(dataset.skeleton, class_ids=tuple(ids[number] for number in dataset.skeleton.class_ids))
         for dataset, ids in zip(datasets, renumbered, strict=True)
-        if dataset in posed
+        if dataset.names_points or dataset.labeled_points.any()
     ]
+    skeleton = join_skeletons(skeletons) if skeletons else default_skeleton(class_names)
     for dataset, ids in zip(datasets, renumbered, strict=True):
-        dataset.adopt(class_names, ids, join_skeletons(skeletons))
+        dataset.adopt(class_names, ids, skeleton)
 
 
 def _add_classes(class_names: dict[int, str], dataset: ImageDataset) -> dict[int, int]:
@@ -192,8 +180,8 @@ def _add_classes(class_names: dict[int, str], dataset: ImageDataset) -> dict[int
         if name in matches:
             shared[class_id] = known[matches[name]]
         else:
-            shared[class_id] = next(number for number in itertools.count(1) if number not in class_names)
-            shared[class_id] = shared[class_id] if known else class_id
+            free = itertools.count(1) if known else [class_id]
+            shared[class_id] = next(number for number in free if number not in class_names)
             class_names[shared[class_id]] = name
     if max(class_names, default=0) > MAX_CLASSES:
         raise UserError(
@@ -201,111 +189,3 @@ def _add_classes(class_names: dict[int, str], dataset: ImageDataset) -> dict[int
             "with --classes"
         )
     return shared
-
-
-def open_training(
-    cfg: CFG, tasks: Mapping[str, Task], complete: bool = True
-) -> tuple[ImageDataset | Mixture, ImageDataset | Mixture]:
-    """The training and the validation images: of one dataset (see `open_split`), or of all folders of `--data-root`."""
-    training = open_sources(cfg, tasks, complete)
-    if isinstance(training, Mixture):
-        return training, _validation(cfg, tasks, training)
-    labels = training.class_names, complete, training.skeleton
-    return training, open_split(cfg, cfg.data.val_split, tasks, *labels)
-
-
-def open_sources(cfg: CFG, tasks: Mapping[str, Task], complete: bool = True) -> ImageDataset | Mixture:
-    """The training images of one dataset (see `open_split`), or of all folders of `--data-root`."""
-    roots, split = data_roots(cfg), cfg.data.train_split
-    if len(roots) < 2:
-        return open_split(cfg, split, tasks, complete=complete)
-    _check_flags(cfg, roots)
-    classes, sources = chosen_classes(cfg), []
-    for root, name, weight in zip(roots, _titles(roots), _weights(cfg, len(roots)), strict=True):
-        labeled = _labeled_tasks(root, split, tasks)
-        if labeled:
-            dataset = open_folder(root, split, labeled, classes=classes)
-            dataset.lack(_other_files(labeled, tasks))
-            sources.append(Source(name, root, dataset, weight))
-        else:
-            tell(f"{name} has no annotations for {', '.join(tasks)}: left out")
-    datasets = [source.dataset for source in sources]
-    for task in tasks.values():
-        if not any(teaches(dataset, task) for dataset in datasets):
-            raise UserError(
-                f"no folder of --data-root has annotations for {task.name} in {split} that can be trained on; leave it "
-                f"out of --task, or name a folder that has"
-            )
-    require_chosen_classes(datasets)
-    share_labels(datasets)
-    return Mixture(sources)
-
-
-def _validation(cfg: CFG, tasks: Mapping[str, Task], training: Mixture) -> Mixture:
-    """The validation images of those sources that have some."""
-    split, sources = cfg.data.val_split, []
-    for source in training.sources:
-        if find_split(source.root, split, tasks):
-            labeled = tasks_of(source.root, split, tasks)
-            labels = training.class_names, chosen_classes(cfg), training.skeleton
-            dataset = open_folder(source.root, split, labeled, None, *labels)
-            dataset.lack(_other_files(labeled, tasks))
-            sources.append(Source(source.name, source.root, dataset))
-        else:
-            tell(f"{source.name} has no split {split}: left out of validation")
-    if not sources:
-        raise UserError(f"no folder of --data-root has the split {split}; name one that has, or another --val-split")
-    return Mixture(sources)
-
-
-def _labeled_tasks(root: Path, split: str, tasks: Mapping[str, Task]) -> dict[str, Task]:
-    """Those of `tasks` that a folder may have annotations for; all of them where it is not known to have the split."""
-    found = find_split(root, split, tasks)
-    if found:
-        return tasks_of(root, found, tasks)
-    ends = tuple(f"_{name}.json" for name in split_names(split))
-    others = [path for path in (root / "annotations").glob("*.json") if path.name.endswith(ends)]
-    return {} if others else dict(tasks)
-
-
-def _other_files(labeled: Mapping[str, Task], tasks: Mapping[str, Task]) -> set[str]:
-    """The annotation files that `tasks` need beside those of the `labeled` ones."""
-    needed, there = ({task.samples.COCO_FILE for task in group.values()} for group in (tasks, labeled))
-    return needed - there
-
-
-def _check_flags(cfg: CFG, roots: Sequence[Path]) -> None:
-    """Raise UserError for a folder that is named twice, and for flags that name the files of one dataset."""
-    twice = [root for root in roots if roots.count(root) > 1]
-    if twice:
-        raise UserError(f"--data-root names {twice[0]} twice; --data-weights draws a folder's images more often")
-    for name in ("train_json", "val_json", "train_images", "val_images"):
-        if getattr(cfg.data, name):
-            raise UserError(
-                f"--{name.replace('_', '-')} names files of one dataset, but --data-root has {len(roots)} folders; "
-                "leave it out: each folder needs a layout that is found by itself"
-            )
-
-
-def _titles(roots: Sequence[Path]) -> list[str]:
-    """The folders' own names where they differ, else their paths."""
-    names = [root.resolve().name for root in roots]
-    return names if len(set(names)) == len(names) else [str(root) for root in roots]
-
-
-def _weights(cfg: CFG, count: int) -> list[float]:
-    """The numbers of `--data-weights`, all 1 where it is empty."""
-    text = cfg.data.data_weights
-    if not text:
-        return [1.0] * count
-    try:
-        weights = [float(weight) for weight in text.split(",")]
-    except ValueError:
-        raise UserError(f"--data-weights expects numbers with commas, got {text!r}") from None
-    if len(weights) != count:
-        raise UserError(f"--data-weights needs {count} numbers, one for each folder of --data-root, got {text}")
-    if not all(0 < weight < math.inf for weight in weights):
-        raise UserError(
-            f"--data-weights expects numbers above 0, got {text}; leave a folder out of --data-root instead"
-        )
-    return weights

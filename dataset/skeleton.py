@@ -37,15 +37,9 @@ class Skeleton:
                 return side
         return "left" if point < self.flip[point] else "right"
 
-    def places_in(self, other: Skeleton) -> list[int] | None:
-        """For each point of `other` the index of the point here that has its name, -1 if none has.
-
-        None if both have the same points in the same order, or none in common: then they are told apart by their order.
-        """
-        matches = match_names(self.names, other.names)
-        if self.names == other.names or not matches:
-            return None
-        index = {match: self.names.index(name) for name, match in matches.items()}
+    def places_in(self, other: Skeleton) -> list[int]:
+        """For each point of `other` the index of the point here that has its name, -1 if none has."""
+        index = {match: self.names.index(name) for name, match in match_names(self.names, other.names).items()}
         return [index.get(name, -1) for name in other.names]
 
     def to_dict(self) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def covering_object(boxes: Tensor, exists: Tensor, side: int) -> tuple[Tensor, T
     return area.argmin(-1), inside.any(-1)
 
 
-def _class_loss(logits: Tensor, classes: Tensor, unlabeled: Tensor) -> Tensor:
+def class_loss(logits: Tensor, classes: Tensor, unlabeled: Tensor) -> Tensor:
     """Mean cross entropy of `logits` (B, N, C) and `classes` (B, N), 0 where no object is labeled.
 
     There may be one of a class of `unlabeled` (B, U), padded with 0: the probability of "no object" is the sum of its
@@ -68,7 +68,7 @@ class AuxiliaryHead(nn.Module):
         cells = memory[:, -side * side :]
         index, covered = covering_object(objects.boxes, objects.classes > 0, side)
         classes = objects.classes.gather(1, index) * covered  # class 0: no object here
-        class_loss = _class_loss(self.classify(cells).float(), classes, objects.unlabeled)
+        class_term = class_loss(self.classify(cells).float(), classes, objects.unlabeled)
 
         coords = torch.cat([objects.boxes, objects.points.flatten(2)], dim=2)  # (B, M, C)
         known = torch.cat([torch.ones_like(objects.boxes), objects.visible.repeat_interleave(2, 2)], dim=2)
@@ -76,4 +76,4 @@ class AuxiliaryHead(nn.Module):
         target, weight = coords.gather(1, expand), known.gather(1, expand) * covered[..., None]
         predicted = self.locate(cells).float().unflatten(-1, (self.num_coords, 2 * OCTAVES))
         place_loss = ((predicted - fourier(target)) ** 2).sum(-1)
-        return class_loss + (place_loss * weight).sum() / (weight.sum() + 1e-9)
+        return class_term + (place_loss * weight).sum() / (weight.sum() + 1e-9)

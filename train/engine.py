@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -18,9 +17,10 @@ from pix2seq.config import CFG, TrainCFG, check_training, parse_tasks, replace, 
 from pix2seq.dataset.batches import Batch, build_loader
 from pix2seq.dataset.caption_vocabulary import training_tokenizers
 from pix2seq.dataset.inspection import mixture_table, report
-from pix2seq.dataset.mixture import Mixture, open_training
+from pix2seq.dataset.mixture import Mixture
 from pix2seq.dataset.sampler import EpochSampler
 from pix2seq.dataset.samples import SampleDataset
+from pix2seq.dataset.training_data import evaluated_one, open_training
 from pix2seq.errors import UserError
 from pix2seq.evaluate.run import evaluate_weights
 from pix2seq.evaluate.tokens import TokenCounts, token_columns, token_numbers
@@ -147,6 +147,7 @@ class Trainer:
         if vocab_size > cfg.model.vocab_size and distributed.rank() == 0:
             print(f"{vocab_size} token ids, more than --vocab-size, for {len(self.text)} words or word pieces")
         self.cfg = cfg = replace(cfg, vocab_size=vocab_size)
+        self.evaluated = evaluated_one(cfg, self.tasks, validation)
         if cfg.data.check_data:
             for name, split in (("training", training), ("validation", validation)):
                 split.leave_out_unreadable()
@@ -158,6 +159,8 @@ class Trainer:
             print(describe_data(cfg, training, validation, len(train_set)))
             if isinstance(training, Mixture):
                 print(mixture_table(training, self.tasks, cfg.data.train_difficult))
+                if cfg.train.eval_every:
+                    print(f"--eval-every evaluates {self.evaluated.task} on {self.evaluated.data.data_root}")
         self.sampler = EpochSampler(train_set.parts, cfg.train.batch_size, cfg.seed, *ranks)
         self.loader = build_loader(train_set, self.sampler, cfg.data.workers)
         val_set = SampleDataset(validation, self.tasks, self.tokenizers, cfg, augment=False, replace_unreadable=True)
@@ -281,8 +284,8 @@ class Trainer:
 
     def _evaluate(self) -> None:
         """All figures of the weights that were just written, on all processes; what hinders it ends no training."""
-        infer = dataclasses.replace(self.cfg.infer, weights=str(self.folder / "last.safetensors"))
-        cfg = dataclasses.replace(self.cfg, infer=infer, device=str(self.device))
+        weights = str(self.folder / "last.safetensors")
+        cfg = replace(self.evaluated, weights=weights, device=str(self.device))
         try:
             evaluate_weights(cfg, self.folder)
         except UserError as error:

@@ -3,7 +3,7 @@
 import torch
 
 from pix2seq.dataset.batches import ObjectBatch
-from pix2seq.train.auxiliary_head import AuxiliaryHead, covering_object, fourier
+from pix2seq.train.auxiliary_head import AuxiliaryHead, class_loss, covering_object, fourier
 
 
 def objects(boxes: list[list[float]], classes: list[int], visible: float = 0.0) -> ObjectBatch:
@@ -49,6 +49,19 @@ def test_the_correct_prediction_has_the_lowest_loss():
     memory = torch.randn(1, 5, 8)  # one token outside the 2 × 2 grid
     assert head(memory, target) < 1e-4
     assert head(memory, objects([[0.0, 0.0, 1.0, 0.9]], [1])) > 1
+
+
+def test_all_classes_labeled_is_plain_cross_entropy():
+    torch.manual_seed(0)
+    logits, classes = torch.randn(2, 4, 5), torch.randint(5, (2, 4))
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), classes.flatten())
+    torch.testing.assert_close(class_loss(logits, classes, torch.zeros((2, 1), dtype=torch.long)), expected)
+
+
+def test_no_object_may_be_one_of_an_unlabeled_class():
+    logits, classes = torch.tensor([[[1.0, 2.0, 3.0]]]), torch.tensor([[0]])
+    expected = -logits.softmax(2)[0, 0, [0, 2]].sum().log()
+    torch.testing.assert_close(class_loss(logits, classes, torch.tensor([[2, 0]])), expected)
 
 
 def test_canvases_without_objects_train_nothing_but_their_absence():

@@ -1,5 +1,6 @@
 """Finetuning: classes and words keep their weights under new token ids; the rest is initialized and reported."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,14 @@ def test_classes_and_words_are_found_by_name(weights: Weights):
     for token in (102, 118, 3001, 3100):  # a new class, an id that is free now, a new word, a free one
         assert torch.equal(new[token], before["decoder.embedding.weight"][token])
     assert rows["classes"] == ("2: dog, person", "1: cat") and rows["words"] == ("2", "1")
+
+
+def test_classes_are_found_by_voc_s_and_coco_s_names(weights: Weights):
+    model, _, rows = started(weights, {4: "Car", 5: "sofa"}, ["<unk>"])
+    assert torch.equal(model.decoder.embedding.weight[104], weights.model.decoder.embedding.weight[103])
+    assert rows["classes"] == ("1: Car", "1: sofa")
+    of_coco = dataclasses.replace(weights, class_names={9: "couch"})
+    assert started(of_coco, {5: "sofa"}, ["<unk>"])[2]["classes"] == ("1: sofa", "0")
 
 
 def test_the_bias_moves_with_its_class(weights: Weights):
