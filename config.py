@@ -169,10 +169,10 @@ class DataCFG:
     )
     min_visible: float = setting(
         0.3,
-        "visible share of its box that makes an object a target; 0: any part of it",
+        "visible share of its box, or of a mask that is pasted over, that makes an object a target; 0: any part of it",
         low=0,
         high=1,
-        tasks=("detection", "segmentation"),
+        tasks=LOCATED,
     )
     crop_flip: float = setting(
         0.5, "probability of a mirrored crop of a prompted instance", low=0, high=1, tasks=PROMPTED
@@ -485,6 +485,9 @@ def notices(cfg: CFG) -> list[str]:
         ),
         "--cosine-share has no effect on other schedules than cosine": (
             train.cosine_share != TrainCFG.cosine_share and train.schedule != "cosine"
+        ),
+        "--copy-paste-objects has no effect without --copy-paste": (
+            cfg.data.copy_paste_objects != DataCFG.copy_paste_objects and not cfg.data.copy_paste
         ),
         "--mosaic has no effect without a task that finds objects": cfg.data.mosaic and "detection" not in cfg.tasks,
         "--end-threshold has no effect where --detection-top-p samples": (

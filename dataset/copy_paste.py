@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -37,20 +38,23 @@ def copy_paste(target: Example, source: Example, data: DataCFG, rng: np.random.G
         return target
     chosen = rng.permutation(len(found))[: rng.integers(1, data.copy_paste_objects + 1)]
     image, owner = target.image.copy(), np.zeros(target.image.shape[:2], np.uint8)
-    pasted = [_paste(image, owner, number, *found[index], data, rng) for number, index in enumerate(chosen, 1)]
+    pasted = []
+    for number, (index, region) in enumerate((found[choice] for choice in chosen), 1):
+        alone = source.without(np.arange(len(source.classes)) != index)
+        pasted.append(_paste(image, owner, number, alone, region, data, rng))
     parts = [visible_objects(part, owner == number, data.min_visible) for number, part in enumerate([target, *pasted])]
     return combine(image, parts)
 
 
-def _large_objects(source: Example) -> Iterator[tuple[Example, np.ndarray]]:
-    """Each object that has polygons and is large enough, alone, and the corners (2, 2) x y of its pixels."""
+def _large_objects(source: Example) -> Iterator[tuple[int, np.ndarray]]:
+    """The index of each object that has polygons and is large enough, and the corners (2, 2) x y of its pixels."""
     height, width = source.image.shape[:2]
     for index, polygons in enumerate(source.polygons):
         if polygons:
             region = _whole_pixels(np.concatenate(polygons), height, width)
             sides = region[1] - region[0]
             if sides.min() > 0 and sides.max() >= SMALLEST * max(height, width):
-                yield source.without(np.arange(len(source.classes)) != index), region
+                yield index, region
 
 
 def _paste(
@@ -148,5 +152,6 @@ def _covered_keypoints(keypoints: np.ndarray, shown: np.ndarray) -> np.ndarray:
 
 def _whole_pixels(points: np.ndarray, height: int, width: int) -> np.ndarray:
     """The corners (2, 2) x y of the pixels of an image that the box of `points` (K, 2) touches."""
-    corners = np.stack([np.floor(points.min(axis=0)), np.ceil(points.max(axis=0))])
-    return np.clip(corners, 0, [width, height]).astype(int)
+    (x1, y1), (x2, y2) = points.min(axis=0).tolist(), points.max(axis=0).tolist()
+    corners = (math.floor(x1), math.floor(y1)), (math.ceil(x2), math.ceil(y2))
+    return np.array([[min(max(x, 0), width), min(max(y, 0), height)] for x, y in corners])

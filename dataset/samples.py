@@ -90,21 +90,25 @@ class SampleDataset(Dataset):
             self._find_partners()
 
     def _find_partners(self) -> None:
-        """Which images may be put together: those whose objects are known; and which have objects to paste."""
+        """Which images may be put together: some share a mosaic, and on some the objects of `donors` are pasted.
+
+        Only images whose objects are known: others would get captions that no longer fit, and objects without a label.
+        """
         data, examples = self.cfg.data, self.examples
-        finders = [task for task in self.image_tasks if task.finds_instances]
-        about_objects = finders or [task for task in self.tasks.values() if task.about_objects]
-        self.partners = examples.indices_for(about_objects, data.train_difficult)
-        self.is_partner = np.isin(np.arange(len(examples)), self.partners)
-        self.has_mosaic = data.mosaic > 0 and bool(finders)
-        self.donors = []
+        self.in_mosaics, self.gets_pasted = np.zeros((2, len(examples)), dtype=bool)
+        finding = [task for task in self.image_tasks if task.finds_instances]
+        if data.mosaic and finding:
+            self.in_mosaics[examples.indices_for(finding, data.train_difficult)] = True
         if data.copy_paste:
-            self.donors = [number for number in self.partners if self._has_masks(number)]
+            about_objects = [task for task in self.tasks.values() if task.about_objects]
+            self.gets_pasted[examples.indices_for(about_objects, data.train_difficult)] = True
+            self.donors = [number for number in np.flatnonzero(self.gets_pasted).tolist() if self._has_masks(number)]
             if not self.donors:
                 raise UserError(
                     f"--copy-paste {data.copy_paste} needs objects with masks, but {examples.folder} has none for "
                     f"--task {','.join(self.tasks)}; leave it out"
                 )
+        self.mosaic_images = np.flatnonzero(self.in_mosaics).tolist()
 
     def _has_masks(self, number: int) -> bool:
         """Whether an image has an object with a mask; of one that is not drawn yet it is not known."""
@@ -171,12 +175,12 @@ class SampleDataset(Dataset):
     def _add_copy(self, sample: Sample, number: int, example: Example, size: int, rng: np.random.Generator) -> None:
         """Every task's canvases of the image and the sequences about them; no prompted instance is on a mosaic, which
         is too coarse for crops."""
-        data, has_partners = self.cfg.data, self.augment and self.is_partner[number]
-        if has_partners and data.copy_paste and rng.random() < data.copy_paste:
+        data = self.cfg.data
+        if self.augment and self.gets_pasted[number] and rng.random() < data.copy_paste:
             _, donor = self._read(self.donors, rng.integers(len(self.donors)))
             example = copy_paste(example, donor, data, rng)
         if tasks := example.unlabeled.taught(self.image_tasks):
-            if has_partners and self.has_mosaic and rng.random() < data.mosaic:
+            if self.augment and self.in_mosaics[number] and rng.random() < data.mosaic:
                 view = self._mosaic_view(sample, example, size, rng)
             else:
                 view = self._whole_view(sample, example, size, Jitter.of_images(data), rng)
@@ -230,8 +234,8 @@ class SampleDataset(Dataset):
 
     def _mosaic_view(self, sample: Sample, example: Example, size: int, rng: np.random.Generator) -> View:
         """Add a mosaic of the image and random others as a canvas."""
-        data, chosen = self.cfg.data, rng.integers(len(self.partners), size=IMAGES - 1)
-        parts = [example, *(self._read(self.partners, index)[1] for index in chosen)]
+        data, chosen = self.cfg.data, rng.integers(len(self.mosaic_images), size=IMAGES - 1)
+        parts = [example, *(self._read(self.mosaic_images, index)[1] for index in chosen)]
         parts = [
             dataclasses.replace(part, image=rand_augment(part.image, data.rand_augment, data.rand_magnitude, rng))
             for part in parts

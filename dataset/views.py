@@ -51,14 +51,10 @@ class View:
     def objects(self) -> CanvasObjects:
         """All objects of the example as they lie on the canvas."""
         example, skeleton = self.example, self.example.skeleton
-        placed = [
-            keypoints_on_canvas(keypoints, self.geometry, self.flipped, skeleton) for keypoints in example.keypoints
-        ]
-        points = np.array([points for points, _ in placed], dtype=np.float32).reshape(-1, len(skeleton), 2)
-        visible = np.array([visible for _, visible in placed], dtype=np.float32).reshape(-1, len(skeleton))
+        points, visible = keypoints_on_canvas(example.keypoints, self.geometry, self.flipped, skeleton)
         boxes = np.clip(object_boxes(example, self.geometry), 0, 1).astype(np.float32)
         unlabeled = np.array(example.unlabeled.classes, dtype=np.int64)
-        return CanvasObjects(boxes, example.classes, points, visible, unlabeled)
+        return CanvasObjects(boxes, example.classes, points.astype(np.float32), visible.astype(np.float32), unlabeled)
 
 
 def object_boxes(example: Example, geometry: Geometry) -> np.ndarray:
@@ -85,15 +81,15 @@ def is_shown(boxes: np.ndarray, min_visible: float, frame: Sequence[float] = UNI
 def keypoints_on_canvas(
     keypoints: np.ndarray, geometry: Geometry, flipped: bool, skeleton: Skeleton
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Keypoints (P, 3) x y v of an image as points (P, 2) y x in canvas fractions, and which are visible (P,).
+    """Keypoints (…, P, 3) x y v of an image as points (…, P, 2) y x in canvas fractions, and which are visible (…, P).
 
     Left and right points of the `skeleton` swap names if the canvas is mirrored (`flipped`); points off the canvas are
     invisible.
     """
     if flipped:
-        keypoints = keypoints[list(skeleton.flip)]
-    places = keypoints[:, :2]
-    return geometry.to_fractions(places), (keypoints[:, 2] > 0) & geometry.shows(places)
+        keypoints = keypoints[..., list(skeleton.flip), :]
+    places = keypoints[..., :2]
+    return geometry.to_fractions(places), (keypoints[..., 2] > 0) & geometry.shows(places)
 
 
 def prompted_object(example: Example, geometry: Geometry, prompt: np.ndarray, labeled: np.ndarray) -> int:

@@ -200,7 +200,7 @@ def test_without_detection_there_is_no_mosaic(samples, capsys: pytest.CaptureFix
 
 def test_an_image_without_known_objects_shares_no_canvas(samples):
     dataset = samples(task="detection,captioning", mosaic=1.0)
-    dataset.is_partner[dataset.indices[0]] = False
+    dataset.in_mosaics[dataset.indices[0]] = False
     assert "captioning" in dataset[0, 0, SIZE].sequences
 
 
