@@ -95,7 +95,7 @@ DECODING = (
 TRAINING = Uses(
     essential=(
         *("preset", "task", "seed", "device"),
-        *("data_root", "train_split", "val_split", "train_json", "val_json"),
+        *("data_root", "data_weights", "train_split", "val_split", "train_json", "val_json"),
         *("run_dir", "resume", "start_from", "epochs", "steps_per_epoch", "batch_size", "lr", "eval_every"),
         *("image_size", "backbone"),
     ),
