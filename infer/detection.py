@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pix2seq.config import InferCFG, ModelCFG
+from pix2seq.config import InferCFG
 from pix2seq.infer.draw import Drawing, draw_boxes
 from pix2seq.infer.responses import Response
 from pix2seq.infer.results import Canvas, Instances
@@ -16,11 +16,11 @@ from pix2seq.tokenizers.detection import DetectionTokenizer
 IMAGE_FILE = "object_detection.png"
 
 
-def sampling(settings: InferCFG, model: ModelCFG) -> tuple[Sampling, int]:
+def sampling(settings: InferCFG) -> tuple[Sampling, int]:
     """Greedy coordinates, or those of a nucleus; one response."""
     if settings.detection_top_p:
         return Sampling(settings.temperature, top_p=settings.detection_top_p), 1
-    return Sampling(end_threshold=settings.end_threshold, coord_window=model.coord_window), 1
+    return Sampling(end_threshold=settings.end_threshold, coord_window=settings.coord_window), 1
 
 
 def read(responses: Sequence[Response], canvas: Canvas, tokenizer: DetectionTokenizer, settings: InferCFG) -> Instances:

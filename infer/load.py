@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pix2seq.config import CFG
+from pix2seq.config import CFG, with_decoding
 from pix2seq.infer.predictor import Predictor
 from pix2seq.models.weights import load_weights
 from pix2seq.runtime.device import pick_device
@@ -11,6 +11,7 @@ from pix2seq.tasks import TASKS
 
 
 def load_predictor(cfg: CFG) -> Predictor:
-    """The predictor of `--weights` on `--device`."""
+    """The predictor of `--weights` on `--device`, with the decoding settings of the file unless others are given."""
     weights = load_weights(weights_path(cfg.infer.weights))
-    return Predictor.from_weights(weights, TASKS, cfg.infer, pick_device(cfg.device), cfg.seed)
+    settings = with_decoding(cfg, weights.decoding).infer
+    return Predictor.from_weights(weights, TASKS, settings, pick_device(cfg.device), cfg.seed)

@@ -143,7 +143,7 @@ class Predictor:
             encoded = encoded or self.encode_images(images)
             canvases = self._canvases(images, encoded, [None] * len(images))
             tokens = [tokenizer.prompt()] * len(canvases)
-        sampling, count = part.inference.sampling(self.settings, self.trained.model)
+        sampling, count = part.inference.sampling(self.settings)
         responses = self.generator.generate(task, encoded, tokens, sampling, count)
         groups = (responses[number * count : (number + 1) * count] for number in range(len(canvases)))
         return [

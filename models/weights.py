@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from pix2seq.config import CFG, from_json, to_json
+from pix2seq.config import CFG, decoding_in, from_json, to_json
 from pix2seq.errors import UserError
 from pix2seq.models.pix2seq import Pix2Seq
 
@@ -26,7 +26,8 @@ class Weights:
 
     `keypoints` describe what its points mean (see `dataset.skeleton.Skeleton.to_dict`; empty: COCO's 17 of a person),
     `category_ids` the annotation files' own ids by class id, for results in COCO's format (empty: the class ids).
-    `step` counts the optimizer steps of the training (0: not known).
+    `step` counts the optimizer steps of the training (0: not known), `decoding` are settings of inference that suit
+    the model (see `config.with_decoding`).
     """
 
     model: Pix2Seq
@@ -36,6 +37,7 @@ class Weights:
     keypoints: dict[str, Any] = field(default_factory=dict)
     category_ids: dict[int, int] = field(default_factory=dict)
     step: int = 0
+    decoding: dict[str, Any] = field(default_factory=dict)
 
 
 def save_weights(path: Path, weights: Weights, dtype: torch.dtype = torch.float32) -> None:
@@ -52,6 +54,7 @@ def save_weights(path: Path, weights: Weights, dtype: torch.dtype = torch.float3
         "keypoints": json.dumps(weights.keypoints),
         "category_ids": json.dumps(weights.category_ids),
         "step": str(weights.step),
+        "decoding": json.dumps(weights.decoding),
     }
     unfinished = path.with_name(path.name + ".partial")
     try:
@@ -84,11 +87,12 @@ def load_weights(path: Path) -> Weights:
         keypoints = json.loads(metadata.get("keypoints", "{}"))
         category_ids = {int(key): number for key, number in json.loads(metadata.get("category_ids", "{}")).items()}
         step = int(metadata.get("step", 0))
+        decoding = decoding_in(metadata)
     except (ValueError, KeyError, TypeError, AttributeError, UserError) as error:
         raise UserError(f"the settings in {path} cannot be read ({error!r}); get it again") from None
     model = Pix2Seq(cfg.model).eval()
     fit(model, tensors, path)
-    return Weights(model, cfg, class_names, text, keypoints, category_ids, step)
+    return Weights(model, cfg, class_names, text, keypoints, category_ids, step, decoding)
 
 
 def fit(model: Pix2Seq, tensors: dict[str, torch.Tensor], path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pix2seq.config import CFG, TrainCFG, check_training, parse_tasks, replace, to_json
+from pix2seq.config import CFG, TrainCFG, check_training, decoding_of, parse_tasks, replace, to_json
 from pix2seq.dataset.batches import Batch, build_loader
 from pix2seq.dataset.caption_vocabulary import training_tokenizers
 from pix2seq.dataset.inspection import report
@@ -269,7 +269,7 @@ class Trainer:
         print("validation:", ", ".join(f"{task} {loss:.3f}" for task, loss in losses.items()))
         total = sum(self.loss_weights[task] * loss for task, loss in losses.items())
         described = self.class_names, self.text.describe(), self.skeleton.to_dict(), self.category_ids
-        weights = Weights(self.average, self.cfg, *described, self.step)
+        weights = Weights(self.average, self.cfg, *described, self.step, decoding_of(self.cfg))
         dtype = torch.float16 if self.cfg.train.store == "fp16" else torch.float32
         save_weights(self.folder / "last.safetensors", weights, dtype)
         if total < self.best:

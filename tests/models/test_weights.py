@@ -1,5 +1,6 @@
 """A weights file describes itself, and a file that does not is refused."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -65,8 +66,37 @@ def test_the_shipped_file_has_names_of_an_earlier_version_and_loads():
 
 def test_metadata_can_be_read_without_the_toolkit(tiny_model_cfg: CFG, path: Path):
     _, metadata = contents(path)
-    assert set(metadata) == {"format", "cfg", "class_names", "text", "keypoints", "category_ids", "step"}
+    assert set(metadata) == {"format", "cfg", "class_names", "text", "keypoints", "category_ids", "step", "decoding"}
     assert from_json(metadata["cfg"]) == tiny_model_cfg
+
+
+def test_decoding_settings_come_from_the_file(tiny_model: Pix2Seq, tiny_model_cfg: CFG, path: Path):
+    decoding = {"end_threshold": 0.25, "coord_window": 0, "suppress_invisible": True}
+    save_weights(path, Weights(tiny_model, tiny_model_cfg, NAMES, TEXT, decoding=decoding))
+    assert load_weights(path).decoding == decoding
+
+
+def test_a_file_without_decoding_settings_has_the_coordinate_window_of_its_model(path: Path):
+    tensors, metadata = contents(path)
+    old = json.loads(metadata["cfg"])
+    del metadata["decoding"], old["infer"]["coord_window"]
+    old["model"]["coord_window"] = 7
+    save_file(tensors, path, metadata | {"cfg": json.dumps(old)})
+    assert load_weights(path).decoding == {"coord_window": 7}
+
+
+def test_other_settings_than_those_of_decoding_are_not_taken_from_a_file(path: Path):
+    tensors, metadata = contents(path)
+    save_file(tensors, path, metadata | {"decoding": '{"output_dir": "/", "invented_later": 3, "top_k": 5}'})
+    assert load_weights(path).decoding == {"top_k": 5}
+
+
+@pytest.mark.parametrize(("name", "value"), [("end_threshold", 2), ("top_k", 0.5), ("mask_threshold", "high")])
+def test_a_decoding_setting_out_of_range_is_named(path: Path, name: str, value: object):
+    tensors, metadata = contents(path)
+    save_file(tensors, path, metadata | {"decoding": json.dumps({name: value})})
+    with pytest.raises(UserError, match=rf"tiny\.safetensors.* {name} expects a .*number .*, got {value!r}"):
+        load_weights(path)
 
 
 @torch.no_grad()
@@ -127,7 +157,11 @@ def test_missing_and_unexpected_tensors_are_counted(path: Path):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"cfg": "{}"}, {"cfg": "no json"}, {"cfg": "[]"}, {"text": "{"}, {"class_names": "[]"}]
+    "changes",
+    [
+        *({"cfg": "{}"}, {"cfg": "no json"}, {"cfg": "[]"}, {"text": "{"}, {"class_names": "[]"}),
+        *({"decoding": "["}, {"decoding": "[]"}, {"decoding": '{"end_threshold": NaN}'}),
+    ],
 )
 def test_damaged_metadata_are_refused(tiny_model_cfg: CFG, path: Path, changes: dict[str, str]):
     tensors, metadata = contents(path)
