@@ -302,6 +302,9 @@ class InferCFG:
         high=1,
         tasks=DETECTION,
     )
+    detection_votes: int = setting(
+        1, "sampled lists of objects that vote for the boxes; 1: one list, greedy by default", low=1, tasks=DETECTION
+    )
     coord_window: int = setting(
         20,
         "greedy coordinates are averaged over this many bins on each side, for soft targets; 0: off",
@@ -379,7 +382,7 @@ GROUP_OF = {name: "" for name in FIELDS} | {
 # How a model is decoded best, which its weights file may hold; the rest of InferCFG is the user's alone.
 DECODING = (
     *("score_threshold", "end_threshold", "num_samples", "temperature", "top_k", "top_p", "detection_top_p"),
-    *("coord_window", "mask_threshold", "suppress_invisible", "points_score_weight"),
+    *("detection_votes", "coord_window", "mask_threshold", "suppress_invisible", "points_score_weight"),
 )
 # Earlier names of settings, accepted in flags and --config files for one release, in weights files for good.
 RENAMED = {"max_pictures": "max_images", "dense_weight": "auxiliary_weight"}
@@ -481,8 +484,8 @@ def notices(cfg: CFG) -> list[str]:
         "--cosine-share has no effect on other schedules than cosine": (
             train.cosine_share != TrainCFG.cosine_share and train.schedule != "cosine"
         ),
-        "--end-threshold has no effect where --detection-top-p samples": (
-            infer.detection_top_p and infer.end_threshold != InferCFG.end_threshold
+        "--end-threshold has no effect where --detection-top-p or --detection-votes sample": (
+            (infer.detection_top_p or infer.detection_votes > 1) and infer.end_threshold != InferCFG.end_threshold
         ),
         "--watch-minutes has no effect without --watch": infer.watch_minutes and not infer.watch,
         "--weights has no effect beside --watch": infer.watch and infer.weights != InferCFG.weights,
