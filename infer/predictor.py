@@ -86,6 +86,12 @@ class Predictor:
         other.generator = generator
         return other
 
+    def with_settings(self, **changes: Any) -> Predictor:
+        """The same with other settings of inference, by name."""
+        other = copy.copy(self)
+        other.settings = dataclasses.replace(self.settings, **changes)
+        return other
+
     def require(self, names: Sequence[str]) -> None:
         """Raise UserError if the model was not trained for one of these tasks."""
         for name in names:

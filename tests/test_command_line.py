@@ -62,7 +62,7 @@ def refused(run):
 
 
 def test_there_are_scripts():
-    assert len(SCRIPTS) == 26 and len(PROGRAMS) == 28
+    assert len(SCRIPTS) == 27 and len(PROGRAMS) == 29
 
 
 @pytest.mark.parametrize("script", PROGRAMS)
