@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable
@@ -33,7 +32,7 @@ from pix2seq.config import (
 )
 from pix2seq.config_file import read_settings
 from pix2seq.errors import UserError
-from pix2seq.runtime.console import print_anything
+from pix2seq.runtime.console import print_anything, tell
 from pix2seq.runtime.paths import weights_path
 from pix2seq.runtime.threads import let_threads_sleep
 
@@ -165,7 +164,7 @@ def parse_args(
     if uses.trains:
         check_training(cfg)
     for notice in notices(cfg):
-        _tell(notice)
+        tell(notice)
     return cfg
 
 
@@ -188,12 +187,6 @@ def _serves(name: str, tasks: set[str]) -> bool:
     """Whether one of `tasks` uses a setting."""
     own = FIELDS[name].metadata["tasks"]
     return not own or bool(tasks & set(own))
-
-
-def _tell(line: str) -> None:
-    """A line that is not an error; with torchrun, from the first process alone."""
-    if os.environ.get("RANK", "0") == "0":
-        print(f"note: {line}", file=sys.stderr)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -224,7 +217,7 @@ def _current(arg: str) -> str:
     old = word[2:].replace("-", "_")
     new = RENAMED.get(old, old)
     if new != old:
-        _tell(f"{word} is called {flag(new)} now; the next release does not know the old name")
+        tell(f"{word} is called {flag(new)} now; the next release does not know the old name")
     return flag(new) + equals + value
 
 
@@ -318,5 +311,5 @@ def _settings_of_file(file: str, uses: Uses, defaults: CFG) -> dict[str, Any]:
     idle = [name for name, value in settings.items() if name not in uses.names and value != value_of(defaults, name)]
     if idle:
         more = f" and {len(idle) - NAMES_SHOWN} more" if len(idle) > NAMES_SHOWN else ""
-        _tell(f"{file}: this script does not use {', '.join(idle[:NAMES_SHOWN])}{more}")
+        tell(f"{file}: this script does not use {', '.join(idle[:NAMES_SHOWN])}{more}")
     return {name: value for name, value in settings.items() if name in uses.names}

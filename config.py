@@ -32,6 +32,7 @@ def setting(
     tasks: tuple[str, ...] = (),
 ) -> Any:
     """A field of a settings group: numbers must lie between `low` and `high`, texts be one of `choices` if given.
+    A text without choices has at most `high` characters.
 
     `tasks` are the tasks that use the setting; empty: all, including ones that are added later.
     """
@@ -266,6 +267,8 @@ class TrainCFG:
     )
     caption_end_weight: float = setting(1.0, "loss weight of a caption's end token", low=0, tasks=CAPTIONING)
     invisible_weight: float = setting(0.3, "loss weight of an invisible keypoint's tokens", low=0, tasks=("keypoint",))
+    domain: str = setting("", "what the weights are good for, a sentence that inference shows to users", high=200)
+    licence: str = setting("", "licence of the weights, which inference shows to users", high=200)
     store: str = setting("fp16", "precision of best.safetensors and last.safetensors", choices=("fp32", "fp16"))
     limit_minutes: float = setting(0.0, "stop after the epoch in which this time is reached; 0: no limit", low=0)
     eval_images: int = setting(256, "validation images for token losses and accuracies", low=1)
@@ -305,6 +308,14 @@ class InferCFG:
     detection_votes: int = setting(
         1, "sampled lists of objects that vote for the boxes; 1: one list, greedy by default", low=1, tasks=DETECTION
     )
+    calibration_slope: float = setting(
+        1.0,
+        "detection scores become sigmoid(slope · logit(score) + offset); fit_decoding.py fits both",
+        low=0.01,
+        high=100,
+        tasks=DETECTION,
+    )
+    calibration_offset: float = setting(0.0, "see calibration_slope", low=-100, high=100, tasks=DETECTION)
     coord_window: int = setting(
         20,
         "greedy coordinates are averaged over this many bins on each side, for soft targets; 0: off",
@@ -382,8 +393,18 @@ GROUP_OF = {name: "" for name in FIELDS} | {
 # How a model is decoded best, which its weights file may hold; the rest of InferCFG is the user's alone.
 DECODING = (
     *("score_threshold", "end_threshold", "num_samples", "temperature", "top_k", "top_p", "detection_top_p"),
-    *("detection_votes", "coord_window", "mask_threshold", "suppress_invisible", "points_score_weight"),
+    *(
+        "detection_votes",
+        "calibration_slope",
+        "calibration_offset",
+        "coord_window",
+        "mask_threshold",
+        "suppress_invisible",
+        "points_score_weight",
+    ),
 )
+CALIBRATION = ("calibration_slope", "calibration_offset")
+SHAPING = {"end_threshold", "temperature", "detection_top_p", "detection_votes"}  # what detection scores depend on
 # Earlier names of settings, accepted in flags and --config files for one release, in weights files for good.
 RENAMED = {"max_pictures": "max_images", "dense_weight": "auxiliary_weight"}
 
@@ -410,6 +431,8 @@ def what_is_wrong(name: str, value: Any) -> str:
         right = right and all(isinstance(text, str) for text in value)
     if limits["choices"]:
         return "" if right and value in limits["choices"] else f"one of {', '.join(limits['choices'])}"
+    if kind == "str" and limits["high"] < math.inf:
+        return "" if right and len(value) <= limits["high"] else f"a text of at most {limits['high']} characters"
     if kind not in ("int", "float"):
         return "" if right else EXPECTED[kind]
     low, high = limits["low"], limits["high"]
@@ -624,9 +647,19 @@ def decoding_of(cfg: CFG) -> dict[str, Any]:
 
 
 def with_decoding(cfg: CFG, decoding: Mapping[str, Any]) -> CFG:
-    """`cfg` with the `decoding` settings of a weights file, but for settings that are `given` otherwise."""
+    """`cfg` with the `decoding` settings of a weights file, but for settings that are `given` otherwise.
+
+    The file's calibration of scores is left out where others of its settings, with which it was fitted, are not used.
+    """
     own = {name: value for name, value in decoding.items() if name not in cfg.given}
+    if not fits_calibration(cfg, decoding):
+        own = {name: value for name, value in own.items() if name not in CALIBRATION}
     return dataclasses.replace(cfg, infer=dataclasses.replace(cfg.infer, **own))
+
+
+def fits_calibration(cfg: CFG, decoding: Mapping[str, Any]) -> bool:
+    """Whether what is `given` leaves the scores as they were when the `decoding` settings' calibration was fitted."""
+    return all(value_of(cfg, name) == decoding[name] for name in SHAPING & cfg.given & decoding.keys())
 
 
 def decoding_in(metadata: Mapping[str, str]) -> dict[str, Any]:

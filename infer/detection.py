@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pix2seq.config import InferCFG
+from pix2seq.infer.calibration import calibrate
 from pix2seq.infer.draw import Drawing, draw_boxes
 from pix2seq.infer.responses import Response
 from pix2seq.infer.results import Canvas, Instances
@@ -36,9 +37,10 @@ def read(responses: Sequence[Response], canvas: Canvas, tokenizer: DetectionToke
     found = [_decode(response, tokenizer) for response in responses]
     detections = merge_votes(found) if len(found) > 1 else found[0]
     boxes = canvas.clip_boxes(canvas.geometry.boxes_from_fractions(detections.boxes))
+    scores = calibrate(detections.scores, settings.calibration_slope, settings.calibration_offset)
     order = np.argsort(-detections.scores, kind="stable")
     order = order[(boxes[order, 2:] > boxes[order, :2]).all(axis=1)]
-    return Instances(boxes, detections.classes, detections.scores)[order]
+    return Instances(boxes, detections.classes, scores)[order]
 
 
 def _decode(response: Response, tokenizer: DetectionTokenizer) -> Detections:

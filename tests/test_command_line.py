@@ -62,7 +62,7 @@ def refused(run):
 
 
 def test_there_are_scripts():
-    assert len(SCRIPTS) == 27 and len(PROGRAMS) == 29
+    assert len(SCRIPTS) == 28 and len(PROGRAMS) == 30
 
 
 @pytest.mark.parametrize("script", PROGRAMS)

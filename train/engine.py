@@ -270,7 +270,8 @@ class Trainer:
         print("validation:", ", ".join(f"{task} {loss:.3f}" for task, loss in losses.items()))
         total = sum(self.loss_weights[task] * loss for task, loss in losses.items())
         described = self.class_names, self.text.describe(), self.skeleton.to_dict(), self.category_ids
-        weights = Weights(self.average, self.cfg, *described, self.step, decoding_of(self.cfg))
+        words = self.cfg.train.domain, self.cfg.train.licence
+        weights = Weights(self.average, self.cfg, *described, self.step, decoding_of(self.cfg), *words)
         dtype = torch.float16 if self.cfg.train.store == "fp16" else torch.float32
         save_weights(self.folder / "last.safetensors", weights, dtype)
         if total < self.best:

@@ -1,6 +1,7 @@
 """A weights file describes itself, and a file that does not is refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 from pix2seq.config import CFG, from_json, to_json
 from pix2seq.errors import UserError
 from pix2seq.models.pix2seq import Pix2Seq
-from pix2seq.models.weights import Weights, load_weights, save_weights
+from pix2seq.models.weights import Weights, load_weights, save_weights, write_metadata
 from pix2seq.runtime.paths import ROOT, weights_path
 
 NAMES = {1: "person", 18: "dog"}
@@ -66,7 +67,8 @@ def test_the_shipped_file_has_names_of_an_earlier_version_and_loads():
 
 def test_metadata_can_be_read_without_the_toolkit(tiny_model_cfg: CFG, path: Path):
     _, metadata = contents(path)
-    assert set(metadata) == {"format", "cfg", "class_names", "text", "keypoints", "category_ids", "step", "decoding"}
+    named = {"class_names", "text", "keypoints", "category_ids", "decoding", "domain", "licence"}
+    assert set(metadata) == {"format", "cfg", "step"} | named
     assert from_json(metadata["cfg"]) == tiny_model_cfg
 
 
@@ -97,6 +99,37 @@ def test_a_decoding_setting_out_of_range_is_named(path: Path, name: str, value: 
     save_file(tensors, path, metadata | {"decoding": json.dumps({name: value})})
     with pytest.raises(UserError, match=rf"tiny\.safetensors.* {name} expects a .*number .*, got {value!r}"):
         load_weights(path)
+
+
+def test_domain_and_licence_of_a_stranger_s_file_are_short_plain_text(path: Path):
+    tensors, metadata = contents(path)
+    domain = "photographs\n of \x1b[31mdogs\u202e" + "!" * 300
+    save_file(tensors, path, metadata | {"domain": domain, "licence": "Apache 2.0"})
+    weights = load_weights(path)
+    assert weights.domain.startswith("photographs of [31mdogs!!!") and len(weights.domain) == 200
+    assert weights.licence == "Apache 2.0"
+
+
+def test_metadata_are_replaced_and_tensors_stay_byte_for_byte(path: Path):
+    before, (_, metadata) = path.read_bytes(), contents(path)
+    write_metadata(path, {"decoding": '{"top_k": 3}'})
+    after, (_, changed) = path.read_bytes(), contents(path)
+    assert changed == metadata | {"decoding": '{"top_k": 3}'} and load_weights(path).decoding == {"top_k": 3}
+    starts = [8 + int.from_bytes(data[:8], "little") for data in (before, after)]
+    assert before[starts[0] :] == after[starts[1] :] and starts[1] % 8 == 0
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_metadata_that_cannot_be_replaced_leave_the_file_as_it_was(path: Path, monkeypatch: pytest.MonkeyPatch):
+    before = path.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    with pytest.raises(UserError, match="no space left"):
+        write_metadata(path, {"decoding": "{}"})
+    assert path.read_bytes() == before and [file.name for file in path.parent.iterdir()] == [path.name]
 
 
 @torch.no_grad()
