@@ -14,19 +14,21 @@ from typing import Any
 
 from pix2seq.config import (
     CFG,
+    DECODING,
     FIELDS,
     GROUP_OF,
     PRESETS,
     RENAMED,
     TEXTS,
-    ModelCFG,
     check_training,
+    decoding_in,
     flag,
     from_json,
     notices,
     replace,
     value_of,
     what_is_wrong,
+    with_decoding,
 )
 from pix2seq.config_file import read_settings
 from pix2seq.errors import UserError
@@ -88,10 +90,6 @@ SEQUENCES = (
     *("image_size", "pad_value", "crop_padding", "segment_whole", "crop_inside", "full_detection"),
     *("max_tokens", "max_objects", "max_points", "max_words", "separators", "vocab_size"),
 )
-DECODING = (
-    *("score_threshold", "end_threshold", "num_samples", "temperature", "top_k", "top_p", "detection_top_p"),
-    *("mask_threshold", "suppress_invisible", "eval_batch_size"),
-)
 TRAINING = Uses(
     essential=(
         *("preset", "task", "seed", "device"),
@@ -99,7 +97,7 @@ TRAINING = Uses(
         *("run_dir", "resume", "start_from", "epochs", "steps_per_epoch", "batch_size", "lr", "eval_every"),
         *("image_size", "backbone"),
     ),
-    others=("task_weights", *names_of("model", "data", "train"), *DECODING, "points_score_weight", "max_images"),
+    others=("task_weights", *names_of("model", "data", "train"), *DECODING, "eval_batch_size", "max_images"),
     trains=True,
 )
 INFERENCE = Uses(
@@ -107,7 +105,7 @@ INFERENCE = Uses(
         *("image", "weights", "output_dir", "box", "box_class", "score_threshold", "end_threshold", "num_samples"),
         *("task", "seed", "device"),
     ),
-    others=DECODING,
+    others=(*(name for name in DECODING if name != "points_score_weight"), "eval_batch_size"),
     detects=True,
 )
 EVALUATION = Uses(
@@ -115,7 +113,7 @@ EVALUATION = Uses(
         *("weights", "output_dir", "watch", "max_images", "eval_batch_size", "score_threshold", "end_threshold"),
         *("num_samples", "data_root", "val_split", "val_json", "val_images", "workers", "task", "seed", "device"),
     ),
-    others=(*DECODING, "points_score_weight", "watch_minutes", *SOURCE, "eval_images"),
+    others=(*DECODING, "watch_minutes", *SOURCE, "eval_images"),
     detects=True,
 )
 EVERYTHING = Uses(essential=tuple(FIELDS))
@@ -144,8 +142,8 @@ def parse_args(
 ) -> CFG:
     """Make the CFG of a command line; what comes later wins.
 
-    `--preset`, the script's `defaults`, the model settings of `--start-from`, `--config`, flags. `only` is the task of
-    a script for a single one. Exits after `--help`; raises UserError for what is no flag of it or does not fit.
+    `--preset`, the script's `defaults`, model and decoding settings of `--start-from`, `--config`, flags. `only` is the
+    task of a script for a single one. Exits after `--help`; raises UserError for what is no flag of it or does not fit.
     """
     uses = uses.without("task", "task_weights") if only else uses
     defaults |= {"task": only} if only else {}
@@ -160,7 +158,7 @@ def parse_args(
         raise UserError(f"--preset expects one of {', '.join(PRESETS)}, got {preset!r}")
     cfg = replace(PRESETS[preset], **defaults)
     if start_from := given.get("start_from"):
-        cfg = dataclasses.replace(cfg, model=model_settings(weights_path(start_from)))
+        cfg = settings_of_start(cfg, weights_path(start_from))
     cfg = replace(cfg, **given)
     choose_tasks(cfg.tasks)
     if uses.trains:
@@ -170,15 +168,17 @@ def parse_args(
     return cfg
 
 
-def model_settings(path: Path) -> ModelCFG:
-    """The model settings of a weights file, read without its tensors."""
+def settings_of_start(cfg: CFG, path: Path) -> CFG:
+    """`cfg` with the model's and the decoding settings of a weights file, read without its tensors."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
         raise UserError(f"there is no weights file {path}; --start-from expects one that this toolkit wrote")
     try:
         with safe_open(path, framework="numpy") as file:
-            return from_json((file.metadata() or {})["cfg"]).model
+            metadata = file.metadata() or {}
+            cfg = dataclasses.replace(cfg, model=from_json(metadata["cfg"]).model)
+            return with_decoding(cfg, decoding_in(metadata))
     except (SafetensorError, KeyError, ValueError, TypeError, UserError):
         raise UserError(f"{path} is no weights file of this toolkit; name another with --start-from") from None
 
@@ -240,7 +240,8 @@ def _make_parser(doc: str | None, uses: Uses, everything: bool, defaults: CFG) -
         "--config", metavar="FILE", help="settings in YAML or JSON, or a recipe's name; flags win over it"
     )
     for name in uses.names:
-        _add_flag(groups[GROUP_OF[name]], name, defaults, everything or name in uses.essential)
+        shown, from_weights = everything or name in uses.essential, "weights" in uses.names and name in DECODING
+        _add_flag(groups[GROUP_OF[name]], name, defaults, shown, from_weights)
     general.add_argument("--help", "-h", action="help", help="this text")
     general.add_argument("--help-all", action="store_true", help="every setting of this script")
     return parser
@@ -251,12 +252,13 @@ def _in_order(uses: Uses) -> dict[str, None]:
     return dict.fromkeys(GROUP_OF[name] for name in uses.names)
 
 
-def _add_flag(group: argparse._ArgumentGroup, name: str, defaults: CFG, shown: bool) -> None:
+def _add_flag(group: argparse._ArgumentGroup, name: str, defaults: CFG, shown: bool, from_weights: bool) -> None:
     kind, about = FIELDS[name].type, FIELDS[name].metadata
     text = about["help"] + (f" ({', '.join(about['choices'])})" if about["choices"] else "")
     default = value_of(defaults, name)
+    default = default if kind != "bool" else "on" if default else "off"
     if default not in ("", ()):
-        text += f" [{default}]" if kind != "bool" else f" [{'on' if default else 'off'}]"
+        text += f" [from the weights, or {default}]" if from_weights else f" [{default}]"
     text = text.replace("%", "%%") if shown else argparse.SUPPRESS
     if kind == "bool":
         group.add_argument(flag(name), action=argparse.BooleanOptionalAction, help=text)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from pix2seq.config import CFG
+from pix2seq.config import CALIBRATION, CFG, fits_calibration, with_decoding
 from pix2seq.infer.predictor import Predictor
 from pix2seq.models.weights import load_weights
+from pix2seq.runtime.console import tell
 from pix2seq.runtime.device import pick_device
 from pix2seq.runtime.paths import weights_path
 from pix2seq.tasks import TASKS
 
 
 def load_predictor(cfg: CFG) -> Predictor:
-    """The predictor of `--weights` on `--device`."""
-    weights = load_weights(weights_path(cfg.infer.weights))
-    return Predictor.from_weights(weights, TASKS, cfg.infer, pick_device(cfg.device), cfg.seed)
+    """The predictor of `--weights` on `--device`, with the decoding settings of the file unless others are given."""
+    path = weights_path(cfg.infer.weights)
+    weights = load_weights(path)
+    if CALIBRATION[0] in weights.decoding and not fits_calibration(cfg, weights.decoding):
+        tell(f"scores are not calibrated: {path} was calibrated with other settings of detection")
+    settings = with_decoding(cfg, weights.decoding).infer
+    return Predictor.from_weights(weights, TASKS, settings, pick_device(cfg.device), cfg.seed)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pix2seq.config import CFG, TrainCFG, check_training, parse_tasks, replace, to_json
+from pix2seq.config import CFG, TrainCFG, check_training, decoding_of, parse_tasks, replace, to_json
 from pix2seq.dataset.batches import Batch, build_loader
 from pix2seq.dataset.caption_vocabulary import training_tokenizers
 from pix2seq.dataset.inspection import mixture_table, report
@@ -24,15 +24,16 @@ from pix2seq.dataset.training_data import evaluated_one, open_training
 from pix2seq.errors import UserError
 from pix2seq.evaluate.run import evaluate_weights
 from pix2seq.evaluate.tokens import TokenCounts, token_columns, token_numbers
+from pix2seq.models.auxiliary_head import AuxiliaryHead
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.models.weights import Weights, load_weights, save_weights
 from pix2seq.runtime import distributed
+from pix2seq.runtime.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from pix2seq.runtime.device import check_precision, computes_bf16, image_format, pick_device
 from pix2seq.runtime.paths import weights_path, writable_folder
 from pix2seq.tasks import choose_tasks
 from pix2seq.train.announce import SCENES_ARE_DRAWN, Forecast, describe_data, describe_steps, steps_left
-from pix2seq.train.auxiliary_head import AuxiliaryHead
-from pix2seq.train.checkpoint import load_checkpoint, save_checkpoint
+from pix2seq.train.auxiliary_loss import auxiliary_loss
 from pix2seq.train.curves import Metrics, draw_curves
 from pix2seq.train.finetune import lacks_backbone, start_from, table
 from pix2seq.train.loss import token_loss
@@ -77,7 +78,7 @@ def batch_losses(
         losses[task] = token_loss(logits, part.targets, part.weights, train.coord_sigma, train.label_smoothing)
         if counts:
             counts[task].add(logits, part.targets, part.weights)
-    return losses | ({"auxiliary": auxiliary_head(memory, batch.objects)} if auxiliary_head else {})
+    return losses | ({"auxiliary": auxiliary_loss(auxiliary_head, memory, batch.objects)} if auxiliary_head else {})
 
 
 class Trainer:
@@ -273,13 +274,14 @@ class Trainer:
         print("validation:", ", ".join(f"{task} {loss:.3f}" for task, loss in losses.items()))
         total = sum(self.loss_weights[task] * loss for task, loss in losses.items())
         described = self.class_names, self.text.describe(), self.skeleton.to_dict(), self.category_ids
-        weights = Weights(self.average, self.cfg, *described, self.step)
+        words = self.cfg.train.domain, self.cfg.train.licence
+        weights = Weights(self.average, self.cfg, *described, self.step, decoding_of(self.cfg), *words)
         dtype = torch.float16 if self.cfg.train.store == "fp16" else torch.float32
         save_weights(self.folder / "last.safetensors", weights, dtype)
         if total < self.best:
             self.best = total
             save_weights(self.folder / "best.safetensors", weights, dtype)
-        save_checkpoint(self.folder / "checkpoint.pt", self._state())
+        save_checkpoint(self.folder / CHECKPOINT, self._state())
         draw_curves(self.folder / "metrics.csv", self.folder / "curves.png")
 
     def _evaluate(self) -> None:
@@ -298,7 +300,7 @@ class Trainer:
         return {name: part.state_dict() for name, part in parts.items()} | numbers
 
     def _resume(self) -> None:
-        state = load_checkpoint(self.folder / "checkpoint.pt", self.device)
+        state = load_checkpoint(self.folder / CHECKPOINT, self.device)
         tasks = parse_tasks(state.get("task", self.cfg.task))  # older checkpoints do not name them
         if tasks != self.cfg.tasks:
             raise UserError(
