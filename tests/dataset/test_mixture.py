@@ -25,11 +25,12 @@ from pix2seq.dataset.sources import open_split
 from pix2seq.dataset.training_data import open_sources, open_training
 from pix2seq.errors import UserError
 from pix2seq.evaluate.run import evaluate_weights
+from pix2seq.models.auxiliary_head import AuxiliaryHead
 from pix2seq.models.weights import load_weights
 from pix2seq.runtime.paths import ROOT
 from pix2seq.tasks import TASKS, choose_tasks
 from pix2seq.token_ids import END, FAKE, INVISIBLE
-from pix2seq.train.auxiliary_head import AuxiliaryHead
+from pix2seq.train.auxiliary_loss import auxiliary_loss
 from pix2seq.train.engine import train
 
 SIZE = 64
@@ -221,7 +222,7 @@ def head_gradient(unlabeled: list[int], covered: bool = False) -> torch.Tensor:
     head = AuxiliaryHead(width=8, num_classes=5, num_points=2)
     box = [[0.0, 0.0, 1.0, 1.0]] if covered else [[0.0, 0.0, 0.0, 0.0]]
     parts = torch.tensor([box]), torch.tensor([[2 if covered else 0]]), torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2)
-    head(torch.randn(1, 4, 8), ObjectBatch(*parts, torch.tensor([unlabeled]))).backward()
+    auxiliary_loss(head, torch.randn(1, 4, 8), ObjectBatch(*parts, torch.tensor([unlabeled]))).backward()
     return head.classify.bias.grad
 
 
