@@ -14,6 +14,7 @@ from pix2seq.dataset.annotations import outline_parts
 from pix2seq.dataset.coco import Example
 from pix2seq.dataset.combining import combine, moved
 from pix2seq.dataset.geometry import Geometry
+from pix2seq.dataset.labels import Unlabeled
 from pix2seq.dataset.masks import rasterize
 
 SCALES = (0.3, 2.0)  # of a pasted object: its share of the image's longer side, times that in its own image
@@ -81,7 +82,9 @@ def _paste(
     owner[y1:y2, x1:x2][mask > 0] = number
     part = moved(source, geometry.shift(*first), flipped)
     corners = np.clip(np.concatenate(part.polygons[0]), first, first + sides)
-    return replace(part, boxes=np.concatenate([corners.min(axis=0), corners.max(axis=0)])[None])
+    box = np.concatenate([corners.min(axis=0), corners.max(axis=0)])
+    # What the source's background shows is not pasted, so that its unlabeled classes are not either.
+    return replace(part, boxes=box[None], unlabeled=Unlabeled(points=source.unlabeled.points))
 
 
 def _place(

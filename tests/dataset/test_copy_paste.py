@@ -15,7 +15,9 @@ from pix2seq import config
 from pix2seq.config import CFG, DataCFG
 from pix2seq.dataset.annotations import outline_parts
 from pix2seq.dataset.coco import Example
+from pix2seq.dataset.combining import combine
 from pix2seq.dataset.copy_paste import LARGEST, SMALLEST, copy_paste, visible_objects
+from pix2seq.dataset.labels import Unlabeled
 from pix2seq.dataset.masks import rasterize
 from pix2seq.dataset.samples import SampleDataset
 from pix2seq.dataset.skeleton import Skeleton
@@ -167,7 +169,8 @@ def test_pasted_objects_lie_where_their_pixels_are(target: Example, source: Exam
     data = DataCFG(copy_paste_objects=most, min_visible=0.0)
     whole = copy_paste(target, source, data, np.random.default_rng(seed))
     height, width = whole.image.shape[:2]
-    assert whole.image.shape == target.image.shape and whole.captions == []
+    assert whole.image.shape == target.image.shape
+    assert whole is target or whole.captions == []  # nothing of a source whose objects are all too small
     pasted = np.flatnonzero(whole.classes >= 13)
     assert len(pasted) <= most
     changed = (whole.image != target.image).any(axis=2)
@@ -300,3 +303,15 @@ def test_scenes_that_are_not_drawn_yet_get_objects_pasted(tiny_model_cfg: CFG, m
     tokenizers = Tokenizers.build(tasks, cfg, LabelSpace(sorted(split.class_names), 17, WordVocabulary([])))
     sample = SampleDataset(split, tasks, tokenizers, cfg, augment=True)[0, 0, SIZE]
     assert len(sample.objects[0].classes) > 0
+
+
+def test_what_parts_leave_open_is_open_in_the_whole():
+    """A pasted object brings its unlabeled keypoints, but nothing of its image's background."""
+    target, source = (
+        dataclasses.replace(scene(90, 70, 2, first, seed=first), unlabeled=Unlabeled(files, classes, points))
+        for first, files, classes, points in ((1, frozenset(["captions"]), (5,), (0,)), (13, frozenset(), (6,), (1,)))
+    )
+    whole = copy_paste(target, source, DataCFG(), np.random.default_rng(0))
+    assert whole is not target
+    assert whole.unlabeled == Unlabeled(frozenset(["captions"]), (5,), (0, 1))
+    assert combine(target.image, [target, source]).unlabeled == Unlabeled(frozenset(["captions"]), (5, 6), (0, 1))
