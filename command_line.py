@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pix2seq.config import (
+    CALIBRATION,
     CFG,
     DECODING,
     FIELDS,
@@ -169,7 +170,8 @@ def parse_args(
 
 
 def settings_of_start(cfg: CFG, path: Path) -> CFG:
-    """`cfg` with the model's and the decoding settings of a weights file, read without its tensors."""
+    """`cfg` with the model's and the decoding settings of a weights file, read without its tensors; how its scores are
+    calibrated means nothing to another model."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -178,7 +180,8 @@ def settings_of_start(cfg: CFG, path: Path) -> CFG:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             cfg = dataclasses.replace(cfg, model=from_json(metadata["cfg"]).model)
-            return with_decoding(cfg, decoding_in(metadata))
+            decoding = {name: value for name, value in decoding_in(metadata).items() if name not in CALIBRATION}
+            return with_decoding(cfg, decoding)
     except (SafetensorError, KeyError, ValueError, TypeError, UserError):
         raise UserError(f"{path} is no weights file of this toolkit; name another with --start-from") from None
 

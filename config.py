@@ -312,7 +312,7 @@ class InferCFG:
     )
     detection_top_p: float = setting(
         0.0,
-        "sample detection's coordinates from the nucleus of this probability; 0: greedy",
+        "sample detection's coordinates from the nucleus of this probability; 0: greedy, of votes 0.7",
         low=0,
         high=1,
         tasks=DETECTION,
@@ -327,7 +327,7 @@ class InferCFG:
         high=100,
         tasks=DETECTION,
     )
-    calibration_offset: float = setting(0.0, "see calibration_slope", low=-100, high=100, tasks=DETECTION)
+    calibration_offset: float = setting(0.0, "see --calibration-slope", low=-100, high=100, tasks=DETECTION)
     coord_window: int = setting(
         20,
         "greedy coordinates are averaged over this many bins on each side, for soft targets; 0: off",
@@ -524,7 +524,7 @@ def notices(cfg: CFG) -> list[str]:
         ),
         "--mosaic has no effect without a task that finds objects": cfg.data.mosaic and "detection" not in cfg.tasks,
         "--end-threshold has no effect where --detection-top-p or --detection-votes sample": (
-            (infer.detection_top_p or infer.detection_votes > 1) and infer.end_threshold != InferCFG.end_threshold
+            (infer.detection_top_p or infer.detection_votes > 1) and "end_threshold" in cfg.given
         ),
         "--watch-minutes has no effect without --watch": infer.watch_minutes and not infer.watch,
         "--weights has no effect beside --watch": infer.watch and infer.weights != InferCFG.weights,

@@ -16,17 +16,15 @@ from pix2seq.models.sampling import Sampling
 from pix2seq.tokenizers.detection import Detections, DetectionTokenizer
 
 IMAGE_FILE = "object_detection.png"
-
-
 ALTERNATIVES = 8  # likeliest classes of a box that votes count for; nearly all of the probability is theirs
+VOTES_TOP_P = 0.7  # nucleus of votes where none is set
 
 
 def sampling(settings: InferCFG) -> tuple[Sampling, int]:
-    """One response with greedy coordinates, or those of a nucleus; or several that vote, of the whole distribution if
-    no nucleus is set."""
+    """One response with greedy coordinates, or those of a nucleus; or several sampled ones that vote."""
     top_p, votes = settings.detection_top_p, settings.detection_votes
     if votes > 1:
-        return Sampling(settings.temperature, top_p=top_p or 1.0, alternatives=ALTERNATIVES), votes
+        return Sampling(settings.temperature, top_p=top_p or VOTES_TOP_P, alternatives=ALTERNATIVES), votes
     if top_p:
         return Sampling(settings.temperature, top_p=top_p), 1
     return Sampling(end_threshold=settings.end_threshold, coord_window=settings.coord_window), 1

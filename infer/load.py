@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pix2seq.config import CALIBRATION, CFG, fits_calibration, with_decoding
+from pix2seq.config import CALIBRATION, CFG, fits_calibration, notices, with_decoding
 from pix2seq.infer.predictor import Predictor
 from pix2seq.models.weights import load_weights
 from pix2seq.runtime.console import tell
@@ -17,5 +17,8 @@ def load_predictor(cfg: CFG) -> Predictor:
     weights = load_weights(path)
     if CALIBRATION[0] in weights.decoding and not fits_calibration(cfg, weights.decoding):
         tell(f"scores are not calibrated: {path} was calibrated with other settings of detection")
-    settings = with_decoding(cfg, weights.decoding).infer
-    return Predictor.from_weights(weights, TASKS, settings, pick_device(cfg.device), cfg.seed)
+    chosen = with_decoding(cfg, weights.decoding)
+    for notice in notices(chosen):
+        if notice not in notices(cfg):  # those were told on the command line
+            tell(f"{notice}, as the settings in {path} do")
+    return Predictor.from_weights(weights, TASKS, chosen.infer, pick_device(cfg.device), cfg.seed)

@@ -27,6 +27,20 @@ def test_decoding_settings_of_the_file_are_used_where_none_are_given(fitted: str
     assert (settings.end_threshold, settings.coord_window) == (0.25, 0)
 
 
+def test_a_setting_that_the_file_s_settings_leave_without_effect_is_reported(
+    weights_path: Path, tmp_path: Path, capsys
+):
+    path = tmp_path / "votes.safetensors"
+    decoding = {"detection_votes": 8, "calibration_slope": 0.5}
+    save_weights(path, dataclasses.replace(load_weights(weights_path), decoding=decoding))
+    load_predictor(config.replace(CFG(device="cpu"), weights=str(path), end_threshold=0.5))
+    assert capsys.readouterr().err.startswith("note: --end-threshold has no effect where")
+    load_predictor(config.replace(CFG(device="cpu"), weights=str(path), detection_votes=1))
+    assert capsys.readouterr().err.startswith("note: scores are not calibrated")
+    load_predictor(config.replace(CFG(device="cpu"), weights=str(path)))
+    assert capsys.readouterr().err == ""
+
+
 def test_the_front_door_s_settings_win_too(fitted: str):
     settings = pix2seq.load(fitted, device="cpu", end_threshold=0.97).predictor.settings
     assert (settings.end_threshold, settings.coord_window) == (0.97, 3)

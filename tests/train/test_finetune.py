@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from pix2seq import config
-from pix2seq.command_line import parse_args
-from pix2seq.config import CFG
+from pix2seq.command_line import TRAINING, parse_args
+from pix2seq.config import CFG, decoding_of
 from pix2seq.errors import UserError
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.models.weights import Weights, load_weights, save_weights
@@ -148,3 +148,11 @@ def test_written_weights_have_keypoints_and_category_ids(tiny_cfg: CFG):
     weights = load_weights(Path(tiny_cfg.train.run_dir) / "last.safetensors")
     assert weights.keypoints["names"][0] == "nose" and weights.keypoints["class_ids"] == [1]
     assert weights.category_ids == {number: number for number in weights.class_names}
+
+
+def test_decoding_settings_of_the_start_are_those_of_the_run_but_for_its_calibration(weights: Weights, path: Path):
+    decoding = {"coord_window": 0, "end_threshold": 0.5, "calibration_slope": 0.5}
+    save_weights(path, dataclasses.replace(weights, decoding=decoding))
+    cfg = parse_args(["--start-from", str(path), "--end-threshold", "0.25"], None, TRAINING)
+    assert (cfg.infer.coord_window, cfg.infer.end_threshold, cfg.infer.calibration_slope) == (0, 0.25, 1.0)
+    assert decoding_of(cfg) == {"coord_window": 0, "end_threshold": 0.25}
