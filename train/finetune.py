@@ -48,12 +48,10 @@ def start_from(
             shared = min(len(tensor), len(source))
             tensor[:shared] = source[:shared]
             rows.append(("token positions", str(shared), str(len(tensor) - shared)))
-        elif source is not None and name == STEM and len(tensor) == len(source):
-            shared = min(tensor.shape[1], source.shape[1])  # of feature maps in the same order, the deeper ones last
+        elif source is not None and name == STEM and len(tensor) == len(source) and tensor.shape != source.shape:
+            shared = min(tensor.shape[1], source.shape[1])  # feature maps come in the same order, deeper ones last
             tensor[:, :shared] = source[:, :shared]
-            rows += [("channels of the backbone", str(shared), str(tensor.shape[1] - shared))][
-                : shared < tensor.shape[1]
-            ]
+            rows.append(("channels of the backbone", str(shared), str(tensor.shape[1] - shared)))
         elif source is not None and (source := _resampled(model, weights.model, name, source)).shape == tensor.shape:
             tensor.copy_(source)
             kept += 1

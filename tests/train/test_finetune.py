@@ -14,7 +14,7 @@ from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.models.weights import Weights, load_weights, save_weights
 from pix2seq.tokenizers.captioning import WordVocabulary
 from pix2seq.train.engine import Trainer
-from pix2seq.train.finetune import start_from, table
+from pix2seq.train.finetune import lacks_backbone, start_from, table
 
 CLASSES = {1: "person", 3: "car", 18: "dog"}
 WORDS = ["<unk>", "a", "dog"]
@@ -156,3 +156,12 @@ def test_decoding_settings_of_the_start_are_those_of_the_run_but_for_its_calibra
     cfg = parse_args(["--start-from", str(path), "--end-threshold", "0.25"], None, TRAINING)
     assert (cfg.infer.coord_window, cfg.infer.end_threshold, cfg.infer.calibration_slope) == (0, 0.25, 1.0)
     assert decoding_of(cfg) == {"coord_window": 0, "end_threshold": 0.25}
+
+
+def test_deeper_feature_maps_join_what_the_file_knows(weights: Weights):
+    model, before, rows = started(weights, CLASSES, WORDS, backbone_levels=2)
+    stem, known = model.encoder.stem[0].weight, weights.model.encoder.stem[0].weight
+    assert torch.equal(stem[:, : known.shape[1]], known)
+    assert torch.equal(stem[:, known.shape[1] :], before["encoder.stem.0.weight"][:, known.shape[1] :])
+    assert rows["channels of the backbone"] == (str(known.shape[1]), str(stem.shape[1] - known.shape[1]))
+    assert lacks_backbone(model, weights.model) and not lacks_backbone(weights.model, model)
