@@ -1,4 +1,4 @@
-"""COCO's person: the names of its 17 keypoints and the bones between them."""
+"""COCO's person: the names of its 17 keypoints, the bones between them, and their tolerances in OKS."""
 
 KEYPOINTS = (
     "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
@@ -10,4 +10,10 @@ KEYPOINTS = (
 SKELETON = (
     (16, 14), (14, 12), (17, 15), (15, 13), (12, 13), (6, 12), (7, 13), (6, 7), (6, 8), (7, 9), (8, 10), (9, 11),
     (2, 3), (1, 2), (1, 3), (2, 4), (3, 5), (4, 6), (5, 7),
+)  # fmt: skip
+
+# Tolerances of the keypoints in OKS, `kpt_oks_sigmas` in pycocotools' `cocoeval.py`.
+SIGMAS = (
+    0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089,
+    0.089,
 )  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable
@@ -14,24 +13,27 @@ from pathlib import Path
 from typing import Any
 
 from pix2seq.config import (
+    CALIBRATION,
     CFG,
+    DECODING,
     FIELDS,
     GROUP_OF,
     PRESETS,
     RENAMED,
     TEXTS,
-    ModelCFG,
     check_training,
+    decoding_in,
     flag,
     from_json,
     notices,
     replace,
     value_of,
     what_is_wrong,
+    with_decoding,
 )
 from pix2seq.config_file import read_settings
 from pix2seq.errors import UserError
-from pix2seq.runtime.console import print_anything
+from pix2seq.runtime.console import print_anything, tell
 from pix2seq.runtime.threads import let_threads_sleep
 from pix2seq.weights.find import describe_names, find_weights
 
@@ -89,18 +91,14 @@ SEQUENCES = (
     *("image_size", "pad_value", "crop_padding", "segment_whole", "crop_inside", "full_detection"),
     *("max_tokens", "max_objects", "max_points", "max_words", "separators", "vocab_size"),
 )
-DECODING = (
-    *("score_threshold", "end_threshold", "num_samples", "temperature", "top_k", "top_p", "detection_top_p"),
-    *("mask_threshold", "suppress_invisible", "eval_batch_size"),
-)
 TRAINING = Uses(
     essential=(
         *("preset", "task", "seed", "device"),
-        *("data_root", "train_split", "val_split", "train_json", "val_json"),
+        *("data_root", "data_weights", "train_split", "val_split", "train_json", "val_json"),
         *("run_dir", "resume", "start_from", "epochs", "steps_per_epoch", "batch_size", "lr", "eval_every"),
         *("image_size", "backbone"),
     ),
-    others=("task_weights", *names_of("model", "data", "train"), *DECODING, "points_score_weight", "max_images"),
+    others=("task_weights", *names_of("model", "data", "train"), *DECODING, "eval_batch_size", "max_images"),
     trains=True,
 )
 INFERENCE = Uses(
@@ -108,7 +106,7 @@ INFERENCE = Uses(
         *("image", "weights", "output_dir", "box", "box_class", "score_threshold", "end_threshold", "num_samples"),
         *("task", "seed", "device"),
     ),
-    others=DECODING,
+    others=(*(name for name in DECODING if name != "points_score_weight"), "eval_batch_size"),
     detects=True,
 )
 EVALUATION = Uses(
@@ -116,7 +114,7 @@ EVALUATION = Uses(
         *("weights", "output_dir", "watch", "max_images", "eval_batch_size", "score_threshold", "end_threshold"),
         *("num_samples", "data_root", "val_split", "val_json", "val_images", "workers", "task", "seed", "device"),
     ),
-    others=(*DECODING, "points_score_weight", "watch_minutes", *SOURCE, "eval_images"),
+    others=(*DECODING, "watch_minutes", *SOURCE, "eval_images"),
     detects=True,
 )
 EVERYTHING = Uses(essential=tuple(FIELDS))
@@ -145,8 +143,8 @@ def parse_args(
 ) -> CFG:
     """Make the CFG of a command line; what comes later wins.
 
-    `--preset`, the script's `defaults`, the model settings of `--start-from`, `--config`, flags. `only` is the task of
-    a script for a single one. Exits after `--help`; raises UserError for what is no flag of it or does not fit.
+    `--preset`, the script's `defaults`, model and decoding settings of `--start-from`, `--config`, flags. `only` is the
+    task of a script for a single one. Exits after `--help`; raises UserError for what is no flag of it or does not fit.
     """
     uses = uses.without("task", "task_weights") if only else uses
     defaults |= {"task": only} if only else {}
@@ -161,25 +159,29 @@ def parse_args(
         raise UserError(f"--preset expects one of {', '.join(PRESETS)}, got {preset!r}")
     cfg = replace(PRESETS[preset], **defaults)
     if start_from := given.get("start_from"):
-        cfg = dataclasses.replace(cfg, model=model_settings(find_weights(start_from)))
+        cfg = settings_of_start(cfg, find_weights(start_from))
     cfg = replace(cfg, **given)
     choose_tasks(cfg.tasks)
     if uses.trains:
         check_training(cfg)
     for notice in notices(cfg):
-        _tell(notice)
+        tell(notice)
     return cfg
 
 
-def model_settings(path: Path) -> ModelCFG:
-    """The model settings of a weights file, read without its tensors."""
+def settings_of_start(cfg: CFG, path: Path) -> CFG:
+    """`cfg` with the model's and the decoding settings of a weights file, read without its tensors; how its scores are
+    calibrated means nothing to another model."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
         raise UserError(f"there is no weights file {path}; --start-from expects one that this toolkit wrote")
     try:
         with safe_open(path, framework="numpy") as file:
-            return from_json((file.metadata() or {})["cfg"]).model
+            metadata = file.metadata() or {}
+            cfg = dataclasses.replace(cfg, model=from_json(metadata["cfg"]).model)
+            decoding = {name: value for name, value in decoding_in(metadata).items() if name not in CALIBRATION}
+            return with_decoding(cfg, decoding)
     except (SafetensorError, KeyError, ValueError, TypeError, UserError):
         raise UserError(f"{path} is no weights file of this toolkit; name another with --start-from") from None
 
@@ -188,12 +190,6 @@ def _serves(name: str, tasks: set[str]) -> bool:
     """Whether one of `tasks` uses a setting."""
     own = FIELDS[name].metadata["tasks"]
     return not own or bool(tasks & set(own))
-
-
-def _tell(line: str) -> None:
-    """A line that is not an error; with torchrun, from the first process alone."""
-    if os.environ.get("RANK", "0") == "0":
-        print(f"note: {line}", file=sys.stderr)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -230,7 +226,7 @@ def _current(arg: str) -> str:
     old = word[2:].replace("-", "_")
     new = RENAMED.get(old, old)
     if new != old:
-        _tell(f"{word} is called {flag(new)} now; the next release does not know the old name")
+        tell(f"{word} is called {flag(new)} now; the next release does not know the old name")
     return flag(new) + equals + value
 
 
@@ -253,7 +249,8 @@ def _make_parser(doc: str | None, uses: Uses, everything: bool, defaults: CFG) -
         "--config", metavar="FILE", help="settings in YAML or JSON, or a recipe's name; flags win over it"
     )
     for name in uses.names:
-        _add_flag(groups[GROUP_OF[name]], name, defaults, everything or name in uses.essential)
+        shown, from_weights = everything or name in uses.essential, "weights" in uses.names and name in DECODING
+        _add_flag(groups[GROUP_OF[name]], name, defaults, shown, from_weights)
     if {"weights", "start_from"} & set(uses.names):
         general.add_argument(
             "--list-weights", action=_ListWeights, nargs=0, help="the names of weights, and their sizes"
@@ -268,12 +265,13 @@ def _in_order(uses: Uses) -> dict[str, None]:
     return dict.fromkeys(GROUP_OF[name] for name in uses.names)
 
 
-def _add_flag(group: argparse._ArgumentGroup, name: str, defaults: CFG, shown: bool) -> None:
+def _add_flag(group: argparse._ArgumentGroup, name: str, defaults: CFG, shown: bool, from_weights: bool) -> None:
     kind, about = FIELDS[name].type, FIELDS[name].metadata
     text = about["help"] + (f" ({', '.join(about['choices'])})" if about["choices"] else "")
     default = value_of(defaults, name)
+    default = default if kind != "bool" else "on" if default else "off"
     if default not in ("", ()):
-        text += f" [{default}]" if kind != "bool" else f" [{'on' if default else 'off'}]"
+        text += f" [from the weights, or {default}]" if from_weights else f" [{default}]"
     text = text.replace("%", "%%") if shown else argparse.SUPPRESS
     if kind == "bool":
         group.add_argument(flag(name), action=argparse.BooleanOptionalAction, help=text)
@@ -326,5 +324,5 @@ def _settings_of_file(file: str, uses: Uses, defaults: CFG) -> dict[str, Any]:
     idle = [name for name, value in settings.items() if name not in uses.names and value != value_of(defaults, name)]
     if idle:
         more = f" and {len(idle) - NAMES_SHOWN} more" if len(idle) > NAMES_SHOWN else ""
-        _tell(f"{file}: this script does not use {', '.join(idle[:NAMES_SHOWN])}{more}")
+        tell(f"{file}: this script does not use {', '.join(idle[:NAMES_SHOWN])}{more}")
     return {name: value for name, value in settings.items() if name in uses.names}

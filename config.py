@@ -33,6 +33,7 @@ def setting(
     tasks: tuple[str, ...] = (),
 ) -> Any:
     """A field of a settings group: numbers must lie between `low` and `high`, texts be one of `choices` if given.
+    A text without choices has at most `high` characters.
 
     `tasks` are the tasks that use the setting; empty: all, including ones that are added later.
     """
@@ -110,13 +111,6 @@ class ModelCFG:
         False, "prompt segmentation on the whole image instead of a crop around the instance", tasks=SEGMENTATION
     )
     crop_inside: bool = setting(False, "crops end at the image's edge instead of being square", tasks=PROMPTED)
-    coord_window: int = setting(
-        20,
-        "greedy coordinates are averaged over this many bins on each side, for soft targets; 0: off",
-        low=0,
-        high=999,
-        tasks=("detection", "keypoint"),
-    )
     full_detection: bool = setting(
         False, "always predict max_objects objects and rank them: for training with noise objects", tasks=DETECTION
     )
@@ -127,7 +121,10 @@ class DataCFG:
     """Images, annotations and how they become sequences."""
 
     data_root: str = setting(
-        "", "folder in the layout of COCO or Pascal VOC; empty: synthetic scenes, drawn once and kept"
+        "", "folder in the layout of COCO or Pascal VOC, several with commas; empty: synthetic scenes"
+    )
+    data_weights: str = setting(
+        "", "how often an epoch has the images of each folder of data_root, such as 1,2,0.5; empty: once"
     )
     train_json: str = setting("", "training annotations in COCO's format: a path, or relative to data_root")
     val_json: str = setting("", "validation annotations in COCO's format: a path, or relative to data_root")
@@ -155,9 +152,7 @@ class DataCFG:
     )
     text_model: str = setting("", "SentencePiece model of captions; empty: a word list", tasks=CAPTIONING)
     copies_per_image: int = setting(1, "differently augmented copies of each training image in a batch", low=1)
-    flip: float = setting(
-        0.5, "probability of a mirrored training image", low=0, high=1, tasks=(*WHOLE_IMAGE, "segmentation")
-    )
+    flip: float = setting(0.5, "probability of a mirrored training image, or pasted object", low=0, high=1)
     min_scale: float = setting(
         0.85, "smallest longer side of a training image, times the canvas's side", low=0.01, high=100, tasks=WHOLE_IMAGE
     )
@@ -171,10 +166,10 @@ class DataCFG:
     )
     min_visible: float = setting(
         0.3,
-        "visible share of its box that makes an object a target; 0: any part of it",
+        "visible share of its box, or of a mask that is pasted over, that makes an object a target; 0: any part of it",
         low=0,
         high=1,
-        tasks=("detection", "segmentation"),
+        tasks=LOCATED,
     )
     crop_flip: float = setting(
         0.5, "probability of a mirrored crop of a prompted instance", low=0, high=1, tasks=PROMPTED
@@ -196,6 +191,17 @@ class DataCFG:
     color_jitter: float = setting(0.2, "largest relative change of brightness, contrast and saturation", low=0, high=1)
     rand_augment: int = setting(0, "random color operations of RandAugment on each training canvas", low=0)
     rand_magnitude: float = setting(9.0, "strength of RandAugment's operations", low=0, high=30)
+    copy_paste: float = setting(
+        0.0, "probability that objects of another image are pasted on a training image", low=0, high=1, tasks=LOCATED
+    )
+    copy_paste_objects: int = setting(3, "most objects that copy_paste pastes at once", low=1, high=99, tasks=LOCATED)
+    mosaic: float = setting(
+        0.0,
+        "probability that an image shares its canvas with three others, in a mosaic",
+        low=0,
+        high=1,
+        tasks=DETECTION,
+    )
     object_order: str = setting(
         "random",
         "order of a detection target's objects; area: largest first; distance: nearest to the upper left first",
@@ -278,6 +284,8 @@ class TrainCFG:
     )
     caption_end_weight: float = setting(1.0, "loss weight of a caption's end token", low=0, tasks=CAPTIONING)
     invisible_weight: float = setting(0.3, "loss weight of an invisible keypoint's tokens", low=0, tasks=("keypoint",))
+    domain: str = setting("", "what the weights are good for, a sentence that inference shows to users", high=200)
+    licence: str = setting("", "licence of the weights, which inference shows to users", high=200)
     store: str = setting("fp16", "precision of best.safetensors and last.safetensors", choices=("fp32", "fp16"))
     limit_minutes: float = setting(0.0, "stop after the epoch in which this time is reached; 0: no limit", low=0)
     eval_images: int = setting(256, "validation images for token losses and accuracies", low=1)
@@ -309,10 +317,28 @@ class InferCFG:
     )
     detection_top_p: float = setting(
         0.0,
-        "sample detection's coordinates from the nucleus of this probability; 0: greedy",
+        "sample detection's coordinates from the nucleus of this probability; 0: greedy, of votes 0.7",
         low=0,
         high=1,
         tasks=DETECTION,
+    )
+    detection_votes: int = setting(
+        1, "sampled lists of objects that vote for the boxes; 1: one list, greedy by default", low=1, tasks=DETECTION
+    )
+    calibration_slope: float = setting(
+        1.0,
+        "detection scores become sigmoid(slope · logit(score) + offset); fit_decoding.py fits both",
+        low=0.01,
+        high=100,
+        tasks=DETECTION,
+    )
+    calibration_offset: float = setting(0.0, "see --calibration-slope", low=-100, high=100, tasks=DETECTION)
+    coord_window: int = setting(
+        20,
+        "greedy coordinates are averaged over this many bins on each side, for soft targets; 0: off",
+        low=0,
+        high=999,
+        tasks=("detection", "keypoint"),
     )
     num_samples: int = setting(
         8, "sampled polygons that vote for a mask; 1: one greedy polygon", low=1, tasks=SEGMENTATION
@@ -349,6 +375,8 @@ class CFG:
     data: DataCFG = field(default_factory=DataCFG)
     train: TrainCFG = field(default_factory=TrainCFG)
     infer: InferCFG = field(default_factory=InferCFG)
+    # Names of the settings that `replace` has set: what a user chose wins over what a weights file holds.
+    given: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for name in FIELDS:
@@ -375,11 +403,26 @@ FIELDS = {
     member.name: member
     for group in (CFG, *GROUPS.values())
     for member in dataclasses.fields(group)
-    if member.name not in GROUPS
+    if member.name not in (*GROUPS, "given")
 }
 GROUP_OF = {name: "" for name in FIELDS} | {
     member.name: group for group, kind in GROUPS.items() for member in dataclasses.fields(kind)
 }
+# How a model is decoded best, which its weights file may hold; the rest of InferCFG is the user's alone.
+DECODING = (
+    *("score_threshold", "end_threshold", "num_samples", "temperature", "top_k", "top_p", "detection_top_p"),
+    *(
+        "detection_votes",
+        "calibration_slope",
+        "calibration_offset",
+        "coord_window",
+        "mask_threshold",
+        "suppress_invisible",
+        "points_score_weight",
+    ),
+)
+CALIBRATION = ("calibration_slope", "calibration_offset")
+SHAPING = {"end_threshold", "temperature", "detection_top_p", "detection_votes"}  # what detection scores depend on
 # Earlier names of settings, accepted in flags and --config files for one release, in weights files for good.
 RENAMED = {"max_pictures": "max_images", "dense_weight": "auxiliary_weight"}
 
@@ -406,6 +449,8 @@ def what_is_wrong(name: str, value: Any) -> str:
         right = right and all(isinstance(text, str) for text in value)
     if limits["choices"]:
         return "" if right and value in limits["choices"] else f"one of {', '.join(limits['choices'])}"
+    if kind == "str" and limits["high"] < math.inf:
+        return "" if right and len(value) <= limits["high"] else f"a text of at most {limits['high']} characters"
     if kind not in ("int", "float"):
         return "" if right else EXPECTED[kind]
     low, high = limits["low"], limits["high"]
@@ -454,7 +499,7 @@ def parse_grid(text: str) -> tuple[int, int] | None:
 
 def check_training(cfg: CFG) -> None:
     """Raise UserError for training settings that do not fit together."""
-    model, data, train = cfg.model, cfg.data, cfg.train
+    model, data, train, window = cfg.model, cfg.data, cfg.train, cfg.infer.coord_window
     for prefix, low, high in (
         ("", data.min_scale, data.max_scale),
         ("crop-", data.crop_min_scale, data.crop_max_scale),
@@ -468,9 +513,9 @@ def check_training(cfg: CFG) -> None:
             "--full-detection always predicts --max-objects objects, which only --noise-objects trains: set that too, "
             "or --no-full-detection"
         )
-    if model.coord_window and not train.coord_sigma and {"detection", "keypoint"} & set(cfg.tasks):
+    if window and not train.coord_sigma and {"detection", "keypoint"} & set(cfg.tasks):
         raise UserError(
-            f"--coord-window {model.coord_window} takes means over bins, but --coord-sigma 0 trains on single bins: "
+            f"--coord-window {window} takes means over bins, but --coord-sigma 0 trains on single bins: "
             "set --coord-window 0, or a --coord-sigma such as 2"
         )
 
@@ -488,8 +533,12 @@ def notices(cfg: CFG) -> list[str]:
         "--cosine-share has no effect on other schedules than cosine": (
             train.cosine_share != TrainCFG.cosine_share and train.schedule != "cosine"
         ),
-        "--end-threshold has no effect where --detection-top-p samples": (
-            infer.detection_top_p and infer.end_threshold != InferCFG.end_threshold
+        "--copy-paste-objects has no effect without --copy-paste": (
+            cfg.data.copy_paste_objects != DataCFG.copy_paste_objects and not cfg.data.copy_paste
+        ),
+        "--mosaic has no effect without a task that finds objects": cfg.data.mosaic and "detection" not in cfg.tasks,
+        "--end-threshold has no effect where --detection-top-p or --detection-votes sample": (
+            (infer.detection_top_p or infer.detection_votes > 1) and "end_threshold" in cfg.given
         ),
         "--watch-minutes has no effect without --watch": infer.watch_minutes and not infer.watch,
         "--weights has no effect beside --watch": infer.watch and infer.weights != InferCFG.weights,
@@ -557,7 +606,6 @@ def _official(name: str, encoder: tuple[int, int, int], decoder: tuple[int, int,
             max_objects=100,
             max_points=128,
             max_words=127,
-            coord_window=0,
             segment_whole=True,
             crop_inside=True,
             full_detection=True,
@@ -576,6 +624,7 @@ def _official(name: str, encoder: tuple[int, int, int], decoder: tuple[int, int,
             ema_decay=0.0,
             coord_sigma=0.0,
         ),
+        infer=InferCFG(coord_window=0),
     )
 
 
@@ -601,18 +650,19 @@ PRESETS = {
             max_objects=100,
             max_points=128,
             dropout=0.05,
-            coord_window=0,
             full_detection=True,
         ),
         data=PAPER_DATA,
         train=dataclasses.replace(PAPER_TRAIN, batch_size=16),
+        infer=InferCFG(coord_window=0),
     ),
 }
 
 
 def replace(cfg: CFG, **values: Any) -> CFG:
     """A copy of `cfg` with fields of any group replaced by bare name: `replace(cfg, epochs=1, task="detection")`."""
-    changes: dict[str, Any] = {}
+    given = cfg.given | values.keys() & FIELDS.keys()
+    changes: dict[str, Any] = {"given": given}
     for group in dataclasses.fields(cfg):
         part = getattr(cfg, group.name)
         if dataclasses.is_dataclass(part):
@@ -621,9 +671,51 @@ def replace(cfg: CFG, **values: Any) -> CFG:
     return dataclasses.replace(cfg, **changes, **values)
 
 
+def decoding_of(cfg: CFG) -> dict[str, Any]:
+    """What of the decoding settings differs from the defaults: for the weights file of a run."""
+    return {name: value_of(cfg, name) for name in DECODING if value_of(cfg, name) != FIELDS[name].default}
+
+
+def with_decoding(cfg: CFG, decoding: Mapping[str, Any]) -> CFG:
+    """`cfg` with the `decoding` settings of a weights file, but for settings that are `given` otherwise.
+
+    The file's calibration of scores is left out where others of its settings, with which it was fitted, are not used.
+    """
+    own = {name: value for name, value in decoding.items() if name not in cfg.given}
+    if not fits_calibration(cfg, decoding):
+        own = {name: value for name, value in own.items() if name not in CALIBRATION}
+    return dataclasses.replace(cfg, infer=dataclasses.replace(cfg.infer, **own))
+
+
+def fits_calibration(cfg: CFG, decoding: Mapping[str, Any]) -> bool:
+    """Whether what is `given` leaves the scores as they were when the `decoding` settings' calibration was fitted."""
+    return all(value_of(cfg, name) == decoding[name] for name in SHAPING & cfg.given & decoding.keys())
+
+
+def decoding_in(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The decoding settings in the metadata of a weights file; names that this version does not know are left out.
+
+    A file of an earlier version has one, a model's setting then: the bins over which coordinates are averaged.
+    Raises ValueError, KeyError or UserError for what holds no settings, or values that they cannot have.
+    """
+    if "decoding" not in metadata:
+        return {"coord_window": from_json(metadata["cfg"]).infer.coord_window}
+    values = json.loads(metadata["decoding"])
+    if not isinstance(values, dict):
+        raise ValueError(f"expected decoding settings by name, got {values!r}")
+    known = {RENAMED.get(name, name): value for name, value in values.items()}
+    known = {name: value for name, value in known.items() if name in DECODING}
+    for name, value in known.items():
+        if expected := what_is_wrong(name, value):
+            raise UserError(f"the decoding setting {name} expects {expected}, got {value!r}")
+    return known
+
+
 def to_json(cfg: CFG) -> str:
     """The whole CFG as JSON."""
-    return json.dumps(dataclasses.asdict(cfg), indent=2)
+    values = dataclasses.asdict(cfg)
+    del values["given"]
+    return json.dumps(values, indent=2)
 
 
 def from_json(text: str) -> CFG:

@@ -51,7 +51,7 @@ class Inference(Protocol):
 
     IMAGE_FILE: str | None  # name of the PNG that `draw` gives; None: there is no `draw`
 
-    def sampling(self, settings: InferCFG, model: ModelCFG) -> tuple[Sampling, int]:
+    def sampling(self, settings: InferCFG) -> tuple[Sampling, int]:
         """How tokens are chosen, and how many responses a prediction needs."""
 
     def read(self, responses: Sequence[Response], canvas: Canvas, tokenizer: Tokenizer, settings: InferCFG) -> Any:

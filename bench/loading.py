@@ -1,7 +1,7 @@
-"""Measure how many training images one process prepares per second of processor time, for three ways to decode.
+"""Measure how many training images one process prepares per second of processor time.
 
-The files are decoded in full, at the reduced size that the canvases need, or read from the cache, which is kept below
-data/cache as in training.
+Files are decoded in full, at the reduced size that the canvases need, or read from the cache, which is kept below
+data/cache as in training; from the cache also with copy-paste, mosaic, and both.
 
 python bench/loading.py --data-root /data/coco --image-size 192
 """
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 IMAGES = 256
 ROUNDS = 5
+SHARE = 0.5  # of the samples that get objects of another image, or become a mosaic
 
 
 def main(cfg: CFG) -> None:
@@ -34,19 +35,42 @@ def main(cfg: CFG) -> None:
         "full decoding": opened(replace(cfg, cache_gb=0.0)),
         "reduced decoding": opened(replace(cfg, cache_gb=0.0)),
         "cache": opened(cfg),
+        **composing(cfg),
     }
     full = variants["full decoding"]
     full.shrinks = [1] * len(full.shrinks)
     for dataset in variants.values():
-        seconds(dataset, cfg)  # warms the disk's cache, and fills ours
+        fill_caches(dataset)
     times = {name: [] for name in variants}
     for _ in range(ROUNDS):
         for name, dataset in variants.items():
             times[name].append(seconds(dataset, cfg))
-    count, slowest = len(keys(full, cfg)), min(times["full decoding"])
+    count, usual = len(keys(full, cfg)), min(times["cache"])
     print(f"{count} images, {cfg.task} at {cfg.model.image_size} px, the fastest of {ROUNDS} rounds")
     for name, spent in times.items():
-        print(f"{name:<18}{count / min(spent):8.0f} images/s{slowest / min(spent):8.2f} times as fast")
+        print(f"{name:<26}{count / min(spent):8.0f} images/s{min(spent) / usual:8.2f} times as long as from the cache")
+
+
+def composing(cfg: CFG) -> dict[str, SampleDataset]:
+    """The training samples with what puts images together, as far as the dataset and the tasks allow."""
+    settings = {
+        "copy-paste": {"copy_paste": SHARE},
+        "mosaic": {"mosaic": SHARE},
+        "copy-paste and mosaic": {"copy_paste": SHARE, "mosaic": SHARE},
+    }
+    found = {}
+    for name, changes in settings.items():
+        try:
+            found[f"{name} {SHARE}"] = opened(replace(cfg, **changes))
+        except UserError as error:
+            print(f"{name} is not measured: {error}")
+    return found
+
+
+def fill_caches(dataset: SampleDataset) -> None:
+    """Read every image once: the disk's cache has its file, and ours its pixels."""
+    for number, shrink in enumerate(dataset.shrinks):
+        dataset.examples.load(number, shrink)
 
 
 def opened(cfg: CFG) -> SampleDataset:
@@ -79,5 +103,5 @@ if __name__ == "__main__":
         essential=("data_root", "train_split", "task", "seed", "preset", "image_size", "cache_gb"),
         others=(*names_of("data"), *SEQUENCES),
         trains=True,
-    ).without("workers", "check_data")
+    ).without("workers", "check_data", "copy_paste", "mosaic")
     command_line(main, __doc__, uses, task="detection", cache_gb=1.0)

@@ -119,7 +119,7 @@ if __name__ == "__main__":
     command_line(
         main,
         __doc__,
-        TRAINING.without("resume", "start_from"),
+        TRAINING.without("resume", "start_from", "data_weights"),
         run_dir="runs/overfit",
         image_size=128,
         batch_size=8,

@@ -217,3 +217,20 @@ def outline(mask: np.ndarray) -> list[np.ndarray]:
     doubled = np.ascontiguousarray(window.repeat(2, axis=0).repeat(2, axis=1))
     contours, _ = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     return [(contour[:, 0].astype(np.float64) + 1) // 2 + [x, y] for contour in contours if len(contour) >= 3]
+
+
+def outline_parts(mask: np.ndarray) -> list[np.ndarray]:
+    """Like `outline`, but with holes: a part that has one is cut in two through it, across its shorter side."""
+    contours, tree = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    holes = [contour for contour, links in zip(contours, tree[0], strict=True) if links[3] >= 0] if contours else []
+    if not holes:
+        return outline(mask)
+    x, y, width, height = cv2.boundingRect(max(holes, key=cv2.contourArea))
+    if mask.shape[1] > mask.shape[0]:
+        cut = x + width // 2
+        parts, shift = (mask[:, :cut], mask[:, cut:]), (cut, 0)
+    else:
+        cut = y + height // 2
+        parts, shift = (mask[:cut], mask[cut:]), (0, cut)
+    first, second = (outline_parts(np.ascontiguousarray(part)) for part in parts)
+    return first + [polygon + shift for polygon in second]

@@ -42,12 +42,13 @@ class TaskBatch(Tensors):
 @dataclass(frozen=True)
 class ObjectBatch(Tensors):
     """CanvasObjects of B canvases, padded with class 0: `boxes` (B, M, 4), `classes` (B, M), `points` (B, M, P, 2),
-    `visible` (B, M, P)."""
+    `visible` (B, M, P), `unlabeled` (B, U)."""
 
     boxes: Tensor
     classes: Tensor
     points: Tensor
     visible: Tensor
+    unlabeled: Tensor
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,10 @@ def collate(samples: list[Sample]) -> Batch:
 
 
 def _pad_objects(canvases: list[CanvasObjects]) -> ObjectBatch:
-    most = max(max(len(canvas.classes) for canvas in canvases), 1)
     padded = []
-    for name in ("boxes", "classes", "points", "visible"):
+    for name in ("boxes", "classes", "points", "visible", "unlabeled"):
         parts = [getattr(canvas, name) for canvas in canvases]
+        most = max(1, *map(len, parts))
         whole = np.zeros((len(parts), most, *parts[0].shape[1:]), dtype=parts[0].dtype)
         for row, part in zip(whole, parts, strict=True):
             row[: len(part)] = part

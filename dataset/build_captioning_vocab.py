@@ -14,7 +14,7 @@ from pix2seq.runtime.paths import writable_folder
 
 
 def main(cfg: CFG) -> None:
-    from pix2seq.dataset.sources import open_split
+    from pix2seq.dataset.training_data import open_sources
     from pix2seq.tasks import choose_tasks
     from pix2seq.tokenizers.captioning import UNKNOWN, WordVocabulary
 
@@ -22,7 +22,7 @@ def main(cfg: CFG) -> None:
     if path.is_dir():
         raise UserError(f"--vocab expects a file to write, {path} is a folder; name a file in it")
     unfinished = writable_folder(path.parent, "--vocab") / (path.name + ".partial")
-    training = open_split(cfg, cfg.data.train_split, choose_tasks(["captioning"]), complete=False)
+    training = open_sources(cfg, choose_tasks(["captioning"]), complete=False)
     if training.caption_words:
         words = [UNKNOWN, *training.caption_words]
         source = "all that the captions of synthetic scenes are made of; --data-root names a dataset of your own"

@@ -21,17 +21,17 @@ GRID_IMAGES = 12
 def main(cfg: CFG) -> None:
     from pix2seq.dataset.caption_vocabulary import training_tokenizers
     from pix2seq.dataset.images import UNREADABLE
-    from pix2seq.dataset.inspection import read_all, report
+    from pix2seq.dataset.inspection import mixture_table, read_all, report
+    from pix2seq.dataset.mixture import Mixture
     from pix2seq.dataset.samples import SampleDataset
-    from pix2seq.dataset.sources import open_split
+    from pix2seq.dataset.training_data import open_training
     from pix2seq.evaluate.sample_grid import draw_samples
     from pix2seq.infer.overlay import save_png
     from pix2seq.tasks import choose_tasks
 
     path = writable_folder(Path(cfg.infer.output_dir), "--output-dir") / "samples.png"
     tasks = choose_tasks(cfg.tasks)
-    training = open_split(cfg, cfg.data.train_split, tasks)
-    validation = open_split(cfg, cfg.data.val_split, tasks, training.class_names)
+    training, validation = open_training(cfg, tasks)
     tokenizers = training_tokenizers(training, tasks, cfg)
     for name, examples in (("training", training), ("validation", validation)):
         examples.leave_out_unreadable()
@@ -40,6 +40,8 @@ def main(cfg: CFG) -> None:
         print("\n".join(problems.lines()) or "every image can be read")
         if problems.counts.get(UNREADABLE, 0) == len(examples):
             raise UserError(f"{examples.folder} has no image that can be read")
+    if isinstance(training, Mixture):
+        print(f"what an epoch is made of\n{mixture_table(training, tasks, cfg.data.train_difficult)}")
     samples = SampleDataset(training, tasks, tokenizers, cfg, augment=True, replace_unreadable=True)
     save_png(path, draw_samples(samples, training.class_names, GRID_IMAGES))
     print(f"wrote {path}: what the model is trained on")
@@ -48,7 +50,7 @@ def main(cfg: CFG) -> None:
 if __name__ == "__main__":
     uses = Uses(
         essential=(
-            *("data_root", "train_split", "val_split", "train_json", "val_json", "classes", "workers"),
+            *("data_root", "data_weights", "train_split", "val_split", "train_json", "val_json", "classes", "workers"),
             *("task", "preset", "seed", "image_size", "max_objects", "max_points", "max_words", "output_dir"),
         ),
         others=(*names_of("data"), *SEQUENCES),

@@ -16,8 +16,10 @@ import numpy as np
 from pix2seq.dataset.annotations import ObjectReader, Problems, number_classes, polygons_of
 from pix2seq.dataset.cache import DecodedCache
 from pix2seq.dataset.images import DAMAGES, read_reduced, upright_size, why_unreadable
+from pix2seq.dataset.labels import EVERYTHING_IS_LABELED, Unlabeled
 from pix2seq.dataset.skeleton import COCO_PERSON, Skeleton, read_skeleton
 from pix2seq.errors import UserError
+from pix2seq.names import match_names
 
 if TYPE_CHECKING:
     from pix2seq.task import Task
@@ -32,7 +34,8 @@ class Example:
 
     `image` (H, W, 3) uint8 RGB; n objects: `boxes` (n, 4) x1 y1 x2 y2, `classes` (n,), `polygons` n lists of (K, 2)
     x y arrays (empty: unknown), `keypoints` (n, P, 3) x y v (v = 0: not labeled) of the P points of `skeleton`,
-    `difficult` (n,) bool: ignored in evaluation (VOC); `captions`. Crowds are left out.
+    `difficult` (n,) bool: ignored in evaluation (VOC); `captions`. Crowds are left out. `unlabeled` is what of all that
+    the annotations say nothing about.
     """
 
     image: np.ndarray
@@ -44,6 +47,7 @@ class Example:
     captions: list[str]
     difficult: np.ndarray | None = None  # none given: none is
     skeleton: Skeleton = COCO_PERSON
+    unlabeled: Unlabeled = EVERYTHING_IS_LABELED
 
     def __post_init__(self) -> None:
         if self.difficult is None:
@@ -74,11 +78,12 @@ class ImageDataset:
     Attributes: `class_names` by class id; `category_ids`, the annotation files' own ids by class id; `categories`, the
     files' entries, merged; `problems`, which counts the annotations that are left out.
     If `class_names` are given (those of a weights file or of the training images), categories are matched with them by
-    name. Otherwise the categories' ids are the class ids if each has a token, else classes are numbered from 1.
-    `classes` are the names of the classes to use, all if empty.
+    name, and keypoints with those of `skeleton`. Otherwise the categories' ids are the class ids if each has a token,
+    else classes are numbered from 1. `classes` are the names of the classes to use, all if empty.
     """
 
     complete = True  # all images and annotations exist already
+    lists_objects = True  # every object of the classes is annotated, so that others are known not to be there
     to_draw = 0  # images that are drawn when they are first loaded
     caption_words: Sequence[str] = ()  # every word of the captions, if known without reading them
 
@@ -88,19 +93,28 @@ class ImageDataset:
         read: Mapping[str, Callable[[], dict]],
         class_names: Mapping[int, str] | None = None,
         classes: Sequence[str] = (),
+        skeleton: Skeleton | None = None,
     ) -> None:
         self.folder, self.read, self.problems = folder, dict(read), Problems()
         self.cache: DecodedCache | None = None
         contents = {name: function() for name, function in self.read.items()}
         for kind, where in (problem for content in contents.values() for problem in content.get("problems", [])):
             self.problems.add(kind, where)
-        self._set_categories(contents, class_names, classes)
+        self._read_categories(contents, classes)
+        class_ids = number_classes(self._wanted) if class_names is None else self._matched(class_names)
+        self._name_labels(class_names, class_ids)
+        if skeleton and self._shares_points(skeleton):
+            self._place_points(skeleton)
         self.images = _images(contents, self.problems)
         by_id = {image["id"]: image for image in self.images}
         strange = self._wanted.keys() - self._class_ids.keys() if self.class_names else ()
-        self._reader = ObjectReader(by_id, self._known, self._class_ids, len(self.skeleton), self.problems, strange)
+        count = len(self.own_skeleton)
+        self._reader = ObjectReader(by_id, self._known, self._class_ids, count, self.problems, strange)
         self.objects, self.crowds = self._sound_objects(contents.values())
         self.captions = _captions(contents.values(), by_id, self.problems)
+        posed = [entry["keypoints"] for entries in self.objects.values() for entry in entries if "keypoints" in entry]
+        self._own_labeled_points = (np.array(posed).reshape(-1, count, 3)[:, :, 2] > 0).any(axis=0)
+        self.unlabeled = self._what_is_unlabeled()
 
     def _sound_objects(self, contents: Iterable[dict]) -> tuple[dict[int, list[dict]], dict[int, int]]:
         """Objects by image, and the number of crowds of each image, which only the evaluation uses."""
@@ -113,29 +127,76 @@ class ImageDataset:
                 objects.setdefault(entry["image_id"], []).append(entry)
         return objects, crowds
 
-    def _set_categories(
-        self, contents: dict[str, dict], class_names: Mapping[int, str] | None, classes: Sequence[str]
-    ) -> None:
+    def _read_categories(self, contents: dict[str, dict], classes: Sequence[str]) -> None:
         merged: dict[int, dict] = {}
         for content in contents.values():
             for category in content.get("categories") or []:
                 merged[category["id"]] = merged.get(category["id"], {}) | category
+        self._merged = merged
         self._known = {number: str(category["name"]) for number, category in merged.items()}
-        strange = sorted(set(classes) - set(self._known.values()))
-        if strange:
-            known = ", ".join(self._known.values())
-            raise UserError(f"--classes names {strange[0]!r}, which is not among the categories of the files: {known}")
-        self._wanted = {number: name for number, name in self._known.items() if not classes or name in classes}
-        if class_names is None:
-            self._class_ids = number_classes(self._wanted)
-            self.class_names = {self._class_ids[number]: name for number, name in self._wanted.items()}
-        else:
-            by_name = {name: class_id for class_id, name in class_names.items()}
-            self._class_ids = {number: by_name[name] for number, name in self._wanted.items() if name in by_name}
-            self.class_names = dict(class_names)
-        self.category_ids = {class_id: number for number, class_id in self._class_ids.items()}
-        self.categories = [merged[number] for number in self._class_ids]
-        self.skeleton = read_skeleton(merged.values(), self._class_ids, self.class_names)
+        chosen = match_names(classes, self._known.values())
+        self.known_classes = list(self._known.values())
+        self.missing_classes = [name for name in classes if name not in chosen]
+        used = set(chosen.values())
+        self._wanted = {number: name for number, name in self._known.items() if not classes or name in used}
+
+    def _matched(self, class_names: Mapping[int, str]) -> dict[int, int]:
+        """Class id by file id of the wanted categories that `class_names` have too."""
+        by_name = {name: class_id for class_id, name in class_names.items()}
+        matches = match_names(self._wanted.values(), by_name)
+        return {number: by_name[matches[name]] for number, name in self._wanted.items() if name in matches}
+
+    def _name_labels(self, class_names: Mapping[int, str] | None, class_ids: dict[int, int]) -> None:
+        """Let categories have the `class_ids` (by file id), and keypoints their own places."""
+        self._class_ids = class_ids
+        own_names = {class_id: self._wanted[number] for number, class_id in class_ids.items()}
+        self.class_names = own_names if class_names is None else dict(class_names)
+        self.category_ids = {class_id: number for number, class_id in class_ids.items()}
+        self.categories = [self._merged[number] for number in class_ids]
+        self.own_skeleton = read_skeleton(self._merged.values(), class_ids, self.class_names)
+        self.skeleton, self._places = self.own_skeleton, None
+
+    def _place_points(self, skeleton: Skeleton) -> None:
+        """Let keypoints have the places of those with their names in `skeleton`."""
+        self.skeleton, self._places = skeleton, self.own_skeleton.places_in(skeleton)
+        for index in sorted(set(range(len(self.own_skeleton))) - set(self._places)) if self.names_points else ():
+            self.problems.add("keypoint that the model does not have, left out", self.own_skeleton.names[index])
+
+    def _shares_points(self, skeleton: Skeleton) -> bool:
+        """Whether keypoints are to be matched by name: else they have the same, or names that say nothing."""
+        own = self.own_skeleton.names
+        return own != skeleton.names and bool(not self.names_points or match_names(own, skeleton.names))
+
+    @property
+    def names_points(self) -> bool:
+        """Whether a category that is used lists keypoints."""
+        return any(category.get("keypoints") for category in self.categories)
+
+    def adopt(self, class_names: Mapping[int, str], renumbered: Mapping[int, int], skeleton: Skeleton) -> None:
+        """Share the classes and keypoints of other datasets: `renumbered` are ids in `class_names` by own class id."""
+        self._name_labels(class_names, {number: renumbered[own] for number, own in self._class_ids.items()})
+        self._place_points(skeleton)
+        self.unlabeled = replace(self._what_is_unlabeled(), files=self.unlabeled.files)
+
+    def lack(self, files: Iterable[str]) -> None:
+        """Tasks that need one of the annotation `files` (`instances`, …) learn nothing here: others have them."""
+        self.unlabeled = replace(self.unlabeled, files=frozenset(files))
+
+    def _what_is_unlabeled(self) -> Unlabeled:
+        labeled = set(self._class_ids.values()) if self.lists_objects else set()
+        points = np.flatnonzero(~self.labeled_points).tolist() if self.complete else ()
+        return Unlabeled(classes=tuple(sorted(self.class_names.keys() - labeled)), points=tuple(points))
+
+    @property
+    def labeled_points(self) -> np.ndarray:
+        """Which of the skeleton's keypoints (P,) bool are labeled on any object."""
+        return self._in_places(self._own_labeled_points[None])[0]
+
+    def _in_places(self, points: np.ndarray) -> np.ndarray:
+        """Values (n, K, …) of the files' own keypoints in the order of `skeleton` (n, P, …): 0 of others."""
+        if self._places is None:
+            return points
+        return np.concatenate([points, np.zeros_like(points[:, :1])], axis=1)[:, self._places]
 
     def require_common_class(self) -> None:
         """Raise UserError if the files have categories, but none that is a class of the model."""
@@ -162,7 +223,7 @@ class ImageDataset:
         annotated, captions = self.annotations(index)
         objects = [entry for entry in annotated if with_difficult or not entry["difficult"]]
         is_background = self.has_objects and not annotated and self.images[index]["id"] not in self.crowds
-        return any(task.samples.trains_on(objects, captions, is_background) for task in tasks)
+        return any(task.samples.trains_on(objects, captions, is_background) for task in self.unlabeled.taught(tasks))
 
     @property
     def has_objects(self) -> bool:
@@ -174,9 +235,17 @@ class ImageDataset:
         image_id = self.images[index]["id"]
         return self.objects.get(image_id, []), self.captions.get(image_id, [])
 
+    def unlabeled_in(self, index: int) -> Unlabeled:
+        """What the annotations of an image say nothing about."""
+        return self.unlabeled
+
     def all_captions(self) -> list[str]:
         """Every caption of the split."""
         return [text for captions in self.captions.values() for text in captions]
+
+    def name_of(self, index: int) -> str:
+        """What an image is called: its file name."""
+        return self.images[index]["file_name"]
 
     def path(self, index: int) -> Path:
         """The path of an image file."""
@@ -187,18 +256,20 @@ class ImageDataset:
         objects, captions = self.annotations(index)
         boxes = np.array([annotation["bbox"] for annotation in objects], dtype=np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        unlabeled = [0] * 3 * len(self.skeleton)
+        unlabeled = [0] * 3 * len(self.own_skeleton)
         keypoints = [annotation.get("keypoints", unlabeled) for annotation in objects]
+        keypoints = np.array(keypoints, dtype=np.float64).reshape(-1, len(self.own_skeleton), 3)
         return Example(
             image=np.zeros((0, 0, 3), dtype=np.uint8),
             image_id=self.images[index]["id"],
             boxes=boxes,
             classes=np.array([self._class_ids[entry["category_id"]] for entry in objects], dtype=np.int64),
             polygons=[polygons_of(annotation.get("segmentation", [])) for annotation in objects],
-            keypoints=np.array(keypoints, dtype=np.float64).reshape(-1, len(self.skeleton), 3),
+            keypoints=self._in_places(keypoints),
             captions=captions,
             difficult=np.array([annotation["difficult"] for annotation in objects], dtype=bool),
             skeleton=self.skeleton,
+            unlabeled=self.unlabeled,
         )
 
     def __getitem__(self, index: int) -> Example:
@@ -254,15 +325,22 @@ class ImageDataset:
         marked as crowds, which COCO's evaluation ignores.
         """
         content = self.read.get(file, next(iter(self.read.values())))()
-        reader = ObjectReader(self._reader.images, self._known, self._class_ids, len(self.skeleton), Problems())
+        reader = ObjectReader(self._reader.images, self._known, self._class_ids, len(self.own_skeleton), Problems())
         sound = filter(None, map(reader.read, (entry for entry in content["annotations"] if "bbox" in entry)))
         complete = {"num_keypoints": 0, "keypoints": [0] * 3 * len(self.skeleton)} if keypoints else {}
         annotations = []
         for number, entry in enumerate(sound, 1):
             ignored = {"id": number, "iscrowd": int(entry["iscrowd"] or entry["difficult"])}
-            annotations.append({"segmentation": []} | complete | entry | ignored)
+            annotations.append({"segmentation": []} | complete | self._in_places_of_entry(entry) | ignored)
         categories = [entry for entry in content.get("categories") or [] if entry["id"] in self._class_ids]
         return {"images": self.images, "annotations": annotations, "categories": categories}
+
+    def _in_places_of_entry(self, entry: dict) -> dict:
+        """The annotation with its keypoints in the order of `skeleton`."""
+        if self._places is None or "keypoints" not in entry:
+            return entry
+        points = self._in_places(np.reshape(entry["keypoints"], (1, -1, 3)))[0]
+        return entry | {"keypoints": points.flatten().tolist(), "num_keypoints": int((points[:, 2] > 0).sum())}
 
 
 class CocoDataset(ImageDataset):
@@ -276,14 +354,16 @@ class CocoDataset(ImageDataset):
         class_names: Mapping[int, str] | None = None,
         classes: Sequence[str] = (),
         images: Path | None = None,
+        skeleton: Skeleton | None = None,
     ) -> None:
         """`images` is the folder of the images if it is not that of the layout."""
         if not images and not (root / split).is_dir():
             raise UserError(f"--data-root expects a folder with {split}/ and annotations/, found no {root / split}")
         self.root, self.split = root, split
+        self.lists_objects = annotation_path(root, "instances", split).is_file()  # else perhaps only one of them
         names = dict.fromkeys(task.samples.COCO_FILE for task in tasks.values())
         read = {name: partial(read_annotations, annotation_path(root, name, split)) for name in names}
-        super().__init__(images or root / split, read, class_names, classes)
+        super().__init__(images or root / split, read, class_names, classes, skeleton)
 
 
 def annotation_path(root: Path, name: str, split: str) -> Path:

@@ -10,7 +10,7 @@ from pix2seq.config import CFG
 from pix2seq.dataset.coco import Example
 from pix2seq.dataset.geometry import Geometry
 from pix2seq.dataset.views import View, is_shown, object_boxes
-from pix2seq.tokenizers.detection import FAKE_CLASS, DetectionTokenizer, corrupt_classes
+from pix2seq.tokenizers.detection import FAKE_CLASS, DetectionTokenizer, corrupt_classes, without_absence
 from pix2seq.tokenizers.vocabulary import TokenSequence
 
 COCO_FILE = "instances"
@@ -90,7 +90,8 @@ def detection_sequence(
 ) -> TokenSequence:
     """The objects on the canvas and the end, or instead of the end with `noise_objects` false ones up to `max_objects`.
 
-    An image without objects is an immediate end, or nothing but noise; one of more than `max_objects` has no end.
+    An image without objects is an immediate end, or nothing but noise; one of more than `max_objects` has no end. Where
+    not all classes are labeled, the end and noise are no targets: there may be more to detect.
     """
     data, max_objects = cfg.data, cfg.model.max_objects
     boxes = object_boxes(example, geometry)
@@ -103,6 +104,8 @@ def detection_sequence(
         boxes, classes = np.concatenate([boxes, noise]), np.append(classes, np.full(len(noise), FAKE_CLASS))
     has_end = not data.noise_objects and len(shown) <= max_objects - tokenizer.full  # in full ones the end is no token
     sequence = tokenizer.encode(boxes, classes, pad_to=None if has_end else max_objects)
+    if example.unlabeled.classes:
+        sequence = without_absence(sequence)
     if data.class_corruption == "none":
         return sequence
     return corrupt_classes(sequence, data.class_corruption, rng)

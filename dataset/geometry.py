@@ -5,6 +5,7 @@ Points are x y in COCO's continuous convention: pixel i covers [i, i + 1). All b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -12,6 +13,8 @@ import numpy as np
 from PIL import Image
 
 from pix2seq.config import ModelCFG
+
+UNIT = (0, 0, 1, 1)  # the canvas in canvas fractions, as a box
 
 
 @dataclass(frozen=True)
@@ -150,24 +153,34 @@ class Geometry:
         canvas pixel that the image does not cover completely is padding.
         """
         pad = round(pad_value * 255)
-        region = np.reshape(self.region or (0, 0, image.shape[1], image.shape[0]), (2, 2))
         if self.is_turned:
-            return self._warp_turned(image, region, pad)
+            return self._warp_turned(image, self._region(image), pad)
         canvas = np.full((self.size, self.size, 3), pad, np.uint8)
-        covered = np.clip(self.apply_boxes(region), 0, self.size).reshape(2, 2)
+        self.paint(image, canvas)
+        return canvas
+
+    def paint(self, image: np.ndarray, canvas: np.ndarray) -> None:
+        """Change the pixels of `canvas` (H', W', 3) uint8, of any size, that an image (H, W, 3) covers completely.
+
+        It is the part of the canvas from its upper left corner on; the image must not be turned. See `warp`.
+        """
+        region, sides = self._region(image), canvas.shape[1::-1]
+        covered = np.clip(self.apply_boxes(region).reshape(2, 2), 0, sides)
         target = np.stack([np.ceil(covered[0] - 1e-6), np.floor(covered[1] + 1e-6)]).astype(int)
         (x1, y1), (x2, y2) = target
-        if x2 > x1 and y2 > y1:
-            source = np.clip(self.invert_boxes(target).reshape(2, 2), *region)
-            reach = (
-                np.maximum(1 / np.abs(self.matrix.diagonal()), 1) + 1
-            )  # image pixels that a canvas pixel depends on, and more
-            first = np.maximum(np.floor(source[0] - reach), region[0]).astype(int)
-            end = np.minimum(np.ceil(source[1] + reach), region[1]).astype(int)
-            part = Image.fromarray(image[first[1] : end[1], first[0] : end[0]])
-            part = part.resize((x2 - x1, y2 - y1), Image.Resampling.BILINEAR, box=(source - first).ravel().tolist())
-            canvas[y1:y2, x1:x2] = np.asarray(part)[:, :: int(np.sign(self.matrix[0, 0]))]
-        return canvas
+        if x2 <= x1 or y2 <= y1:
+            return
+        source = np.clip(self.invert_boxes(target).reshape(2, 2), *region)
+        reach = np.maximum(1 / np.abs(self.matrix.diagonal()), 1) + 1  # image pixels that a canvas pixel depends on
+        first = np.maximum(np.floor(source[0] - reach), region[0]).astype(int)
+        end = np.minimum(np.ceil(source[1] + reach), region[1]).astype(int)
+        part = Image.fromarray(image[first[1] : end[1], first[0] : end[0]])
+        part = part.resize((x2 - x1, y2 - y1), Image.Resampling.BILINEAR, box=(source - first).ravel().tolist())
+        canvas[y1:y2, x1:x2] = np.asarray(part)[:, :: int(np.sign(self.matrix[0, 0]))]
+
+    def _region(self, image: np.ndarray) -> np.ndarray:
+        """The corners (2, 2) x y of the image's part that may be on the canvas."""
+        return np.reshape(self.region or (0, 0, image.shape[1], image.shape[0]), (2, 2))
 
     def _warp_turned(self, image: np.ndarray, region: np.ndarray, pad: int) -> np.ndarray:
         (x1, y1), (x2, y2) = region
@@ -187,12 +200,28 @@ def _ordered(corners: np.ndarray) -> np.ndarray:
     return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
 
 
-def visible_share(boxes: np.ndarray) -> np.ndarray:
-    """Share (n,) of each box (n, 4) in canvas fractions that lies inside the canvas; 0 for an empty box."""
-    inside = np.clip(boxes, 0, 1)
+def visible_share(boxes: np.ndarray, frame: Sequence[float] = UNIT) -> np.ndarray:
+    """Share (n,) of each box (n, 4) that lies in `frame` (4,), the canvas in canvas fractions; 0 for an empty box."""
+    inside = np.clip(boxes, np.tile(frame[:2], 2), np.tile(frame[2:], 2))
     area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
     visible = np.prod(inside[:, 2:] - inside[:, :2], axis=1)
     return np.where(area > 0, visible / np.maximum(area, 1e-12), 0)
+
+
+def clip_polygon(polygon: np.ndarray, frame: Sequence[float] = UNIT) -> np.ndarray:
+    """The part (K', 2) of a polygon (K, 2) inside `frame` (4,), the canvas in canvas fractions (Sutherland & Hodgman,
+    1974)."""
+    for axis, side in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        edge = frame[axis + 2 * side]
+        depth = polygon[:, axis] - edge if side == 0 else edge - polygon[:, axis]
+        if (depth >= 0).all():
+            continue
+        following, depth_there = np.roll(polygon, -1, axis=0), np.roll(depth, -1)
+        crosses = (depth >= 0) != (depth_there >= 0)
+        share = depth / np.where(crosses, depth - depth_there, 1)
+        crossing = polygon + share[:, None] * (following - polygon)
+        polygon = np.stack([polygon, crossing], axis=1)[np.stack([depth >= 0, crosses], axis=1)]
+    return polygon
 
 
 def resample_polygons(polygons: list[np.ndarray], max_points: int) -> list[np.ndarray]:

@@ -13,6 +13,7 @@ from pix2seq.config import CFG
 from pix2seq.dataset.annotations import Problems
 from pix2seq.dataset.coco import ImageDataset
 from pix2seq.dataset.images import UNREADABLE, read_image
+from pix2seq.dataset.mixture import Mixture, sources_of, teaches
 from pix2seq.errors import UserError
 from pix2seq.runtime.console import bar
 from pix2seq.tokenizers.build import Tokenizers
@@ -59,7 +60,7 @@ def histogram(values: np.ndarray, bins: int = 8) -> list[str]:
 def counts(examples: ImageDataset, tasks: Mapping[str, Task]) -> list[str]:
     """Lines with the numbers of images, objects and captions."""
     objects = [entry for entries in examples.objects.values() for entry in entries]
-    lines = [f"{examples.folder}: {len(examples)} images, {len(examples.class_names)} classes"]
+    lines = [f"{examples.folder}: {len(examples)} images, {_classes_of(examples)} classes"]
     if any(task.about_objects for task in tasks.values()):
         empty = sum(image["id"] not in examples.objects for image in examples.images)
         used = len({entry["category_id"] for entry in objects})
@@ -71,13 +72,46 @@ def counts(examples: ImageDataset, tasks: Mapping[str, Task]) -> list[str]:
             "crowds, which are not trained on": sum(examples.crowds.values()),
         }
         lines += [f"  {number} {what}" for what, number in extras.items() if number]
+        if extras["with keypoints"] and examples.unlabeled.points:
+            names = ", ".join(examples.skeleton.names[point] for point in examples.unlabeled.points)
+            lines.append(f"  never labeled, so not learned here: {names}")
     if examples.captions:
         lines.append(f"  {len(examples.all_captions())} captions of {len(examples.captions)} images")
     return lines
 
 
+def _classes_of(examples: ImageDataset) -> str:
+    """How many classes are labeled, of how many that there are."""
+    known = len(examples.class_names)
+    labeled = known - len(examples.unlabeled.classes)
+    return str(known) if labeled == known else f"{labeled} of {known}"
+
+
+def mixture_table(mixture: Mixture, tasks: Mapping[str, Task], with_difficult: bool) -> str:
+    """The sources of a mixture: images, share of an epoch's samples, tasks, classes labeled and objects of each."""
+    useful = [len(source.dataset.indices_for(tasks.values(), with_difficult)) for source in mixture.sources]
+    drawn = [count * source.weight for count, source in zip(useful, mixture.sources, strict=True)]
+    rows = [("source", "images", "share", "classes", "objects", "tasks")]
+    for source, samples in zip(mixture.sources, drawn, strict=True):
+        dataset = source.dataset
+        taught = ", ".join(name for name, task in tasks.items() if teaches(dataset, task))
+        objects = sum(map(len, dataset.objects.values()))
+        share = f"{100 * samples / max(sum(drawn), 1):.1f} %"
+        rows.append((source.name, str(len(dataset)), share, _classes_of(dataset), str(objects), taught))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for name, *numbers, taught in rows:
+        cells = (f"{number:>{width}}" for number, width in zip(numbers, widths[1:], strict=False))
+        lines.append(f"  {name:<{widths[0]}}  {'  '.join(cells)}  {taught}".rstrip())
+    finds = any(task.finds_instances for task in tasks.values())
+    if finds and all(source.dataset.unlabeled.classes for source in mixture.sources):
+        known = len(mixture.class_names)
+        lines.append(f"  no source labels all {known} classes: that an image shows no more objects is never learned")
+    return "\n".join(lines)
+
+
 def measure(
-    examples: ImageDataset, tasks: Mapping[str, Task], tokenizers: Tokenizers, cfg: CFG, most: int = LOOKED_AT
+    examples: ImageDataset | Mixture, tasks: Mapping[str, Task], tokenizers: Tokenizers, cfg: CFG, most: int = LOOKED_AT
 ) -> dict[str, Lengths]:
     """The lengths of each task's sequences for at most `most` images, evenly spaced."""
     chosen = np.unique(np.linspace(0, len(examples) - 1, min(most, len(examples))).astype(int))
@@ -86,7 +120,8 @@ def measure(
         targets = [target.without(target.difficult) for target in targets]
     found = {}
     for name, task in tasks.items():
-        lengths = [length for target in targets for length in task.samples.lengths(target, tokenizers[name])]
+        labeled = [target for target in targets if target.unlabeled.taught([task])]
+        lengths = [length for target in labeled for length in task.samples.lengths(target, tokenizers[name])]
         setting, what = task.samples.LIMIT
         flag = f"--{setting.replace('_', '-')} {getattr(cfg.model, setting)}"
         found[name] = Lengths([tokens for tokens, _ in lengths], sum(cut for _, cut in lengths), flag, what)
@@ -94,17 +129,19 @@ def measure(
 
 
 def report(
-    examples: ImageDataset, tasks: Mapping[str, Task], tokenizers: Tokenizers, cfg: CFG, most: int = LOOKED_AT
+    examples: ImageDataset | Mixture, tasks: Mapping[str, Task], tokenizers: Tokenizers, cfg: CFG, most: int = LOOKED_AT
 ) -> str:
     """Counts, mistakes and lengths, without opening the images."""
-    lines = counts(examples, tasks)
-    lines += [f"  left out or repaired: {line}" for line in examples.problems.lines()]
+    lines = []
+    for dataset in (source.dataset for source in sources_of(examples)):
+        lines += counts(dataset, tasks)
+        lines += [f"  left out or repaired: {line}" for line in dataset.problems.lines()]
     for task, lengths in measure(examples, tasks, tokenizers, cfg, most).items():
         lines += lengths.lines(task)
     return "\n".join(lines)
 
 
-def read_all(examples: ImageDataset, workers: int) -> Problems:
+def read_all(examples: ImageDataset | Mixture, workers: int) -> Problems:
     """Read every image; report those that cannot be read or have another size than the annotations say."""
     from tqdm import tqdm
 
@@ -118,7 +155,7 @@ def read_all(examples: ImageDataset, workers: int) -> Problems:
             return UNREADABLE, str(error)
         annotated = entry.get("width", width), entry.get("height", height)
         if annotated != (width, height):
-            return "image of another size than its annotations say", f"{entry['file_name']}: {width} × {height}"
+            return "image of another size than its annotations say", f"{examples.name_of(index)}: {width} × {height}"
         return None
 
     with ThreadPoolExecutor(max(workers, 1)) as pool:

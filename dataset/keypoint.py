@@ -38,7 +38,10 @@ def keypoint_sequence(view: View, box: np.ndarray, tokenizer: KeypointTokenizer)
     """The instance's keypoints, prompted by `box` (4,) y1 x1 y2 x2 in canvas fractions."""
     example, index = view.example, view.instance
     points, visible = keypoints_on_canvas(example.keypoints[index], view.geometry, view.flipped, example.skeleton)
-    return tokenizer.encode(box, example.classes[index], points, visible)
+    unlabeled = np.isin(np.arange(len(points)), example.unlabeled.points)
+    if view.flipped:
+        unlabeled = unlabeled[list(example.skeleton.flip)]
+    return tokenizer.encode(box, example.classes[index], points, visible, unlabeled)
 
 
 def lengths(example: Example, tokenizer: KeypointTokenizer) -> list[tuple[int, bool]]:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from torch.utils.data import Sampler
 
-if TYPE_CHECKING:
-    pass  # Python 3.11; annotations are not evaluated
-
 
 class EpochSampler(Sampler):
-    """Batches of keys (epoch, index, canvas size) of one epoch in a random order; each process takes its share."""
+    """Batches of keys (epoch, index, canvas size) of one epoch in a random order; each process takes its share.
 
-    def __init__(self, length: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
-        self.length, self.batch_size, self.seed = length, batch_size, seed
+    An epoch has each of `images` once. If these are several parts (number of images, weight), whose indices follow each
+    other, it has the images of each part `weight` times: of weight 2.5 twice, and a random half of them once more. A
+    key has a fourth number, 1, 2, …, where its image comes again.
+    """
+
+    def __init__(
+        self, images: int | Sequence[tuple[int, float]], batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        parts = [(images, 1.0)] if isinstance(images, int) else images
+        self.counts = [(count, max(round(count * weight), 1) if count else 0) for count, weight in parts]
+        self.length = sum(drawn for _, drawn in self.counts)
+        self.batch_size, self.seed = batch_size, seed
         self.rank, self.world_size = rank, world_size
         self.epoch, self.size_px, self.limit = 0, 0, 0
 
@@ -28,9 +34,22 @@ class EpochSampler(Sampler):
         batches = max(self.length // (self.batch_size * self.world_size), 1)
         return min(batches, self.limit) if self.limit else batches
 
-    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
+    def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        drawn = self._drawn(rng)
+        order = rng.permutation(self.length)
         order = np.resize(order, max(self.length, self.world_size))  # no process may be left without an image
         order = order[self.rank :: self.world_size]
         for start in range(0, len(self) * self.batch_size, self.batch_size):
-            yield [(self.epoch, int(index), self.size_px) for index in order[start : start + self.batch_size]]
+            chosen = drawn[order[start : start + self.batch_size]].tolist()
+            yield [(self.epoch, index, self.size_px, *([turn] if turn else [])) for index, turn in chosen]
+
+    def _drawn(self, rng: np.random.Generator) -> np.ndarray:
+        """The images of an epoch (length, 2): index, and how often the image was drawn before."""
+        parts, start = [], 0
+        for count, number in self.counts:
+            full, rest = number - number % max(count, 1), number % max(count, 1)
+            places = np.append(np.arange(full), full + rng.permutation(count)[:rest] if rest else [])
+            parts.append(np.stack([start + places % max(count, 1), places // max(count, 1)], axis=1))
+            start += count
+        return np.concatenate(parts).astype(int)

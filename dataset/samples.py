@@ -14,7 +14,10 @@ from torch.utils.data import Dataset
 
 from pix2seq.config import CFG
 from pix2seq.dataset.coco import Example, ImageDataset
+from pix2seq.dataset.copy_paste import copy_paste, has_masks
 from pix2seq.dataset.geometry import Geometry
+from pix2seq.dataset.mixture import Mixture, sources_of
+from pix2seq.dataset.mosaic import IMAGES, mosaic
 from pix2seq.dataset.transforms import Jitter, jitter_colors, rand_augment
 from pix2seq.dataset.views import CanvasObjects, View, is_shown, object_boxes
 from pix2seq.errors import UserError
@@ -43,7 +46,7 @@ class Sample:
 
 
 class SampleDataset(Dataset):
-    """Samples of an ImageDataset for `tasks`; the same (seed, epoch, index) gives the same sample.
+    """Samples of an ImageDataset or a Mixture for `tasks`; the same (seed, epoch, index) gives the same sample.
 
     `augment` changes images and replaces some input tokens. Noise objects and their classes are part of the targets of
     a model that is trained with them, with and without `augment`. With `replace_unreadable` an image that cannot be
@@ -52,7 +55,7 @@ class SampleDataset(Dataset):
 
     def __init__(
         self,
-        examples: ImageDataset,
+        examples: ImageDataset | Mixture,
         tasks: Mapping[str, Task],
         tokenizers: Tokenizers,
         cfg: CFG,
@@ -84,6 +87,34 @@ class SampleDataset(Dataset):
             self.shrinks = [self._shrink(index) for index in range(len(examples))]
             if cfg.data.cache_gb:
                 examples.keep_decoded(self.shrinks, cfg.data.cache_gb)
+            self._find_partners()
+
+    def _find_partners(self) -> None:
+        """Which images may be put together: some share a mosaic, and on some the objects of `donors` are pasted.
+
+        Only images whose objects are known: others would get captions that no longer fit, and objects without a label.
+        """
+        data, examples = self.cfg.data, self.examples
+        self.in_mosaics, self.gets_pasted = np.zeros((2, len(examples)), dtype=bool)
+        finding = [task for task in self.image_tasks if task.finds_instances]
+        if data.mosaic and finding:
+            self.in_mosaics[examples.indices_for(finding, data.train_difficult)] = True
+        if data.copy_paste:
+            about_objects = [task for task in self.tasks.values() if task.about_objects]
+            self.gets_pasted[examples.indices_for(about_objects, data.train_difficult)] = True
+            self.donors = [number for number in np.flatnonzero(self.gets_pasted).tolist() if self._has_masks(number)]
+            if not self.donors:
+                raise UserError(
+                    f"--copy-paste {data.copy_paste} needs objects with masks, but {examples.folder} has none for "
+                    f"--task {','.join(self.tasks)}; leave it out"
+                )
+        self.mosaic_images = np.flatnonzero(self.in_mosaics).tolist()
+
+    def _has_masks(self, number: int) -> bool:
+        """Whether an image has an object with a mask; of one that is not drawn yet it is not known."""
+        if not self.examples.complete:
+            return True
+        return has_masks(self.examples.annotations(number)[0], self.cfg.data.train_difficult)
 
     def _shrink(self, index: int) -> int:
         """How many times smaller (1, 2, 4, 8) a JPEG may be decoded so that no canvas magnifies it."""
@@ -92,11 +123,12 @@ class SampleDataset(Dataset):
             return 1
         scales = [max(data.max_scale, data.crop_max_scale) / max(entry.get("width", 1), entry.get("height", 1))]
         if self.cropped_tasks:
-            if not self.examples.complete:
-                return 1  # an object that is not drawn yet may be so small that its crop needs every pixel
+            if data.copy_paste or not self.examples.complete:
+                return 1  # an object that is not there yet may be so small that its crop needs every pixel
             margin = 1 if model.crop_inside else 1 + 2 * model.crop_padding
+            tasks = self.examples.unlabeled_in(index).taught(self.cropped_tasks)
             for annotation in self.examples.annotations(index)[0]:
-                if any(task.samples.trains_on([annotation], (), False) for task in self.cropped_tasks):
+                if any(task.samples.trains_on([annotation], (), False) for task in tasks):
                     scales.append(data.crop_max_scale / (max(annotation["bbox"][2:]) * margin))
         finest = max(scales) * model.image_size
         return next((shrink for shrink in (8, 4, 2) if shrink * finest <= 1), 1)
@@ -104,27 +136,34 @@ class SampleDataset(Dataset):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, key: tuple[int, int, int]) -> Sample:
-        """`key` is (epoch, index, canvas size in pixels)."""
-        epoch, index, size = key
-        rng = np.random.default_rng([self.cfg.seed, epoch, index])
-        number, example = self._read(index)
-        if not self.cfg.data.train_difficult:
-            example = example.without(example.difficult)
-        sample = Sample(name=self.examples.images[number]["file_name"])
+    @property
+    def parts(self) -> list[tuple[int, float]]:
+        """For each source (number of images, weight), in the order of the indices: for EpochSampler."""
+        sources = sources_of(self.examples)
+        ends = np.cumsum([0] + [len(source.dataset) for source in sources])
+        counts = np.diff(np.searchsorted(self.indices, ends)).tolist()
+        return [(count, source.weight) for count, source in zip(counts, sources, strict=True)]
+
+    def __getitem__(self, key: tuple[int, ...]) -> Sample:
+        """`key` is (epoch, index, canvas size in pixels), and a number if the image comes again in the epoch."""
+        epoch, index, size, *turn = key
+        rng = np.random.default_rng([self.cfg.seed, epoch, index, *turn])
+        number, example = self._read(self.indices, index)
+        sample = Sample(name=self.examples.name_of(number))
         for _ in range(self.cfg.data.copies_per_image if self.augment else 1):
-            self._add_copy(sample, example, size, rng)
+            self._add_copy(sample, number, example, size, rng)
         return sample
 
-    def _read(self, index: int) -> tuple[int, Example]:
-        """The image at `index` of `indices`, or its replacement, and its number."""
+    def _read(self, numbers: Sequence[int], index: int) -> tuple[int, Example]:
+        """The image at `index` of `numbers`, or its replacement, and its number."""
         tasks, with_difficult = self.tasks.values(), self.cfg.data.train_difficult
-        for step in range(len(self)):
-            number = self.indices[(index + step) % len(self)]
+        for step in range(len(numbers)):
+            number = numbers[(index + step) % len(numbers)]
             if not self.examples.complete and not self.examples.is_useful(number, tasks, with_difficult):
                 continue  # those of a complete dataset are not among `indices`
             try:
-                return number, self.examples.load(number, self.shrinks[number])
+                example = self.examples.load(number, self.shrinks[number])
+                return number, example if with_difficult else example.without(example.difficult)
             except UserError as error:
                 if not self.replace_unreadable:
                     raise
@@ -133,12 +172,20 @@ class SampleDataset(Dataset):
                     print(f"replaced by another image: {error}", file=sys.stderr)
         raise UserError(f"{self.examples.folder} has no image that can be read")
 
-    def _add_copy(self, sample: Sample, example: Example, size: int, rng: np.random.Generator) -> None:
-        """Every task's canvases of the image and the sequences about them."""
-        if self.image_tasks:
-            view = self._whole_view(sample, example, size, Jitter.of_images(self.cfg.data), rng)
-            self._add_sequences(sample, self.image_tasks, view, rng)
-        for task in self.uncropped_tasks:
+    def _add_copy(self, sample: Sample, number: int, example: Example, size: int, rng: np.random.Generator) -> None:
+        """Every task's canvases of the image and the sequences about them; no prompted instance is on a mosaic, which
+        is too coarse for crops."""
+        data = self.cfg.data
+        if self.augment and self.gets_pasted[number] and rng.random() < data.copy_paste:
+            _, donor = self._read(self.donors, rng.integers(len(self.donors)))
+            example = copy_paste(example, donor, data, rng)
+        if tasks := example.unlabeled.taught(self.image_tasks):
+            if self.augment and self.in_mosaics[number] and rng.random() < data.mosaic:
+                view = self._mosaic_view(sample, example, size, rng)
+            else:
+                view = self._whole_view(sample, example, size, Jitter.of_images(data), rng)
+            self._add_sequences(sample, tasks, view, rng)
+        for task in example.unlabeled.taught(self.uncropped_tasks):
             self._add_prompts(sample, task, example, size, rng)
         for instance in self._choose_instances(example, rng):
             self._add_crop(sample, example, instance, size, rng)
@@ -161,7 +208,7 @@ class SampleDataset(Dataset):
     def _choose_instances(self, example: Example, rng: np.random.Generator) -> np.ndarray:
         """Objects that some task on crops can learn from; an object that serves more tasks comes sooner."""
         uses = np.zeros(len(example.classes))
-        for task in self.cropped_tasks:
+        for task in example.unlabeled.taught(self.cropped_tasks):
             uses += task.samples.labeled(example)
         usable = np.flatnonzero(uses)
         if len(usable) == 0:
@@ -174,7 +221,8 @@ class SampleDataset(Dataset):
         geometry = Geometry.for_instance(example.boxes[instance], example.image, self.cfg.model, size)
         extent = geometry.apply(geometry.region[2:]) if geometry.region else (size, size)
         view = self._view(sample, example, geometry, extent, Jitter.of_prompts(self.cfg.data), rng)
-        tasks = [task for task in self.cropped_tasks if task.samples.labeled(example)[instance]]
+        cropped = example.unlabeled.taught(self.cropped_tasks)
+        tasks = [task for task in cropped if task.samples.labeled(example)[instance]]
         self._add_sequences(sample, tasks, dataclasses.replace(view, instance=instance), rng)
 
     def _whole_view(
@@ -183,6 +231,20 @@ class SampleDataset(Dataset):
         height, width = example.image.shape[:2]
         geometry = Geometry.letterbox(width, height, size)
         return self._view(sample, example, geometry, geometry.apply([width, height]), jitter, rng)
+
+    def _mosaic_view(self, sample: Sample, example: Example, size: int, rng: np.random.Generator) -> View:
+        """Add a mosaic of the image and random others as a canvas."""
+        data, chosen = self.cfg.data, rng.integers(len(self.mosaic_images), size=IMAGES - 1)
+        parts = [example, *(self._read(self.mosaic_images, index)[1] for index in chosen)]
+        parts = [
+            dataclasses.replace(part, image=rand_augment(part.image, data.rand_augment, data.rand_magnitude, rng))
+            for part in parts
+        ]
+        composed = mosaic(parts, size, data, self.cfg.model.pad_value, rng)
+        sample.canvases.append(jitter_colors(composed.image, data.color_jitter, rng))
+        view = View(composed, Geometry.letterbox(size, size, size), augment=True)
+        sample.objects.append(view.objects())
+        return view
 
     def _view(
         self,

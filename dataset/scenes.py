@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pix2seq.dataset.coco import Example, ImageDataset
+from pix2seq.dataset.skeleton import Skeleton
 from pix2seq.errors import UserError
 from pix2seq.scenes.captions import WORDS
 from pix2seq.scenes.coco_layout import coco_files
@@ -35,12 +36,15 @@ class SceneDataset(ImageDataset):
         tasks: Mapping[str, Task],
         class_names: Mapping[int, str] | None = None,
         classes: Sequence[str] = (),
+        skeleton: Skeleton | None = None,
     ) -> None:
         self.scenes = scenes
         images = [image_entry(scenes.seed, scenes.split, index) for index in range(count)]
         empty = coco_files([{"image": image, "objects": [], "captions": []} for image in images])
         names = dict.fromkeys(task.samples.COCO_FILE for task in tasks.values())
-        super().__init__(scenes.folder, {name: partial(empty.get, name) for name in names}, class_names, classes)
+        super().__init__(
+            scenes.folder, {name: partial(empty.get, name) for name in names}, class_names, classes, skeleton
+        )
         self.read = {name: partial(_content, scenes, count, name) for name in names}
         self.to_draw = len(scenes.missing(count))
 
@@ -78,13 +82,14 @@ def complete_scenes(
     tasks: Mapping[str, Task],
     class_names: Mapping[int, str] | None = None,
     classes: Sequence[str] = (),
+    skeleton: Skeleton | None = None,
 ) -> ImageDataset:
     """The first `count` scenes of a split; missing ones are drawn first."""
     scenes.complete(count)
     records = [scenes.record(index) for index in range(count)]
     names = dict.fromkeys(task.samples.COCO_FILE for task in tasks.values())
     read = {name: partial(_file, records, name) for name in names}
-    dataset = ImageDataset(scenes.folder, read, class_names, classes)
+    dataset = ImageDataset(scenes.folder, read, class_names, classes, skeleton)
     dataset.caption_words = WORDS
     return dataset
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from pix2seq.config import CFG
 from pix2seq.dataset.coco import Example
-from pix2seq.dataset.geometry import Geometry, resample_polygons
+from pix2seq.dataset.geometry import Geometry, clip_polygon, resample_polygons
 from pix2seq.dataset.views import View
 from pix2seq.tokenizers.segmentation import SegmentationTokenizer
 from pix2seq.tokenizers.vocabulary import TokenSequence
@@ -65,20 +65,6 @@ def shown_polygons(example: Example, index: int, geometry: Geometry) -> list[np.
     """What the canvas shows of object `index`'s polygons, [(K, 2)] y x in canvas fractions; empty if nothing."""
     clipped = (clip_polygon(geometry.to_fractions(polygon)) for polygon in example.polygons[index])
     return [polygon for polygon in clipped if len(polygon)]
-
-
-def clip_polygon(polygon: np.ndarray) -> np.ndarray:
-    """The part (K', 2) of a polygon (K, 2) in canvas fractions that is on the canvas (Sutherland & Hodgman, 1974)."""
-    for axis, side in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        depth = polygon[:, axis] if side == 0 else 1 - polygon[:, axis]
-        if (depth >= 0).all():
-            continue
-        following, depth_there = np.roll(polygon, -1, axis=0), np.roll(depth, -1)
-        crosses = (depth >= 0) != (depth_there >= 0)
-        share = depth / np.where(crosses, depth - depth_there, 1)
-        crossing = polygon + share[:, None] * (following - polygon)
-        polygon = np.stack([polygon, crossing], axis=1)[np.stack([depth >= 0, crosses], axis=1)]
-    return polygon
 
 
 def _clockwise(polygon: np.ndarray) -> np.ndarray:

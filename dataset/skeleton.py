@@ -9,6 +9,7 @@ from typing import Any
 
 from pix2seq import coco_person
 from pix2seq.errors import UserError
+from pix2seq.names import match_names
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,11 @@ class Skeleton:
                 return side
         return "left" if point < self.flip[point] else "right"
 
+    def places_in(self, other: Skeleton) -> list[int]:
+        """For each point of `other` the index of the point here that has its name, -1 if none has."""
+        index = {match: self.names.index(name) for name, match in match_names(self.names, other.names).items()}
+        return [index.get(name, -1) for name in other.names]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the metadata of a weights file."""
         return dataclasses.asdict(self)
@@ -51,6 +57,26 @@ class Skeleton:
         bones = tuple(tuple(bone) for bone in values["bones"])
         plain = {name: tuple(values[name]) for name in ("names", "flip", "class_ids", "sigmas")}
         return cls(bones=bones, **plain)
+
+
+def join_skeletons(skeletons: Sequence[Skeleton]) -> Skeleton:
+    """The points of all skeletons, those with the same name once: first all of the first one, then new ones."""
+    names, sigmas, flip, bones = [], [], [], {}
+    for skeleton in skeletons:
+        matches = match_names(skeleton.names, names)
+        first_new = len(names)
+        new = [point for point in range(len(skeleton)) if skeleton.names[point] not in matches]
+        names += [skeleton.names[point] for point in new]
+        sigmas += [(skeleton.sigmas or coco_person.SIGMAS)[point] for point in new]
+        place = [names.index(matches.get(name, name)) for name in skeleton.names]
+        flip += range(first_new, len(names))
+        for point in new:  # points that others have too keep their partners
+            if place[skeleton.flip[point]] >= first_new:
+                flip[place[point]] = place[skeleton.flip[point]]
+        bones |= dict.fromkeys((place[one], place[other]) for one, other in skeleton.bones)
+    class_ids = sorted({class_id for skeleton in skeletons for class_id in skeleton.class_ids})
+    tolerances = () if tuple(names) == coco_person.KEYPOINTS and not any(s.sigmas for s in skeletons) else sigmas
+    return Skeleton(tuple(names), tuple(flip), tuple(bones), tuple(class_ids), tuple(tolerances))
 
 
 def flip_by_name(names: Sequence[str]) -> tuple[int, ...]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pix2seq.config import DataCFG
 from pix2seq.dataset.coco import Example
-from pix2seq.dataset.geometry import Geometry, visible_share
+from pix2seq.dataset.geometry import UNIT, Geometry, visible_share
 from pix2seq.dataset.skeleton import Skeleton
 from pix2seq.dataset.transforms import jitter_box
 from pix2seq.tokenizers.vocabulary import prompted_box
@@ -19,12 +20,13 @@ OTHER_CLASS = 1e6  # distance, in pixels, of an object of another class
 @dataclass(frozen=True)
 class CanvasObjects:
     """Objects on a canvas, y before x in canvas fractions: `boxes` (M, 4), `classes` (M,), `points` (M, P, 2),
-    `visible` (M, P)."""
+    `visible` (M, P). `unlabeled` (U,) are ids of classes that may be there too."""
 
     boxes: np.ndarray
     classes: np.ndarray
     points: np.ndarray
     visible: np.ndarray
+    unlabeled: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,10 @@ class View:
     def objects(self) -> CanvasObjects:
         """All objects of the example as they lie on the canvas."""
         example, skeleton = self.example, self.example.skeleton
-        placed = [
-            keypoints_on_canvas(keypoints, self.geometry, self.flipped, skeleton) for keypoints in example.keypoints
-        ]
-        points = np.array([points for points, _ in placed], dtype=np.float32).reshape(-1, len(skeleton), 2)
-        visible = np.array([visible for _, visible in placed], dtype=np.float32).reshape(-1, len(skeleton))
+        points, visible = keypoints_on_canvas(example.keypoints, self.geometry, self.flipped, skeleton)
         boxes = np.clip(object_boxes(example, self.geometry), 0, 1).astype(np.float32)
-        return CanvasObjects(boxes, example.classes, points, visible)
+        unlabeled = np.array(example.unlabeled.classes, dtype=np.int64)
+        return CanvasObjects(boxes, example.classes, points.astype(np.float32), visible.astype(np.float32), unlabeled)
 
 
 def object_boxes(example: Example, geometry: Geometry) -> np.ndarray:
@@ -73,24 +72,24 @@ def object_boxes(example: Example, geometry: Geometry) -> np.ndarray:
     return boxes
 
 
-def is_shown(boxes: np.ndarray, min_visible: float) -> np.ndarray:
-    """Which boxes (n, 4) in canvas fractions have at least this share, and some part, on the canvas."""
-    share = visible_share(boxes)
+def is_shown(boxes: np.ndarray, min_visible: float, frame: Sequence[float] = UNIT) -> np.ndarray:
+    """Which boxes (n, 4) have at least this share, and some part, in `frame` (4,): the canvas in canvas fractions."""
+    share = visible_share(boxes, frame)
     return (share > 0) & (share >= min_visible)
 
 
 def keypoints_on_canvas(
     keypoints: np.ndarray, geometry: Geometry, flipped: bool, skeleton: Skeleton
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Keypoints (P, 3) x y v of an image as points (P, 2) y x in canvas fractions, and which are visible (P,).
+    """Keypoints (…, P, 3) x y v of an image as points (…, P, 2) y x in canvas fractions, and which are visible (…, P).
 
     Left and right points of the `skeleton` swap names if the canvas is mirrored (`flipped`); points off the canvas are
     invisible.
     """
     if flipped:
-        keypoints = keypoints[list(skeleton.flip)]
-    places = keypoints[:, :2]
-    return geometry.to_fractions(places), (keypoints[:, 2] > 0) & geometry.shows(places)
+        keypoints = keypoints[..., list(skeleton.flip), :]
+    places = keypoints[..., :2]
+    return geometry.to_fractions(places), (keypoints[..., 2] > 0) & geometry.shows(places)
 
 
 def prompted_object(example: Example, geometry: Geometry, prompt: np.ndarray, labeled: np.ndarray) -> int:

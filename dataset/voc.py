@@ -20,7 +20,9 @@ from pycocotools import mask as coco_mask
 
 from pix2seq.dataset.coco import ImageDataset
 from pix2seq.dataset.images import DAMAGES
+from pix2seq.dataset.skeleton import Skeleton
 from pix2seq.errors import UserError
+from pix2seq.names import match_names
 
 if TYPE_CHECKING:
     from pix2seq.task import Task
@@ -29,6 +31,7 @@ VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
+VOC_FILE = "instances"  # the one of COCO's annotation files that the layout has an equivalent of
 VOID = 255  # value of SegmentationObject's pixels that may belong to an object or not
 
 
@@ -46,13 +49,20 @@ class VocDataset(ImageDataset):
         tasks: Mapping[str, Task],
         class_names: Mapping[int, str] | None = None,
         classes: Sequence[str] = (),
+        skeleton: Skeleton | None = None,
     ) -> None:
-        strange = [name for name, task in tasks.items() if task.samples.COCO_FILE != "instances"]
+        strange = [name for name, task in tasks.items() if task.samples.COCO_FILE != VOC_FILE]
         if strange:
             raise UserError(f"Pascal VOC's layout has no annotations for {strange[0]}; use a JSON in COCO's format")
         parts = [_find_set(root, part.strip()) for part in split.split(",")]
         read = partial(read_voc, root, parts, any(task.is_prompted for task in tasks.values()), tuple(classes))
-        super().__init__(root, {"instances": read}, class_names, classes)
+        super().__init__(root, {VOC_FILE: read}, class_names, classes, skeleton)
+
+
+def has_image_sets(root: Path, split: str) -> bool:
+    """Whether a folder below `root` has an image set of each name in `split`."""
+    found = [{path.stem for path in (folder / "ImageSets" / "Main").glob("*.txt")} for folder in find_voc_folders(root)]
+    return all(any(part.strip().rpartition("/")[2] in sets for sets in found) for part in split.split(","))
 
 
 def find_voc_folders(root: Path) -> list[Path]:
@@ -190,6 +200,8 @@ def _class_order(names: set[str], folders: Sequence[Path], classes: Sequence[str
     """The existing ones of `classes` before the other `names`; without `classes` VOC's or the alphabetical order."""
     if not classes and names <= set(VOC_CLASSES):
         return list(VOC_CLASSES)
+    spelled = match_names(classes, VOC_CLASSES) | match_names(classes, names)
+    classes = [spelled.get(name, name) for name in classes]
     if not classes or not set(classes) <= names.union(VOC_CLASSES):
         names = names | _all_names(folders)
     chosen = [name for name in classes if name in names.union(VOC_CLASSES)]

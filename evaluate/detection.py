@@ -12,7 +12,8 @@ from pix2seq.dataset.detection import detection_sequence
 from pix2seq.dataset.geometry import Geometry
 from pix2seq.evaluate.coco_metrics import CocoScore, open_ground_truth
 from pix2seq.evaluate.predictions import ImagePredictions, Scores, results_of, true_instances
-from pix2seq.evaluate.voc_metrics import voc_precision
+from pix2seq.evaluate.reliability import Reliability
+from pix2seq.evaluate.voc_metrics import matches, voc_precision
 from pix2seq.infer.draw import Drawing, draw_boxes
 from pix2seq.infer.results import xywh
 from pix2seq.tokenizers.detection import DetectionTokenizer
@@ -27,9 +28,7 @@ def score(predictions: Sequence[ImagePredictions], split: ImageDataset, settings
     """COCO's twelve figures and mean VOC AP50 of the classes; results below `score_threshold` do not shape
     `quality`."""
     image_ids = [each.image_id for each in predictions]
-    found = [(each.image_id, each.detected.instances) for each in predictions]
-    boxes = ((image_id, instances, [{"bbox": xywh(box)} for box in instances.boxes]) for image_id, instances in found)
-    results = results_of(boxes, split.category_ids)
+    results = box_results(predictions, split)
     ground_truth = open_ground_truth(split, "bbox")
     coco = CocoScore(ground_truth, results, "bbox", image_ids)
     per_class = coco.per_class()
@@ -41,7 +40,24 @@ def score(predictions: Sequence[ImagePredictions], split: ImageDataset, settings
         for name in ("VOC AP50", "VOC AP50, 11 points")
         if per_class
     }
-    return Scores(coco.metrics() | voc, results, coco.quality(settings.score_threshold), per_class)
+    right = matches(ground_truth["annotations"], results, image_ids, split.category_ids.values())
+    figures = coco.metrics() | voc, results, coco.quality(settings.score_threshold), per_class
+    return Scores(*figures, Reliability.of(*right))
+
+
+def box_results(predictions: Sequence[ImagePredictions], split: ImageDataset) -> list[dict]:
+    """The boxes that were found, in COCO's results format."""
+    found = [(each.image_id, each.detected.instances) for each in predictions]
+    boxes = ((image_id, instances, [{"bbox": xywh(box)} for box in instances.boxes]) for image_id, instances in found)
+    return results_of(boxes, split.category_ids)
+
+
+def scores_and_outcomes(predictions: Sequence[ImagePredictions], split: ImageDataset) -> tuple[np.ndarray, np.ndarray]:
+    """The score of each box (n,), and whether it is right (n,) bool: the best of those that overlap an object of its
+    class by an IoU of 0.5."""
+    annotations = open_ground_truth(split, "bbox")["annotations"]
+    image_ids = [each.image_id for each in predictions]
+    return matches(annotations, box_results(predictions, split), image_ids, split.category_ids.values())
 
 
 def draw_pair(

@@ -54,7 +54,7 @@ class GroundTruthGenerator:
             example = self.examples[int(encoded.memory[encoded.image_index[query]])]
             question = example, encoded.geometry(query), prompt, self.tokenizers[task], self.cfg, self.rng
             tokens, probs = self.tasks[task].evaluation.ground_truth(*question)
-            responses += [Response(tokens, probs, tokens, probs)] * num_samples
+            responses += [Response(tokens, probs, coords=tokens, coord_probs=probs)] * num_samples
         return responses
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pix2seq.dataset.coco import Example
+from pix2seq.evaluate.reliability import Reliability
 from pix2seq.infer.results import Instances, Result
 
 Boxes = Literal["true boxes", "detected boxes"]
@@ -35,13 +36,15 @@ class ImagePredictions:
 class Scores:
     """Figures of one task: `metrics` by name, `per_class` by class name, and each 0 to 1 `quality` by image id.
 
-    `results` are the predictions in COCO's results format, as its evaluation server takes them.
+    `results` are the predictions in COCO's results format, as its evaluation server takes them; `reliability` says how
+    often those of a score are right.
     """
 
     metrics: dict[str, float]
     results: list[dict]
     quality: dict[int | str, float]
     per_class: dict[str, dict[str, float]] = field(default_factory=dict)
+    reliability: Reliability | None = None
 
 
 def results_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from pix2seq.dataset.annotations import Problems
 from pix2seq.dataset.coco import ImageDataset
 from pix2seq.evaluate.evaluation import Evaluation
+from pix2seq.evaluate.reliability import Reliability
 from pix2seq.infer.predictor import Predictor
 from pix2seq.runtime.files import writing
 from pix2seq.runtime.tensorboard import open_events
@@ -26,6 +28,7 @@ def write_report(target: Path, evaluation: Evaluation, split: ImageDataset, pred
         "images": len(evaluation.predictions),
         "metrics": evaluation.metrics,
         "per_class": {task: scores.per_class for task, scores in evaluation.scores.items() if scores.per_class},
+        "reliability": {task: dataclasses.asdict(table) for task, table in _reliability(evaluation).items()},
         "tokens": evaluation.tokens,
     }
     (target / "metrics.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
@@ -56,9 +59,15 @@ def tables(evaluation: Evaluation, problems: Problems) -> str:
     for task, scores in evaluation.scores.items():
         if scores.per_class:
             parts.append(_by_class(task, scores.per_class))
+    parts += [f"{task}: {table.text()}" for task, table in _reliability(evaluation).items()]
     if problems.counts:
         parts.append("\n".join(f"left out or repaired: {line}" for line in problems.lines()))
     return "\n\n".join(parts)
+
+
+def _reliability(evaluation: Evaluation) -> dict[str, Reliability]:
+    """The tables of the tasks that have one with anything in it."""
+    return {task: scores.reliability for task, scores in evaluation.scores.items() if scores.reliability}
 
 
 def _figures(evaluation: Evaluation) -> str:

@@ -24,11 +24,10 @@ SETTINGS = InferCFG(num_samples=1, suppress_invisible=False)
 
 
 def draw_samples(samples: SampleDataset, class_names: Mapping[int, str], count: int) -> np.ndarray:
-    """The canvases of `count` images, evenly chosen, as an image (H, W, 3) uint8."""
+    """The canvases of `count` images, evenly chosen from each source, as an image (H, W, 3) uint8."""
     tiles = []
     drawing = Drawing(class_names, samples.examples.skeleton, show_scores=False)
-    chosen = np.unique(np.linspace(0, len(samples) - 1, count).astype(int)).tolist()
-    made = (samples[0, index, samples.cfg.model.image_size] for index in chosen)
+    made = (samples[0, index, samples.cfg.model.image_size] for index in _chosen(samples, count))
     for name, sample in {sample.name: sample for sample in made}.items():  # a replacement may be chosen itself
         for number, canvas in enumerate(sample.canvases):
             sequences = {
@@ -40,6 +39,17 @@ def draw_samples(samples: SampleDataset, class_names: Mapping[int, str], count: 
     rows = [tiles[start : start + COLUMNS] for start in range(0, len(tiles), COLUMNS)]
     height = max(tile.shape[0] for tile in tiles)
     return np.concatenate([np.concatenate([_padded(t, height) for t in _filled(row)], axis=1) for row in rows])
+
+
+def _chosen(samples: SampleDataset, count: int) -> list[int]:
+    """About `count` indices, as many of each source, evenly spaced."""
+    sizes = [size for size, _ in samples.parts if size]
+    ends = np.cumsum(sizes)
+    spaced = [
+        np.linspace(end - size, end - 1, -(-count // len(sizes))).astype(int)
+        for size, end in zip(sizes, ends, strict=True)
+    ]
+    return np.unique(np.concatenate(spaced)).tolist()
 
 
 def _tile(

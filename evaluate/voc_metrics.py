@@ -6,7 +6,7 @@ whole pixel coordinates include both ends; with x1 − 1 and y1 − 1 they becom
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,6 +82,31 @@ def voc_precision(
 
     `annotations` (difficult objects and crowds have `iscrowd`) and `results` are in COCO's format.
     """
+    ground_truth, predictions = _of_category(annotations, results, image_ids, category)
+    area = average_precision(ground_truth, predictions, eleven_points=False)
+    if area is None:
+        return {}
+    return {"VOC AP50": area, "VOC AP50, 11 points": average_precision(ground_truth, predictions, eleven_points=True)}
+
+
+def matches(
+    annotations: Sequence[Mapping], results: Sequence[Mapping], image_ids: Sequence[int], categories: Iterable[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (n,) of the results that count, and whether they are right (n,) bool; see `average_precision`."""
+    scores, outcomes = [np.zeros(0)], [np.zeros(0)]
+    for category in categories:
+        for pair in zip(*_of_category(annotations, results, image_ids, category), strict=True):
+            scores.append(pair[1].scores)
+            outcomes.append(_outcomes(*pair))
+    outcome = np.concatenate(outcomes)
+    counts = ~np.isnan(outcome)
+    return np.concatenate(scores)[counts], outcome[counts] > 0
+
+
+def _of_category(
+    annotations: Sequence[Mapping], results: Sequence[Mapping], image_ids: Sequence[int], category: int
+) -> tuple[list[ImageBoxes], list[ImageBoxes]]:
+    """Ground truth and predictions of one category on each image."""
     ground_truth, predictions = [], []
     true_entries, result_entries = _by_image(annotations, category), _by_image(results, category)
     for image_id in image_ids:
@@ -92,10 +117,7 @@ def voc_precision(
         predictions.append(
             ImageBoxes(_corners(predicted), scores=np.array([r["score"] for r in predicted], dtype=np.float64))
         )
-    area = average_precision(ground_truth, predictions, eleven_points=False)
-    if area is None:
-        return {}
-    return {"VOC AP50": area, "VOC AP50, 11 points": average_precision(ground_truth, predictions, eleven_points=True)}
+    return ground_truth, predictions
 
 
 def _by_image(entries: Sequence[Mapping], category: int) -> dict[int, list[Mapping]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pix2seq.config import InferCFG, ModelCFG
+from pix2seq.config import InferCFG
 from pix2seq.infer.responses import Response
 from pix2seq.infer.results import Canvas
 from pix2seq.models.sampling import GREEDY, Sampling
@@ -13,7 +13,7 @@ from pix2seq.tokenizers.captioning import CaptioningTokenizer
 IMAGE_FILE = None  # a caption is printed
 
 
-def sampling(settings: InferCFG, model: ModelCFG) -> tuple[Sampling, int]:
+def sampling(settings: InferCFG) -> tuple[Sampling, int]:
     """One greedy response."""
     return GREEDY, 1
 

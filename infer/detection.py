@@ -6,30 +6,46 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pix2seq.config import InferCFG, ModelCFG
+from pix2seq.config import InferCFG
+from pix2seq.infer.calibration import calibrate
 from pix2seq.infer.draw import Drawing, draw_boxes
 from pix2seq.infer.responses import Response
 from pix2seq.infer.results import Canvas, Instances
+from pix2seq.infer.votes import merge_votes
 from pix2seq.models.sampling import Sampling
-from pix2seq.tokenizers.detection import DetectionTokenizer
+from pix2seq.tokenizers.detection import Detections, DetectionTokenizer
 
 IMAGE_FILE = "object_detection.png"
+ALTERNATIVES = 8  # likeliest classes of a box that votes count for; nearly all of the probability is theirs
+VOTES_TOP_P = 0.7  # nucleus of votes where none is set
 
 
-def sampling(settings: InferCFG, model: ModelCFG) -> tuple[Sampling, int]:
-    """Greedy coordinates, or those of a nucleus; one response."""
-    if settings.detection_top_p:
-        return Sampling(settings.temperature, top_p=settings.detection_top_p), 1
-    return Sampling(end_threshold=settings.end_threshold, coord_window=model.coord_window), 1
+def sampling(settings: InferCFG) -> tuple[Sampling, int]:
+    """One response with greedy coordinates, or those of a nucleus; or several sampled ones that vote."""
+    top_p, votes = settings.detection_top_p, settings.detection_votes
+    if votes > 1:
+        return Sampling(settings.temperature, top_p=top_p or VOTES_TOP_P, alternatives=ALTERNATIVES), votes
+    if top_p:
+        return Sampling(settings.temperature, top_p=top_p), 1
+    return Sampling(end_threshold=settings.end_threshold, coord_window=settings.coord_window), 1
 
 
 def read(responses: Sequence[Response], canvas: Canvas, tokenizer: DetectionTokenizer, settings: InferCFG) -> Instances:
     """The instances, highest score first, boxes clipped to the image; none of them is empty."""
-    detections = tokenizer.decode(responses[0].tokens, responses[0].probs)
+    found = [_decode(response, tokenizer) for response in responses]
+    detections = merge_votes(found) if len(found) > 1 else found[0]
     boxes = canvas.clip_boxes(canvas.geometry.boxes_from_fractions(detections.boxes))
+    scores = calibrate(detections.scores, settings.calibration_slope, settings.calibration_offset)
     order = np.argsort(-detections.scores, kind="stable")
     order = order[(boxes[order, 2:] > boxes[order, :2]).all(axis=1)]
-    return Instances(boxes, detections.classes, detections.scores)[order]
+    return Instances(boxes, detections.classes, scores)[order]
+
+
+def _decode(response: Response, tokenizer: DetectionTokenizer) -> Detections:
+    """The objects of one response, in each class that they may have if that was asked for."""
+    if response.alternatives is None:
+        return tokenizer.decode(response.tokens, response.probs)
+    return tokenizer.decode_alternatives(response.tokens, response.alternatives, response.alternative_probs)
 
 
 def draw(image: np.ndarray, instances: Instances, predictions: Instances, drawing: Drawing) -> np.ndarray:

@@ -122,9 +122,12 @@ class ModelGenerator:
             found = generate(
                 self.model, memory, tokens, image_index, self.grammars[task], max_tokens, sampling, num_samples, draws
             )
-            placed = self._likeliest_coords(memory, tokens, image_index, found.tokens) if sampling.coords_too else None
-            parts = (found.tokens, found.probs, *(placed or ()))
-            responses += map(Response, *(tensor.cpu().numpy() for tensor in parts))
+            parts = vars(found) if sampling.alternatives else {"tokens": found.tokens, "probs": found.probs}
+            if sampling.coords_too:
+                coords, probs = self._likeliest_coords(memory, tokens, image_index, found.tokens)
+                parts |= {"coords": coords, "coord_probs": probs}
+            rows = zip(*(tensor.cpu().numpy() for tensor in parts.values()), strict=True)
+            responses += [Response(**dict(zip(parts, row, strict=True))) for row in rows]
         return responses
 
     def _draws(self, geometry: Geometry, prompt: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

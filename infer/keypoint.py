@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pix2seq.config import InferCFG, ModelCFG
+from pix2seq.config import InferCFG
 from pix2seq.infer.draw import Drawing, back_to_front
 from pix2seq.infer.overlay import paint_skeleton
 from pix2seq.infer.responses import Response
@@ -17,9 +17,9 @@ from pix2seq.tokenizers.keypoint import KeypointTokenizer
 IMAGE_FILE = "keypoint_detection.png"
 
 
-def sampling(settings: InferCFG, model: ModelCFG) -> tuple[Sampling, int]:
+def sampling(settings: InferCFG) -> tuple[Sampling, int]:
     """One greedy response; with `suppress_invisible` also where invisible points would likeliest be."""
-    return Sampling(coord_window=model.coord_window, coords_too=settings.suppress_invisible), 1
+    return Sampling(coord_window=settings.coord_window, coords_too=settings.suppress_invisible), 1
 
 
 def read(responses: Sequence[Response], canvas: Canvas, tokenizer: KeypointTokenizer, settings: InferCFG) -> Pose:

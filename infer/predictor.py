@@ -32,7 +32,8 @@ class Predictor:
     """Predictions of `tasks` by what `generator` makes of prompts. Images are (H, W, 3) uint8 RGB of any size.
 
     `trained` are the settings that the model was trained with, which its tokens depend on. `settings` are those of
-    inference. Tasks are named; those that need instances get them from the one that finds instances.
+    inference, `about` says for people what the model is good for. Tasks are named; those that need instances get them
+    from the one that finds instances.
     """
 
     def __init__(
@@ -46,10 +47,11 @@ class Predictor:
         tokenizers: Tokenizers,
         category_ids: Mapping[int, int] | None = None,
         step: int = 0,
+        about: str = "",
     ) -> None:
         self.generator, self.tasks, self.trained, self.settings = generator, tasks, trained, settings
         self.class_names, self.skeleton, self.tokenizers = class_names, skeleton, tokenizers
-        self.category_ids, self.step = category_ids or {}, step
+        self.category_ids, self.step, self.about = category_ids or {}, step, about
 
     @classmethod
     def from_weights(
@@ -67,7 +69,8 @@ class Predictor:
         labels = LabelSpace(sorted(weights.class_names), len(skeleton), read_text(weights.text))
         tokenizers = Tokenizers.build(tasks, trained, labels)
         generator = ModelGenerator(weights.model, tokenizers.by_task, device, settings.eval_batch_size, seed)
-        described = weights.class_names, skeleton, tokenizers, weights.category_ids, weights.step
+        about = f"{weights.domain} (licence: {weights.licence})" if weights.licence else weights.domain
+        described = weights.class_names, skeleton, tokenizers, weights.category_ids, weights.step, about
         return cls(generator, tasks, trained, settings, *described)
 
     @property
@@ -84,6 +87,12 @@ class Predictor:
         """The same, asking another generator."""
         other = copy.copy(self)
         other.generator = generator
+        return other
+
+    def with_settings(self, **changes: Any) -> Predictor:
+        """The same with other settings of inference, by name."""
+        other = copy.copy(self)
+        other.settings = dataclasses.replace(self.settings, **changes)
         return other
 
     def require(self, names: Sequence[str]) -> None:
@@ -143,7 +152,7 @@ class Predictor:
             encoded = encoded or self.encode_images(images)
             canvases = self._canvases(images, encoded, [None] * len(images))
             tokens = [tokenizer.prompt()] * len(canvases)
-        sampling, count = part.inference.sampling(self.settings, self.trained.model)
+        sampling, count = part.inference.sampling(self.settings)
         responses = self.generator.generate(task, encoded, tokens, sampling, count)
         groups = (responses[number * count : (number + 1) * count] for number in range(len(canvases)))
         return [

@@ -9,11 +9,13 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Response:
-    """`tokens` (T,) after the prompt and their `probs` (T,); where they were asked for, the likeliest coordinates
-    `coords` (T,) at the same places and their probabilities `coord_probs` (T,)."""
+    """`tokens` (T,) after the prompt and their `probs` (T,). Where they were asked for, at the same places: the most
+    likely tokens `alternatives` (T, A) and coordinates `coords` (T,), with `alternative_probs` and `coord_probs`."""
 
     tokens: np.ndarray
     probs: np.ndarray
+    alternatives: np.ndarray | None = None
+    alternative_probs: np.ndarray | None = None
     coords: np.ndarray | None = None
     coord_probs: np.ndarray | None = None
 

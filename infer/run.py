@@ -16,6 +16,7 @@ import numpy as np
 from pix2seq.config import CFG
 from pix2seq.errors import UserError
 from pix2seq.runtime.files import output_folder, writing
+from pix2seq.weights.find import find_weights
 
 if TYPE_CHECKING:
     from pix2seq.infer.predictor import Predictor
@@ -36,10 +37,13 @@ def run(cfg: CFG) -> None:
     box = parse_box(cfg, tasks)
     written: list[Path] = []
     with output_folder(target) as staging:
+        from pix2seq.infer.introduction import introduce
         from pix2seq.infer.load import load_predictor
 
         predictor = load_predictor(cfg)
         predictor.require(needed(tasks, box))
+        weights = find_weights(cfg.infer.weights)
+        said = introduce(weights, predictor.about)
         names = unique_names(images)
         for path, name in zip(images, names, strict=True):
             image = read_image(path)
@@ -50,6 +54,8 @@ def run(cfg: CFG) -> None:
                 files = write_result(folder, path, image, result, predictor)
             written += (target / file.relative_to(staging) for file in files)
             print(f"{path}\n{summary(result, predictor)}")
+            if not (said or len(result.instances)) and any(task.about_objects for task in tasks.values()):
+                said = introduce(weights, predictor.about, again=True)
     print(f"wrote {listed(written)}")
 
 

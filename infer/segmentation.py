@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pix2seq.config import InferCFG, ModelCFG
+from pix2seq.config import InferCFG
 from pix2seq.dataset.masks import decode_mask
 from pix2seq.infer.draw import Drawing, back_to_front, label_boxes
 from pix2seq.infer.masks import Mask, vote
@@ -19,7 +19,7 @@ from pix2seq.tokenizers.segmentation import SegmentationTokenizer
 IMAGE_FILE = "instance_segmentation.png"
 
 
-def sampling(settings: InferCFG, model: ModelCFG) -> tuple[Sampling, int]:
+def sampling(settings: InferCFG) -> tuple[Sampling, int]:
     """`num_samples` sampled outlines, or a single greedy one."""
     if settings.num_samples == 1:
         return GREEDY, 1

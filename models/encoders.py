@@ -50,6 +50,8 @@ class Backbone(nn.Module):
         super().__init__()
         kwargs = _arguments(cfg.backbone_kwargs)
         self.is_vit = cfg.backbone not in OWN_BACKBONES and _is_plain_vit(cfg.backbone)
+        if cfg.backbone_levels > 1 and (self.is_vit or cfg.backbone in OWN_BACKBONES):
+            raise UserError(f"--backbone-levels expects 1 for {cfg.backbone}, which has one feature map")
         if cfg.backbone in OWN_BACKBONES:
             self.net = _create_own(cfg.backbone, pretrained, kwargs)
             self.width, self.reduction, self.stages = self.net.width, self.net.reduction, self.net.stages
@@ -59,7 +61,13 @@ class Backbone(nn.Module):
         else:
             used = range(cfg.backbone_stage, cfg.backbone_stage + cfg.backbone_levels)
             features = {"features_only": True, "feature_cls": "getter", "out_indices": tuple(used)}
-            self.net = _create(cfg.backbone, pretrained, kwargs | features)
+            try:
+                self.net = _create(cfg.backbone, pretrained, kwargs | features)
+            except AssertionError as error:
+                raise UserError(
+                    f"--backbone-stage {cfg.backbone_stage} with --backbone-levels {cfg.backbone_levels} asks for "
+                    f"feature maps that {cfg.backbone} does not have ({error}); lower one of them"
+                ) from None
             infos = self.net.feature_info.info[: used.stop]
             self.widths = [infos[level]["num_chs"] for level in used]
             self.width, self.reduction = sum(self.widths), infos[used.start]["reduction"]

@@ -31,11 +31,14 @@ class GrammarTables:
 class Generation:
     """`tokens` (S, T) without the prompts, and their `probs` (S, T); both are 0 after the end.
 
-    A probability is that of the softmax over the whole vocabulary, before grammar, temperature and truncation.
+    A probability is that of the softmax over the whole vocabulary, before grammar, temperature and truncation. The
+    likeliest tokens that the grammar permits at each place are `alternatives` (S, T, A), and `alternative_probs`.
     """
 
     tokens: Tensor
     probs: Tensor
+    alternatives: Tensor
+    alternative_probs: Tensor
 
 
 def truncate_logits(logits: Tensor, top_k: int, top_p: float) -> Tensor:
@@ -111,8 +114,11 @@ def generate(
     state = torch.zeros_like(rows)
     tokens = torch.zeros(len(rows), max_tokens, dtype=torch.long, device=memory.device)
     probs = torch.zeros(len(rows), max_tokens, device=memory.device)
-    draws = torch.rand(tokens.shape, device=memory.device) if draws is None else draws
     predictable = grammar.allowed.any(0).nonzero()[:, 0]
+    count = min(sampling.alternatives, len(predictable))
+    alternatives = torch.zeros(*tokens.shape, count, dtype=torch.long, device=memory.device)
+    alternative_probs = torch.zeros(alternatives.shape, device=memory.device)
+    draws = torch.rand(tokens.shape, device=memory.device) if draws is None else draws
     following = prompts
     for position in range(max_tokens):
         logits = model.step(following, cache).float()
@@ -122,8 +128,12 @@ def generate(
             for greedy_state in grammar.greedy_states:
                 chosen = chosen.where(state[:, None] != greedy_state, permitted.argmax(-1, keepdim=True))
         tokens[rows, position] = chosen[:, 0]
-        prob = (logits.gather(1, chosen) - logits.logsumexp(-1, keepdim=True)).exp()[:, 0]
-        probs[rows, position] = prob * (state != grammar.end)
+        total, going = logits.logsumexp(-1, keepdim=True), (state != grammar.end)[:, None]
+        probs[rows, position] = ((logits.gather(1, chosen) - total).exp() * going)[:, 0]
+        if count:
+            best = permitted[:, predictable].topk(count)
+            alternatives[rows, position] = predictable[best.indices]
+            alternative_probs[rows, position] = (best.values - total).exp() * going
         state = grammar.next_state[state, chosen[:, 0]]
         following = chosen
         if position % CHECK_EVERY == CHECK_EVERY - 1:
@@ -133,4 +143,5 @@ def generate(
             if len(going) <= len(state) // 2:
                 cache.keep(going)
                 rows, state, following = rows[going], state[going], following[going]
-    return Generation(tokens[:, : position + 1], probs[:, : position + 1])
+    parts = tokens, probs, alternatives, alternative_probs
+    return Generation(*(part[:, : position + 1] for part in parts))

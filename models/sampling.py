@@ -13,7 +13,8 @@ class Sampling:
     at least `end_threshold`: with the alternative spread over many coordinates, it is the likeliest token long before
     it is likely. A coordinate is the mean of the `coord_window` bins on each side of the likeliest one.
 
-    With `coords_too` the likeliest coordinate at each place is wanted beside what was chosen there.
+    Beside what was chosen at a place are wanted: with `coords_too` the likeliest coordinate there, and of the likeliest
+    tokens as many as `alternatives`.
     """
 
     temperature: float = 0.0
@@ -22,6 +23,7 @@ class Sampling:
     end_threshold: float = 0.0
     coord_window: int = 0
     coords_too: bool = False
+    alternatives: int = 0
 
     @property
     def greedy(self) -> bool:

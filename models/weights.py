@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,11 +15,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from pix2seq.config import CFG, from_json, to_json
+from pix2seq.config import CFG, decoding_in, from_json, to_json
 from pix2seq.errors import UserError
 from pix2seq.models.pix2seq import Pix2Seq
 
 FORMAT = "pix2seq-toolkit"
+MOST_CHARACTERS = 200  # of domain and licence
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,8 @@ class Weights:
 
     `keypoints` describe what its points mean (see `dataset.skeleton.Skeleton.to_dict`; empty: COCO's 17 of a person),
     `category_ids` the annotation files' own ids by class id, for results in COCO's format (empty: the class ids).
-    `step` counts the optimizer steps of the training (0: not known).
+    `step` counts the optimizer steps of the training (0: not known), `decoding` are settings of inference that suit
+    the model (see `config.with_decoding`). `domain` says in a sentence what it is good for.
     """
 
     model: Pix2Seq
@@ -36,6 +41,9 @@ class Weights:
     keypoints: dict[str, Any] = field(default_factory=dict)
     category_ids: dict[int, int] = field(default_factory=dict)
     step: int = 0
+    decoding: dict[str, Any] = field(default_factory=dict)
+    domain: str = ""
+    licence: str = ""
 
 
 def save_weights(path: Path, weights: Weights, dtype: torch.dtype = torch.float32) -> None:
@@ -52,14 +60,40 @@ def save_weights(path: Path, weights: Weights, dtype: torch.dtype = torch.float3
         "keypoints": json.dumps(weights.keypoints),
         "category_ids": json.dumps(weights.category_ids),
         "step": str(weights.step),
+        "decoding": json.dumps(weights.decoding),
+        "domain": weights.domain,
+        "licence": weights.licence,
     }
-    unfinished = path.with_name(path.name + ".partial")
     try:
-        save_file(tensors, unfinished, metadata)
-        unfinished.chmod(0o644)  # safetensors lets nobody else read it
-        os.replace(unfinished, path)
+        with _replacing(path) as unfinished:
+            save_file(tensors, unfinished, metadata)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} cannot be written ({error}); make room, or choose another place") from None
+
+
+def write_metadata(path: Path, changes: Mapping[str, str]) -> None:
+    """Replace some metadata of a weights file, whole or not at all (then UserError); its tensors stay as they are."""
+    try:
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            header["__metadata__"] |= changes
+            text = json.dumps(header).encode()
+            text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
+            with _replacing(path) as unfinished, unfinished.open("wb") as copy:
+                copy.write(len(text).to_bytes(8, "little") + text)
+                shutil.copyfileobj(file, copy)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be written ({error}); make room, or copy it to another place") from None
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` for a file that takes its place when it is complete; after an error none is left."""
+    unfinished = path.with_name(path.name + ".partial")
+    try:
+        yield unfinished
+        unfinished.chmod(0o644)  # safetensors lets nobody else read it
+        os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -84,11 +118,18 @@ def load_weights(path: Path) -> Weights:
         keypoints = json.loads(metadata.get("keypoints", "{}"))
         category_ids = {int(key): number for key, number in json.loads(metadata.get("category_ids", "{}")).items()}
         step = int(metadata.get("step", 0))
+        decoding = decoding_in(metadata)
+        words = (_plain(metadata.get(name, "")) for name in ("domain", "licence"))
     except (ValueError, KeyError, TypeError, AttributeError, UserError) as error:
         raise UserError(f"the settings in {path} cannot be read ({error!r}); get it again") from None
     model = Pix2Seq(cfg.model).eval()
     fit(model, tensors, path)
-    return Weights(model, cfg, class_names, text, keypoints, category_ids, step)
+    return Weights(model, cfg, class_names, text, keypoints, category_ids, step, decoding, *words)
+
+
+def _plain(text: str) -> str:
+    """At most MOST_CHARACTERS printable characters of a stranger's text, on one line."""
+    return "".join(character for character in " ".join(text.split()) if character.isprintable())[:MOST_CHARACTERS]
 
 
 def fit(model: Pix2Seq, tensors: dict[str, torch.Tensor], path: Path) -> None:

@@ -1,8 +1,9 @@
-"""Printing to terminals of any encoding."""
+"""Printing to terminals of any encoding, by one of several processes."""
 
 from __future__ import annotations
 
 import io
+import os
 import sys
 from typing import TextIO
 
@@ -22,3 +23,9 @@ def bar(length: int, stream: TextIO | None = None) -> str:
     except UnicodeEncodeError:
         return "#" * length
     return "█" * length
+
+
+def tell(line: str) -> None:
+    """A line that is not an error; with torchrun, from the first process alone."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"note: {line}", file=sys.stderr)

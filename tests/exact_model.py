@@ -7,13 +7,13 @@ the batch size, so its tokens may vary. The logits of this model are read from a
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pix2seq import config
 from pix2seq.config import ModelCFG
 from pix2seq.infer.predictor import Predictor
 
@@ -74,5 +74,5 @@ def with_exact_model(predictor: Predictor) -> Predictor:
     generator = copy.copy(predictor.generator)
     generator.model = ExactModel(predictor.trained.model)
     other = predictor.with_generator(generator)
-    other.trained = config.replace(predictor.trained, coord_window=0)  # a mean would be rounded
+    other.settings = dataclasses.replace(predictor.settings, coord_window=0)  # a mean would be rounded
     return other

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pix2seq.command_line import EVALUATION, INFERENCE, TRAINING, command_line, parse_args
-from pix2seq.config import CFG, FIELDS, GROUP_OF, PRESETS, RENAMED, flag, replace, to_json
+from pix2seq.config import CFG, FIELDS, GROUP_OF, PRESETS, RENAMED, flag, replace, to_json, value_of
 from pix2seq.config_file import recipes
 from pix2seq.errors import UserError
 from pix2seq.runtime.paths import ROOT
@@ -62,7 +62,7 @@ def refused(run):
 
 
 def test_there_are_scripts():
-    assert len(SCRIPTS) == 26 and len(PROGRAMS) == 28
+    assert len(SCRIPTS) == 28 and len(PROGRAMS) == 30
 
 
 @pytest.mark.parametrize("script", PROGRAMS)
@@ -370,7 +370,7 @@ def test_a_missing_or_binary_file_is_named(tmp_path: Path):
 
 def test_settings_of_a_file_that_a_script_does_not_use_are_ignored_and_reported(read, capsys: pytest.CaptureFixture):
     cfg = read(to_json(replace(PRESETS["vit-b"], task="detection", score_threshold=0.5)), uses=INFERENCE)
-    assert cfg == replace(CFG(), task="detection", score_threshold=0.5)
+    assert cfg == replace(CFG(), task="detection", score_threshold=0.5, coord_window=0)
     note = capsys.readouterr().err
     assert note.startswith("note: ") and note.count("\n") == 1
     assert "own.yaml: this script does not use preset, image_size," in note and re.search(r"and \d+ more$", note)
@@ -419,7 +419,7 @@ def test_the_recipe_of_the_shipped_weights_is_that_of_their_file():
     for group in ("model", "data", "train"):
         for name, value in trained[group].items():
             if name in FIELDS and name not in known:
-                assert getattr(getattr(cfg, group), name) == value, name
+                assert value_of(cfg, name) == value, name
 
 
 def test_a_name_means_a_recipe_and_a_path_a_file_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -12,11 +12,13 @@ from pix2seq import config
 from pix2seq.command_line import parse_args
 from pix2seq.config import (
     CFG,
+    DECODING,
     FIELDS,
     GROUP_OF,
     PRESETS,
     RENAMED,
     check_training,
+    decoding_of,
     flag,
     from_json,
     notices,
@@ -24,6 +26,7 @@ from pix2seq.config import (
     to_json,
     value_of,
     what_is_wrong,
+    with_decoding,
 )
 from pix2seq.errors import UserError
 from pix2seq.models.pix2seq import Pix2Seq
@@ -39,7 +42,7 @@ WORDS = [name for name, member in FIELDS.items() if member.metadata["choices"]]
 
 def test_no_two_settings_have_the_same_name():
     parts = (CFG(), *(getattr(CFG(), group) for group in config.GROUPS))
-    names = [name for part in parts for name in vars(part) if name not in config.GROUPS]
+    names = [name for part in parts for name in vars(part) if name not in (*config.GROUPS, "given")]
     assert len(names) == len(set(names)) == len(FIELDS)
 
 
@@ -213,6 +216,29 @@ def test_presets_name_themselves_fit_together_and_leave_the_task_alone(name: str
     check_training(PRESETS[name])
     assert name in FIELDS["preset"].metadata["help"]
     assert notices(PRESETS[name]) == []
+
+
+# Decoding settings of a weights file
+
+
+def test_what_is_given_wins_over_a_weights_file_and_that_over_the_rest():
+    cfg = replace(PRESETS["vit-b"], end_threshold=0.97, seed=3)
+    decoded = with_decoding(cfg, {"end_threshold": 0.5, "coord_window": 5, "top_k": 7}).infer
+    assert (decoded.end_threshold, decoded.coord_window, decoded.top_k) == (0.97, 5, 7)
+    assert decoded.top_p == CFG().infer.top_p
+
+
+def test_settings_on_a_command_line_are_given_and_defaults_are_not(tmp_path: Path):
+    (tmp_path / "own.yaml").write_text("top_k: 3", encoding="utf-8")
+    cfg = parse_args(["--coord-window", "0", "--config", str(tmp_path / "own.yaml")], output_dir="results")
+    assert cfg.given == {"coord_window", "top_k", "output_dir"}
+
+
+def test_a_run_s_decoding_settings_are_those_that_are_not_the_defaults():
+    assert decoding_of(CFG()) == {}
+    cfg = replace(PRESETS["vit-b"], end_threshold=0.5, weights="mine.safetensors")
+    assert decoding_of(cfg) == {"end_threshold": 0.5, "coord_window": 0}
+    assert set(DECODING) <= {name for name in FIELDS if GROUP_OF[name] == "infer"}
 
 
 # Files

@@ -80,7 +80,7 @@ class ImageClassInference:
     IMAGE_FILE = None
 
     @staticmethod
-    def sampling(settings, model) -> tuple:
+    def sampling(settings) -> tuple:
         return GREEDY, 1
 
     @staticmethod

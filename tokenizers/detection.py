@@ -105,12 +105,23 @@ class DetectionTokenizer:
         Groups that are not four coordinates and a class are left out, as is an incomplete last group. A grammar allows
         none of them; the official code clips their coordinates instead.
         """
+        return self.decode_alternatives(tokens, np.asarray(tokens)[:, None], np.asarray(probs)[:, None])
+
+    def decode_alternatives(self, tokens: np.ndarray, alternatives: np.ndarray, probs: np.ndarray) -> Detections:
+        """The boxes of `tokens` (T,), each with every class that it may have: the `alternatives` (T, A) of its class
+        token that are classes, with their `probs` (T, A) as scores."""
         count = len(until_end(np.asarray(tokens))) // 5
-        groups = np.asarray(tokens)[: count * 5].reshape(count, 5)
-        classes = groups[:, 4]
-        valid = is_coord(groups[:, :4]).all(axis=1) & (classes > CLASS_SHIFT) & (classes < COORD_SHIFT)
-        scores = np.asarray(probs)[: count * 5].reshape(count, 5)[:, 4]
-        return Detections(dequantize(groups[valid, :4]), classes[valid] - CLASS_SHIFT, scores[valid])
+        coords = np.asarray(tokens)[: count * 5].reshape(count, 5)[:, :4]
+        classes, scores = (part[4 : count * 5 : 5] for part in (alternatives, probs))  # (count, A)
+        valid = is_coord(coords).all(axis=1)[:, None] & (classes > CLASS_SHIFT) & (classes < COORD_SHIFT)
+        box = np.nonzero(valid)[0]
+        return Detections(dequantize(coords[box]), classes[valid] - CLASS_SHIFT, scores[valid])
+
+
+def without_absence(sequence: TokenSequence) -> TokenSequence:
+    """A detection sequence that does not teach that there is nothing else: ends and noise objects weigh nothing."""
+    says_nothing_else = (sequence.target == END) | (sequence.target == FAKE)
+    return replace(sequence, weight=np.where(says_nothing_else, 0, sequence.weight).astype(sequence.weight.dtype))
 
 
 def corrupt_classes(sequence: TokenSequence, mode: str, rng: np.random.Generator) -> TokenSequence:

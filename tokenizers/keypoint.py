@@ -56,10 +56,22 @@ class KeypointTokenizer:
         """(6,) for a `box` (4,) y1 x1 y2 x2 in canvas fractions."""
         return instance_prompt(PROMPT, box, class_id)
 
-    def encode(self, box: np.ndarray, class_id: int, points: np.ndarray, visible: np.ndarray) -> TokenSequence:
-        """`points` (K, 2) y x in canvas fractions, `visible` (K,) bool: labelled and inside the canvas."""
+    def encode(
+        self,
+        box: np.ndarray,
+        class_id: int,
+        points: np.ndarray,
+        visible: np.ndarray,
+        unlabeled: np.ndarray | None = None,
+    ) -> TokenSequence:
+        """`points` (K, 2) y x in canvas fractions, `visible` (K,) bool: labelled and inside the canvas.
+
+        Nothing is known about `unlabeled` (K,) points: their tokens are the invisible ones and weigh nothing.
+        """
         response = np.where(np.asarray(visible)[:, None], quantize(points), INVISIBLE).reshape(-1)
         weight = np.where(response == INVISIBLE, self.invisible_weight, 1.0)
+        if unlabeled is not None:
+            weight[np.repeat(unlabeled, 2)] = 0
         return TokenSequence.from_response(self.prompt(box, class_id), response, weight)
 
     def grammar(self) -> Grammar:

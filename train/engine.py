@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -14,25 +13,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pix2seq.config import CFG, TrainCFG, check_training, parse_tasks, replace, to_json
+from pix2seq.config import CFG, TrainCFG, check_training, decoding_of, parse_tasks, replace, to_json
 from pix2seq.dataset.batches import Batch, build_loader
 from pix2seq.dataset.caption_vocabulary import training_tokenizers
-from pix2seq.dataset.inspection import report
+from pix2seq.dataset.inspection import mixture_table, report
+from pix2seq.dataset.mixture import Mixture
 from pix2seq.dataset.sampler import EpochSampler
 from pix2seq.dataset.samples import SampleDataset
-from pix2seq.dataset.sources import open_split
+from pix2seq.dataset.training_data import evaluated_one, open_training
 from pix2seq.errors import UserError
 from pix2seq.evaluate.run import evaluate_weights
 from pix2seq.evaluate.tokens import TokenCounts, token_columns, token_numbers
+from pix2seq.models.auxiliary_head import AuxiliaryHead
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.models.weights import Weights, load_weights, save_weights
 from pix2seq.runtime import distributed
+from pix2seq.runtime.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from pix2seq.runtime.device import check_precision, computes_bf16, image_format, pick_device
 from pix2seq.runtime.paths import writable_folder
 from pix2seq.tasks import choose_tasks
 from pix2seq.train.announce import SCENES_ARE_DRAWN, Forecast, describe_data, describe_steps, steps_left
-from pix2seq.train.auxiliary_head import AuxiliaryHead
-from pix2seq.train.checkpoint import load_checkpoint, save_checkpoint
+from pix2seq.train.auxiliary_loss import auxiliary_loss
 from pix2seq.train.curves import Metrics, draw_curves
 from pix2seq.train.finetune import lacks_backbone, start_from, table
 from pix2seq.train.loss import token_loss
@@ -78,7 +79,7 @@ def batch_losses(
         losses[task] = token_loss(logits, part.targets, part.weights, train.coord_sigma, train.label_smoothing)
         if counts:
             counts[task].add(logits, part.targets, part.weights)
-    return losses | ({"auxiliary": auxiliary_head(memory, batch.objects)} if auxiliary_head else {})
+    return losses | ({"auxiliary": auxiliary_loss(auxiliary_head, memory, batch.objects)} if auxiliary_head else {})
 
 
 class Trainer:
@@ -140,8 +141,7 @@ class Trainer:
 
     def _open_data(self) -> None:
         cfg = self.cfg
-        training = open_split(cfg, cfg.data.train_split, self.tasks, complete=False)
-        validation = open_split(cfg, cfg.data.val_split, self.tasks, training.class_names, complete=False)
+        training, validation = open_training(cfg, self.tasks, complete=False)
         self.class_names, self.skeleton = training.class_names, training.skeleton
         self.category_ids = training.category_ids
         self.tokenizers = training_tokenizers(training, self.tasks, cfg)
@@ -149,6 +149,7 @@ class Trainer:
         if vocab_size > cfg.model.vocab_size and distributed.rank() == 0:
             print(f"{vocab_size} token ids, more than --vocab-size, for {len(self.text)} words or word pieces")
         self.cfg = cfg = replace(cfg, vocab_size=vocab_size)
+        self.evaluated = evaluated_one(cfg, self.tasks, validation)
         if cfg.data.check_data:
             for name, split in (("training", training), ("validation", validation)):
                 split.leave_out_unreadable()
@@ -158,7 +159,11 @@ class Trainer:
         train_set = SampleDataset(training, self.tasks, self.tokenizers, cfg, augment=True, replace_unreadable=True)
         if distributed.rank() == 0:
             print(describe_data(cfg, training, validation, len(train_set)))
-        self.sampler = EpochSampler(len(train_set), cfg.train.batch_size, cfg.seed, *ranks)
+            if isinstance(training, Mixture):
+                print(mixture_table(training, self.tasks, cfg.data.train_difficult))
+                if cfg.train.eval_every:
+                    print(f"--eval-every evaluates {self.evaluated.task} on {self.evaluated.data.data_root}")
+        self.sampler = EpochSampler(train_set.parts, cfg.train.batch_size, cfg.seed, *ranks)
         self.loader = build_loader(train_set, self.sampler, cfg.data.workers)
         val_set = SampleDataset(validation, self.tasks, self.tokenizers, cfg, augment=False, replace_unreadable=True)
         val_sampler = EpochSampler(len(val_set), cfg.train.batch_size, cfg.seed)
@@ -270,19 +275,20 @@ class Trainer:
         print("validation:", ", ".join(f"{task} {loss:.3f}" for task, loss in losses.items()))
         total = sum(self.loss_weights[task] * loss for task, loss in losses.items())
         described = self.class_names, self.text.describe(), self.skeleton.to_dict(), self.category_ids
-        weights = Weights(self.average, self.cfg, *described, self.step)
+        words = self.cfg.train.domain, self.cfg.train.licence
+        weights = Weights(self.average, self.cfg, *described, self.step, decoding_of(self.cfg), *words)
         dtype = torch.float16 if self.cfg.train.store == "fp16" else torch.float32
         save_weights(self.folder / "last.safetensors", weights, dtype)
         if total < self.best:
             self.best = total
             save_weights(self.folder / "best.safetensors", weights, dtype)
-        save_checkpoint(self.folder / "checkpoint.pt", self._state())
+        save_checkpoint(self.folder / CHECKPOINT, self._state())
         draw_curves(self.folder / "metrics.csv", self.folder / "curves.png")
 
     def _evaluate(self) -> None:
         """All figures of the weights that were just written, on all processes; what hinders it ends no training."""
-        infer = dataclasses.replace(self.cfg.infer, weights=str(self.folder / "last.safetensors"))
-        cfg = dataclasses.replace(self.cfg, infer=infer, device=str(self.device))
+        weights = str(self.folder / "last.safetensors")
+        cfg = replace(self.evaluated, weights=weights, device=str(self.device))
         try:
             evaluate_weights(cfg, self.folder)
         except UserError as error:
@@ -295,7 +301,7 @@ class Trainer:
         return {name: part.state_dict() for name, part in parts.items()} | numbers
 
     def _resume(self) -> None:
-        state = load_checkpoint(self.folder / "checkpoint.pt", self.device)
+        state = load_checkpoint(self.folder / CHECKPOINT, self.device)
         tasks = parse_tasks(state.get("task", self.cfg.task))  # older checkpoints do not name them
         if tasks != self.cfg.tasks:
             raise UserError(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.models.weights import Weights
+from pix2seq.names import match_names
 from pix2seq.token_ids import CLASS_SHIFT, COORD_BINS, COORD_SHIFT, TEXT_SHIFT
 from pix2seq.tokenizers.captioning import TextVocabulary, WordVocabulary, read_text
 
@@ -33,7 +34,7 @@ def start_from(
     moved = np.concatenate(
         [
             _same_rows(min(CLASS_SHIFT, *sizes)),
-            _rows_by_name(class_names, weights.class_names) + CLASS_SHIFT,
+            _class_rows(class_names, weights.class_names) + CLASS_SHIFT,
             _same_rows(COORD_BINS) + COORD_SHIFT,
             _text_rows(text, known) + TEXT_SHIFT,
         ]
@@ -48,10 +49,10 @@ def start_from(
             shared = min(len(tensor), len(source))
             tensor[:shared] = source[:shared]
             rows.append(("token positions", str(shared), str(len(tensor) - shared)))
-        elif source is not None and name == STEM and len(tensor) == len(source):
-            shared = min(tensor.shape[1], source.shape[1])  # of feature maps in the same order, the deeper ones last
+        elif source is not None and name == STEM and len(tensor) == len(source) and tensor.shape != source.shape:
+            shared = min(tensor.shape[1], source.shape[1])  # feature maps come in the same order, deeper ones last
             tensor[:, :shared] = source[:, :shared]
-            rows += [("channels of the backbone", str(shared), str(tensor.shape[1] - shared))][: shared < tensor.shape[1]]
+            rows.append(("channels of the backbone", str(shared), str(tensor.shape[1] - shared)))
         elif source is not None and (source := _resampled(model, weights.model, name, source)).shape == tensor.shape:
             tensor.copy_(source)
             kept += 1
@@ -99,6 +100,12 @@ def _rows_by_name(names: Mapping[int, str], known: Mapping[int, str]) -> np.ndar
     return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
+def _class_rows(names: Mapping[int, str], known: Mapping[int, str]) -> np.ndarray:
+    """Pairs (n, 2) of class ids whose names mean the same."""
+    matches = match_names(names.values(), known.values())
+    return _rows_by_name({number: matches[name] for number, name in names.items() if name in matches}, known)
+
+
 def _text_rows(text: TextVocabulary, known: TextVocabulary) -> np.ndarray:
     """Word lists share words; another kind of vocabulary means the same only as a whole."""
     if isinstance(text, WordVocabulary) and isinstance(known, WordVocabulary):
@@ -120,7 +127,7 @@ def _shape(tensor: Tensor) -> str:
 
 
 def _classes_row(names: Mapping[int, str], known: Mapping[int, str]) -> tuple[str, str, str]:
-    there = set(known.values())
+    there = match_names(names.values(), known.values())
     kept, new = ([name for name in names.values() if (name in there) == is_kept] for is_kept in (True, False))
     return "classes", _listed(kept), _listed(new)
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pix2seq.config import CFG, replace
+from pix2seq.config import CFG, decoding_of, replace
 from pix2seq.errors import UserError
 from pix2seq.weights.official_config import OfficialConfig, config_of
 from pix2seq.weights.tf_checkpoint import ObjectCheckpoint, open_checkpoint
@@ -61,7 +61,7 @@ def convert_checkpoint(
     model = empty_model(cfg)
     check_fit(sources, model.state_dict())
     fill(model, checkpoint, sources, getattr(torch, DTYPES[dtype]))
-    weights = Weights(model, cfg, class_names, text)
+    weights = Weights(model, cfg, class_names, text, decoding=decoding_of(cfg))
     save_weights(out, weights, getattr(torch, DTYPES[dtype]))
     return weights
 

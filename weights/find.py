@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 
 from pix2seq.errors import UserError
@@ -47,6 +48,7 @@ def describe_names() -> str:
     )
 
 
+@lru_cache  # within a run it stays the same file
 def _from_hub(address: str) -> Path:
     """The file in the hub's cache; asked for anew where there is a network, as the hub's library does."""
     match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:/([^/].*))?", address)

@@ -194,7 +194,8 @@ def test_a_task_without_sequences_is_not_in_the_sample():
 
 def sample_of(canvases: list[np.ndarray], sequences: dict[str, list[tuple[int, TokenSequence]]]) -> Sample:
     """A sample whose canvases show no objects."""
-    nothing = CanvasObjects(np.zeros((0, 4)), np.zeros(0, dtype=np.int64), np.zeros((0, 17, 2)), np.zeros((0, 17)))
+    none = np.zeros(0, dtype=np.int64)
+    nothing = CanvasObjects(np.zeros((0, 4)), none, np.zeros((0, 17, 2)), np.zeros((0, 17)), none)
     return Sample(canvases, [nothing] * len(canvases), sequences)
 
 

@@ -14,10 +14,10 @@ from pix2seq.dataset.batches import build_loader
 from pix2seq.dataset.caption_vocabulary import caption_vocabulary
 from pix2seq.dataset.coco import Example
 from pix2seq.dataset.detection import detection_sequence, noise_boxes, order_objects, truncated_normal
-from pix2seq.dataset.geometry import Geometry
+from pix2seq.dataset.geometry import Geometry, clip_polygon
 from pix2seq.dataset.sampler import EpochSampler
 from pix2seq.dataset.samples import SampleDataset
-from pix2seq.dataset.segmentation import clip_polygon, segmentation_sequence, shown_polygons
+from pix2seq.dataset.segmentation import segmentation_sequence, shown_polygons
 from pix2seq.dataset.sources import open_split
 from pix2seq.tasks import TASKS, choose_tasks
 from pix2seq.token_ids import CLASS_SHIFT, END, FAKE, INVISIBLE

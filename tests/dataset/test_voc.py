@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pix2seq.config import CFG, replace
+from pix2seq.dataset.sources import open_split
 from pix2seq.dataset.voc import VOC_CLASSES, VocDataset, find_voc_folders
 from pix2seq.errors import UserError
 from pix2seq.tasks import DETECTION, SEGMENTATION, choose_tasks
@@ -103,7 +105,7 @@ def test_a_chosen_class_that_no_annotation_has_is_refused(tmp_path: Path):
     objects = {"a": thing("mug"), "b": thing("spoon")}
     folder = write_voc(tmp_path / "own", objects, {"train": ["a"], "val": ["b"]})
     with pytest.raises(UserError, match=r"'spon'.*mug, spoon"):
-        VocDataset(folder, "train", ONLY_DETECTION, classes=["mug", "spon"])
+        open_split(replace(CFG(), data_root=str(folder), classes="mug,spon"), "train", ONLY_DETECTION)
     names = [
         VocDataset(folder, split, ONLY_DETECTION, None, ["spoon", "mug"]).class_names for split in ("train", "val")
     ]

@@ -1,5 +1,6 @@
 """The inference scripts from the command line: files written, tables printed, mistakes reported in one line."""
 
+import dataclasses
 import json
 import runpy
 import subprocess
@@ -258,6 +259,23 @@ def test_a_task_that_the_weights_cannot_do_is_refused(run_script, capsys, image,
     assert "not for captioning" in refused(run_script, capsys, "caption", *flags)
     assert "not for detection" in refused(run_script, capsys, "segmentation", *flags)
     run_script("segmentation", *flags, "--box", "10,10,20,20")
+
+
+def test_what_weights_are_good_for_is_said_once_and_where_nothing_is_found(
+    run_script, responsive, capsys, image, tmp_path, weights_path, monkeypatch
+):
+    from pix2seq.models.weights import load_weights, save_weights
+
+    monkeypatch.setenv("PIX2SEQ_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "dogs.safetensors"
+    save_weights(path, dataclasses.replace(load_weights(weights_path), domain="photographs of dogs", licence="MIT"))
+    flags = ["--image", image, "--weights", path]
+    said = []
+    for more in ([], [], ["--score-threshold", "1"]):
+        run_script("object_detection", *flags, *more)
+        said.append(capsys.readouterr().err)
+    assert said[0].startswith("dogs.safetensors: photographs of dogs (licence: MIT); stronger weights: ")
+    assert said[1] == "" and said[2] == said[0] and said[0].count("\n") == 1
 
 
 def test_old_output_is_kept_after_a_failure(run_script, responsive, capsys, image, out, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pix2seq.config import CFG, PRESETS, ModelCFG, replace
+from pix2seq.errors import UserError
 from pix2seq.models.decoder import Rows
 from pix2seq.models.encoders import GridPositions
 from pix2seq.models.layers import Attention, LayerCFG, RMSNorm, rotary_2d, rotate
@@ -232,3 +233,25 @@ def test_freezing_a_plain_vit_freezes_all_of_it(tiny_model_cfg: CFG):
     backbone = Pix2Seq(model).encoder.backbone
     backbone.freeze(1)
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
+
+
+@torch.no_grad()
+def test_deeper_feature_maps_are_magnified_and_joined(tiny_model_cfg: CFG):
+    one = Pix2Seq(tiny_model_cfg.model).eval().encoder.backbone
+    two = Pix2Seq(dataclasses.replace(tiny_model_cfg.model, backbone_levels=2)).eval().encoder.backbone
+    two.load_state_dict(one.state_dict(), strict=False)
+    images = torch.rand(2, 3, 72, 40)
+    (first, grid, _), (joined, joined_grid, _) = one(images), two(images)
+    assert joined_grid == grid and joined.shape[:2] == first.shape[:2] and two.reduction == one.reduction
+    torch.testing.assert_close(joined[..., : one.width], first, atol=1e-5, rtol=1e-5)
+    coarse = joined[..., one.width :].transpose(1, 2).unflatten(2, grid)  # (2, C, h, w)
+    deeper = two.net(images)[1]
+    torch.testing.assert_close(coarse[:, :, 0, 0], deeper[:, :, 0, 0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "values", [{"backbone_levels": 4}, {"backbone_stage": 9}, {"backbone": "patches", "backbone_levels": 2}]
+)
+def test_feature_maps_that_a_backbone_lacks_are_refused(tiny_model_cfg: CFG, values: dict):
+    with pytest.raises(UserError, match="--backbone-"):
+        Pix2Seq(dataclasses.replace(tiny_model_cfg.model, **values))

@@ -1,5 +1,7 @@
 """A weights file describes itself, and a file that does not is refused."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from safetensors.torch import save_file
 from pix2seq.config import CFG, from_json, to_json
 from pix2seq.errors import UserError
 from pix2seq.models.pix2seq import Pix2Seq
-from pix2seq.models.weights import Weights, load_weights, save_weights
+from pix2seq.models.weights import Weights, load_weights, save_weights, write_metadata
 from pix2seq.runtime.paths import ROOT, weights_path
 
 NAMES = {1: "person", 18: "dog"}
@@ -65,8 +67,69 @@ def test_the_shipped_file_has_names_of_an_earlier_version_and_loads():
 
 def test_metadata_can_be_read_without_the_toolkit(tiny_model_cfg: CFG, path: Path):
     _, metadata = contents(path)
-    assert set(metadata) == {"format", "cfg", "class_names", "text", "keypoints", "category_ids", "step"}
+    named = {"class_names", "text", "keypoints", "category_ids", "decoding", "domain", "licence"}
+    assert set(metadata) == {"format", "cfg", "step"} | named
     assert from_json(metadata["cfg"]) == tiny_model_cfg
+
+
+def test_decoding_settings_come_from_the_file(tiny_model: Pix2Seq, tiny_model_cfg: CFG, path: Path):
+    decoding = {"end_threshold": 0.25, "coord_window": 0, "suppress_invisible": True}
+    save_weights(path, Weights(tiny_model, tiny_model_cfg, NAMES, TEXT, decoding=decoding))
+    assert load_weights(path).decoding == decoding
+
+
+def test_a_file_without_decoding_settings_has_the_coordinate_window_of_its_model(path: Path):
+    tensors, metadata = contents(path)
+    old = json.loads(metadata["cfg"])
+    del metadata["decoding"], old["infer"]["coord_window"]
+    old["model"]["coord_window"] = 7
+    save_file(tensors, path, metadata | {"cfg": json.dumps(old)})
+    assert load_weights(path).decoding == {"coord_window": 7}
+
+
+def test_other_settings_than_those_of_decoding_are_not_taken_from_a_file(path: Path):
+    tensors, metadata = contents(path)
+    save_file(tensors, path, metadata | {"decoding": '{"output_dir": "/", "invented_later": 3, "top_k": 5}'})
+    assert load_weights(path).decoding == {"top_k": 5}
+
+
+@pytest.mark.parametrize(("name", "value"), [("end_threshold", 2), ("top_k", 0.5), ("mask_threshold", "high")])
+def test_a_decoding_setting_out_of_range_is_named(path: Path, name: str, value: object):
+    tensors, metadata = contents(path)
+    save_file(tensors, path, metadata | {"decoding": json.dumps({name: value})})
+    with pytest.raises(UserError, match=rf"tiny\.safetensors.* {name} expects a .*number .*, got {value!r}"):
+        load_weights(path)
+
+
+def test_domain_and_licence_of_a_stranger_s_file_are_short_plain_text(path: Path):
+    tensors, metadata = contents(path)
+    domain = "photographs\n of \x1b[31mdogs\u202e" + "!" * 300
+    save_file(tensors, path, metadata | {"domain": domain, "licence": "Apache 2.0"})
+    weights = load_weights(path)
+    assert weights.domain.startswith("photographs of [31mdogs!!!") and len(weights.domain) == 200
+    assert weights.licence == "Apache 2.0"
+
+
+def test_metadata_are_replaced_and_tensors_stay_byte_for_byte(path: Path):
+    before, (_, metadata) = path.read_bytes(), contents(path)
+    write_metadata(path, {"decoding": '{"top_k": 3}'})
+    after, (_, changed) = path.read_bytes(), contents(path)
+    assert changed == metadata | {"decoding": '{"top_k": 3}'} and load_weights(path).decoding == {"top_k": 3}
+    starts = [8 + int.from_bytes(data[:8], "little") for data in (before, after)]
+    assert before[starts[0] :] == after[starts[1] :] and starts[1] % 8 == 0
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_metadata_that_cannot_be_replaced_leave_the_file_as_it_was(path: Path, monkeypatch: pytest.MonkeyPatch):
+    before = path.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    with pytest.raises(UserError, match="no space left"):
+        write_metadata(path, {"decoding": "{}"})
+    assert path.read_bytes() == before and [file.name for file in path.parent.iterdir()] == [path.name]
 
 
 @torch.no_grad()
@@ -127,7 +190,11 @@ def test_missing_and_unexpected_tensors_are_counted(path: Path):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"cfg": "{}"}, {"cfg": "no json"}, {"cfg": "[]"}, {"text": "{"}, {"class_names": "[]"}]
+    "changes",
+    [
+        *({"cfg": "{}"}, {"cfg": "no json"}, {"cfg": "[]"}, {"text": "{"}, {"class_names": "[]"}),
+        *({"decoding": "["}, {"decoding": "[]"}, {"decoding": '{"end_threshold": NaN}'}),
+    ],
 )
 def test_damaged_metadata_are_refused(tiny_model_cfg: CFG, path: Path, changes: dict[str, str]):
     tensors, metadata = contents(path)

@@ -16,10 +16,10 @@ from pix2seq import config
 from pix2seq.config import CFG
 from pix2seq.errors import UserError
 from pix2seq.models.weights import load_weights
+from pix2seq.runtime.checkpoint import load_checkpoint, save_checkpoint
 from pix2seq.runtime.paths import ROOT
 from pix2seq.tasks import TASKS
 from pix2seq.train import progress
-from pix2seq.train.checkpoint import load_checkpoint, save_checkpoint
 from pix2seq.train.engine import Trainer, batch_losses, train
 
 

@@ -1,19 +1,20 @@
 """Finetuning: classes and words keep their weights under new token ids; the rest is initialized and reported."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 
 from pix2seq import config
-from pix2seq.command_line import parse_args
-from pix2seq.config import CFG
+from pix2seq.command_line import TRAINING, parse_args
+from pix2seq.config import CFG, decoding_of
 from pix2seq.errors import UserError
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.models.weights import Weights, load_weights, save_weights
 from pix2seq.tokenizers.captioning import WordVocabulary
 from pix2seq.train.engine import Trainer
-from pix2seq.train.finetune import start_from, table
+from pix2seq.train.finetune import lacks_backbone, start_from, table
 
 CLASSES = {1: "person", 3: "car", 18: "dog"}
 WORDS = ["<unk>", "a", "dog"]
@@ -59,6 +60,14 @@ def test_a_file_without_room_for_text_gives_its_other_rows(tiny_model_cfg: CFG):
     new, old = model.decoder.embedding.weight, weights.model.decoder.embedding.weight
     assert torch.equal(new[1000:2000], old[1000:2000]) and torch.equal(new[118], old[118])
     assert torch.equal(new[3000:], before["decoder.embedding.weight"][3000:])
+
+
+def test_classes_are_found_by_voc_s_and_coco_s_names(weights: Weights):
+    model, _, rows = started(weights, {4: "Car", 5: "sofa"}, ["<unk>"])
+    assert torch.equal(model.decoder.embedding.weight[104], weights.model.decoder.embedding.weight[103])
+    assert rows["classes"] == ("1: Car", "1: sofa")
+    of_coco = dataclasses.replace(weights, class_names={9: "couch"})
+    assert started(of_coco, {5: "sofa"}, ["<unk>"])[2]["classes"] == ("1: sofa", "0")
 
 
 def test_the_bias_moves_with_its_class(weights: Weights):
@@ -148,3 +157,20 @@ def test_written_weights_have_keypoints_and_category_ids(tiny_cfg: CFG):
     weights = load_weights(Path(tiny_cfg.train.run_dir) / "last.safetensors")
     assert weights.keypoints["names"][0] == "nose" and weights.keypoints["class_ids"] == [1]
     assert weights.category_ids == {number: number for number in weights.class_names}
+
+
+def test_decoding_settings_of_the_start_are_those_of_the_run_but_for_its_calibration(weights: Weights, path: Path):
+    decoding = {"coord_window": 0, "end_threshold": 0.5, "calibration_slope": 0.5}
+    save_weights(path, dataclasses.replace(weights, decoding=decoding))
+    cfg = parse_args(["--start-from", str(path), "--end-threshold", "0.25"], None, TRAINING)
+    assert (cfg.infer.coord_window, cfg.infer.end_threshold, cfg.infer.calibration_slope) == (0, 0.25, 1.0)
+    assert decoding_of(cfg) == {"coord_window": 0, "end_threshold": 0.25}
+
+
+def test_deeper_feature_maps_join_what_the_file_knows(weights: Weights):
+    model, before, rows = started(weights, CLASSES, WORDS, backbone_levels=2)
+    stem, known = model.encoder.stem[0].weight, weights.model.encoder.stem[0].weight
+    assert torch.equal(stem[:, : known.shape[1]], known)
+    assert torch.equal(stem[:, known.shape[1] :], before["encoder.stem.0.weight"][:, known.shape[1] :])
+    assert rows["channels of the backbone"] == (str(known.shape[1]), str(stem.shape[1] - known.shape[1]))
+    assert lacks_backbone(model, weights.model) and not lacks_backbone(weights.model, model)

@@ -277,8 +277,10 @@ def test_config_json_wins_over_the_name_and_the_flag_over_both(damaged: Path, tm
 def test_config_json_tells_the_number_of_objects_and_the_decoding(damaged: Path, top_k: int, nucleus: float):
     task = {"top_p": 0.4, "top_k": top_k, "temperature": 0.7, "max_instances_per_image_test": 25}
     (damaged / "config.json").write_text(json.dumps({"model": {"image_size": 640}, "task": task}), encoding="utf-8")
-    cfg = convert(damaged, damaged / "out.safetensors").cfg
-    assert (cfg.model.max_objects, cfg.infer.detection_top_p, cfg.infer.temperature) == (25, nucleus, 0.7)
+    convert(damaged, damaged / "out.safetensors")
+    weights = load_weights(damaged / "out.safetensors")
+    chosen = config.with_decoding(config.CFG(), weights.decoding).infer
+    assert (weights.cfg.model.max_objects, chosen.detection_top_p, chosen.temperature) == (25, nucleus, 0.7)
 
 
 @pytest.mark.parametrize(

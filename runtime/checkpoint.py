@@ -10,6 +10,8 @@ import torch
 
 from pix2seq.errors import UserError
 
+CHECKPOINT = "checkpoint.pt"  # its name in a run's folder
+
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write tensors and plain numbers to `path`, whole or not at all."""
@@ -21,8 +23,10 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     """Read what `save_checkpoint` wrote; nothing but tensors and plain values is ever unpickled."""
     if not path.is_file():
-        raise UserError(f"--resume expects a checkpoint {path}, which is not there; start without --resume")
+        raise UserError(f"there is no checkpoint {path}; name a run's folder that has one, or start without --resume")
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
-        raise UserError(f"{path} cannot be read ({type(error).__name__}); start without --resume") from error
+        raise UserError(
+            f"{path} cannot be read ({type(error).__name__}); name another run, or start without --resume"
+        ) from error

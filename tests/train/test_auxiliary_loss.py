@@ -3,7 +3,8 @@
 import torch
 
 from pix2seq.dataset.batches import ObjectBatch
-from pix2seq.train.auxiliary_head import AuxiliaryHead, covering_object, fourier
+from pix2seq.models.auxiliary_head import AuxiliaryHead, fourier
+from pix2seq.train.auxiliary_loss import auxiliary_loss, class_loss, covering_object
 
 
 def objects(boxes: list[list[float]], classes: list[int], visible: float = 0.0) -> ObjectBatch:
@@ -14,6 +15,7 @@ def objects(boxes: list[list[float]], classes: list[int], visible: float = 0.0) 
         torch.tensor([classes]),
         torch.full((1, count, 17, 2), 0.5),
         torch.full((1, count, 17), visible),
+        torch.zeros((1, 1), dtype=torch.long),
     )
 
 
@@ -46,14 +48,27 @@ def test_the_correct_prediction_has_the_lowest_loss():
         head.classify.bias[2] = 20.0
         head.locate.bias.view(-1, fourier(torch.zeros(1)).shape[-1])[:4] = fourier(target.boxes[0, 0])
     memory = torch.randn(1, 5, 8)  # one token outside the 2 × 2 grid
-    assert head(memory, target) < 1e-4
-    assert head(memory, objects([[0.0, 0.0, 1.0, 0.9]], [1])) > 1
+    assert auxiliary_loss(head, memory, target) < 1e-4
+    assert auxiliary_loss(head, memory, objects([[0.0, 0.0, 1.0, 0.9]], [1])) > 1
+
+
+def test_all_classes_labeled_is_plain_cross_entropy():
+    torch.manual_seed(0)
+    logits, classes = torch.randn(2, 4, 5), torch.randint(5, (2, 4))
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), classes.flatten())
+    torch.testing.assert_close(class_loss(logits, classes, torch.zeros((2, 1), dtype=torch.long)), expected)
+
+
+def test_no_object_may_be_one_of_an_unlabeled_class():
+    logits, classes = torch.tensor([[[1.0, 2.0, 3.0]]]), torch.tensor([[0]])
+    expected = -logits.softmax(2)[0, 0, [0, 2]].sum().log()
+    torch.testing.assert_close(class_loss(logits, classes, torch.tensor([[2, 0]])), expected)
 
 
 def test_canvases_without_objects_train_nothing_but_their_absence():
     head = AuxiliaryHead(width=8, num_classes=3, num_points=17)
     memory = torch.randn(1, 4, 8)
-    loss = head(memory, objects([[0.0, 0.0, 0.0, 0.0]], [0]))
+    loss = auxiliary_loss(head, memory, objects([[0.0, 0.0, 0.0, 0.0]], [0]))
     assert torch.isfinite(loss)
     loss.backward()
     assert head.locate.weight.grad.abs().max() == 0
@@ -64,4 +79,4 @@ def test_invisible_keypoints_are_no_targets():
     memory = torch.randn(1, 4, 8)
     near, far = (objects([[0.0, 0.0, 1.0, 1.0]], [1]) for _ in range(2))
     far.points.fill_(0.9)
-    torch.testing.assert_close(head(memory, near), head(memory, far))
+    torch.testing.assert_close(auxiliary_loss(head, memory, near), auxiliary_loss(head, memory, far))

@@ -1,0 +1,39 @@
+"""What the annotations of an image leave open: not labeled is not the same as not there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pix2seq.task import Task
+
+
+@dataclass(frozen=True)
+class Unlabeled:
+    """What the source of an image labels nowhere, so that nothing may be learned from its absence.
+
+    `files` are COCO's names of annotation files that it lacks (`instances`, …): tasks that need one learn nothing from
+    its images. `classes` are ids of classes that it does not look for: its images may show such objects. `points` are
+    indices of keypoints that none of its objects has labeled: they may be visible all the same.
+    """
+
+    files: frozenset[str] = frozenset()
+    classes: tuple[int, ...] = ()
+    points: tuple[int, ...] = ()
+
+    @classmethod
+    def in_any(cls, records: Sequence[Unlabeled]) -> Unlabeled:
+        """What at least one of the `records` leaves open."""
+        files = frozenset().union(*(record.files for record in records))
+        classes = {number for record in records for number in record.classes}
+        points = {index for record in records for index in record.points}
+        return cls(files, tuple(sorted(classes)), tuple(sorted(points)))
+
+    def taught(self, tasks: Iterable[Task]) -> list[Task]:
+        """Those of `tasks` that have their annotations."""
+        return [task for task in tasks if task.samples.COCO_FILE not in self.files]
+
+
+EVERYTHING_IS_LABELED = Unlabeled()

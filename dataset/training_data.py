@@ -1,0 +1,150 @@
+"""Open the training and validation images of a run: one dataset, or several folders of `--data-root` as one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pix2seq.config import CFG, replace
+from pix2seq.dataset.coco import ImageDataset
+from pix2seq.dataset.mixture import Mixture, Source, share_labels, teaches
+from pix2seq.dataset.skeleton import Skeleton
+from pix2seq.dataset.sources import (
+    chosen_classes,
+    data_roots,
+    find_split,
+    open_folder,
+    open_split,
+    require_chosen_classes,
+    split_names,
+    tasks_of,
+)
+from pix2seq.errors import UserError
+from pix2seq.runtime.console import tell
+
+if TYPE_CHECKING:
+    from pix2seq.task import Task
+
+
+def open_training(
+    cfg: CFG, tasks: Mapping[str, Task], complete: bool = True
+) -> tuple[ImageDataset | Mixture, ImageDataset | Mixture]:
+    """The training and the validation images: of one dataset (see `open_split`), or of all folders of `--data-root`."""
+    training = open_sources(cfg, tasks, complete)
+    if isinstance(training, Mixture):
+        return training, _validation(cfg, tasks, training)
+    labels = training.class_names, complete, training.skeleton
+    return training, open_split(cfg, cfg.data.val_split, tasks, *labels)
+
+
+def evaluated_one(cfg: CFG, tasks: Mapping[str, Task], validation: ImageDataset | Mixture) -> CFG:
+    """Settings to evaluate with during training: of several sources the first one, on the tasks that it labels."""
+    if not isinstance(validation, Mixture):
+        return cfg
+    source = validation.sources[0]
+    labeled = ",".join(name for name, task in tasks.items() if teaches(source.dataset, task))
+    return replace(cfg, data_root=str(source.root), data_weights="", task=labeled, task_weights="")
+
+
+def open_sources(cfg: CFG, tasks: Mapping[str, Task], complete: bool = True) -> ImageDataset | Mixture:
+    """The training images of one dataset (see `open_split`), or of all folders of `--data-root`."""
+    roots, split = data_roots(cfg), cfg.data.train_split
+    if len(roots) < 2:
+        return open_split(cfg, split, tasks, complete=complete)
+    _check_flags(cfg, roots)
+    classes, sources = chosen_classes(cfg), []
+    for root, name, weight in zip(roots, _titles(roots), _weights(cfg, len(roots)), strict=True):
+        dataset = _open_labeled(root, split, tasks, None, classes)
+        if dataset:
+            sources.append(Source(name, root, dataset, weight))
+        else:
+            tell(f"{name} has no annotations for {', '.join(tasks)}: left out")
+    datasets = [source.dataset for source in sources]
+    for task in tasks.values():
+        if not any(teaches(dataset, task) for dataset in datasets):
+            raise UserError(
+                f"no folder of --data-root has annotations for {task.name} in {split} that can be trained on; leave it "
+                f"out of --task, or name a folder that has"
+            )
+    require_chosen_classes(datasets)
+    share_labels(datasets)
+    return Mixture(sources)
+
+
+def _validation(cfg: CFG, tasks: Mapping[str, Task], training: Mixture) -> Mixture:
+    """The validation images of those sources that have some."""
+    split, sources = cfg.data.val_split, []
+    labels = training.class_names, chosen_classes(cfg), training.skeleton
+    for source in training.sources:
+        if find_split(source.root, split, tasks):
+            dataset = _open_labeled(source.root, split, tasks, *labels)
+            sources.append(Source(source.name, source.root, dataset))
+        else:
+            tell(f"{source.name} has no split {split}: left out of validation")
+    if not sources:
+        raise UserError(f"no folder of --data-root has the split {split}; name one that has, or another --val-split")
+    return Mixture(sources)
+
+
+def _open_labeled(
+    root: Path,
+    split: str,
+    tasks: Mapping[str, Task],
+    class_names: Mapping[int, str] | None,
+    classes: Sequence[str],
+    skeleton: Skeleton | None = None,
+) -> ImageDataset | None:
+    """The dataset in a folder, with annotations for those of `tasks` that it has them for; None if for none."""
+    found = find_split(root, split, tasks)
+    labeled = tasks_of(root, found, tasks) if found else {}
+    if not labeled and (found or _has_other_files(root, split)):
+        return None
+    dataset = open_folder(root, split, labeled or tasks, None, class_names, classes, skeleton)
+    needed, there = ({task.samples.COCO_FILE for task in group.values()} for group in (tasks, labeled))
+    dataset.lack(needed - there)
+    return dataset
+
+
+def _has_other_files(root: Path, split: str) -> bool:
+    """Whether COCO's layout has any annotation file of a split, so that this is no wrong folder or name."""
+    ends = tuple(f"_{name}.json" for name in split_names(split))
+    return any(path.name.endswith(ends) for path in (root / "annotations").glob("*.json"))
+
+
+def _check_flags(cfg: CFG, roots: Sequence[Path]) -> None:
+    """Raise UserError for a folder that is named twice, and for flags that name the files of one dataset."""
+    twice = [root for root in roots if roots.count(root) > 1]
+    if twice:
+        raise UserError(f"--data-root names {twice[0]} twice; --data-weights draws a folder's images more often")
+    for name in ("train_json", "val_json", "train_images", "val_images"):
+        if getattr(cfg.data, name):
+            raise UserError(
+                f"--{name.replace('_', '-')} names files of one dataset, but --data-root has {len(roots)} folders; "
+                "leave it out: each folder needs a layout that is found by itself"
+            )
+
+
+def _titles(roots: Sequence[Path]) -> list[str]:
+    """The folders' own names where they differ, else their paths."""
+    names = [root.resolve().name for root in roots]
+    return names if len(set(names)) == len(names) else [str(root) for root in roots]
+
+
+def _weights(cfg: CFG, count: int) -> list[float]:
+    """The numbers of `--data-weights`, all 1 where it is empty."""
+    text = cfg.data.data_weights
+    if not text:
+        return [1.0] * count
+    try:
+        weights = [float(weight) for weight in text.split(",")]
+    except ValueError:
+        raise UserError(f"--data-weights expects numbers with commas, got {text!r}") from None
+    if len(weights) != count:
+        raise UserError(f"--data-weights needs {count} numbers, one for each folder of --data-root, got {text}")
+    if not all(0 < weight < math.inf for weight in weights):
+        raise UserError(
+            f"--data-weights expects numbers above 0, got {text}; leave a folder out of --data-root instead"
+        )
+    return weights
