@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pix2seq.config import CFG, replace
 from pix2seq.dataset.coco import ImageDataset
 from pix2seq.errors import UserError
+from pix2seq.runtime.text import read_text
 from pix2seq.token_ids import TEXT_SHIFT
 from pix2seq.tokenizers.build import Tokenizers
 from pix2seq.tokenizers.captioning import UNKNOWN, SentencePieceVocabulary, TextVocabulary, WordVocabulary
@@ -53,7 +54,7 @@ def token_ids_for(text: TextVocabulary, least: int) -> int:
 def read_vocab(path: Path) -> list[str]:
     """The words of a file that build_captioning_vocab.py wrote."""
     try:
-        words = json.loads(path.read_text(encoding="utf-8"))
+        words = json.loads(read_text(path))
     except OSError as error:
         raise UserError(
             f"the word list {path} cannot be read ({error.strerror}); make it with build_captioning_vocab.py"

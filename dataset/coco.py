@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pix2seq.dataset.annotation_files import is_object, join_captions, join_images, join_objects, read_annotations
 from pix2seq.dataset.annotations import ObjectReader, Problems, number_classes, polygons_of
 from pix2seq.dataset.cache import DecodedCache
 from pix2seq.dataset.images import DAMAGES, read_reduced, upright_size, why_unreadable
@@ -24,7 +24,6 @@ from pix2seq.names import match_names
 if TYPE_CHECKING:
     from pix2seq.task import Task
 
-NAMING = {"id", "image_id", "category_id", "name"}  # keys whose values identify entries
 OPENERS = 16  # threads that open files to check whether they are images
 
 
@@ -105,13 +104,15 @@ class ImageDataset:
         self._name_labels(class_names, class_ids)
         if skeleton and self._shares_points(skeleton):
             self._place_points(skeleton)
-        self.images = _images(contents, self.problems)
+        self.images = join_images(contents, self.problems)
         by_id = {image["id"]: image for image in self.images}
         strange = self._wanted.keys() - self._class_ids.keys() if self.class_names else ()
         count = len(self.own_skeleton)
         self._reader = ObjectReader(by_id, self._known, self._class_ids, count, self.problems, strange)
         self.objects, self.crowds = self._sound_objects(contents.values())
-        self.captions = _captions(contents.values(), by_id, self.problems)
+        for where in self._reader.spoiled.values():
+            self.problems.add("image that is not trained on, as an object of it cannot be used", where)
+        self.captions = join_captions(contents.values(), by_id, self.problems)
         posed = [entry["keypoints"] for entries in self.objects.values() for entry in entries if "keypoints" in entry]
         self._own_labeled_points = (np.array(posed).reshape(-1, count, 3)[:, :, 2] > 0).any(axis=0)
         self.unlabeled = self._what_is_unlabeled()
@@ -120,7 +121,7 @@ class ImageDataset:
         """Objects by image, and the number of crowds of each image, which only the evaluation uses."""
         objects: dict[int, list[dict]] = {}
         crowds: dict[int, int] = {}
-        for entry in filter(None, map(self._reader.read, _merge_objects(contents, self.problems))):
+        for entry in filter(None, map(self._reader.read, join_objects(contents, self.problems))):
             if entry["iscrowd"]:
                 crowds[entry["image_id"]] = crowds.get(entry["image_id"], 0) + 1
             else:
@@ -223,7 +224,8 @@ class ImageDataset:
         annotated, captions = self.annotations(index)
         objects = [entry for entry in annotated if with_difficult or not entry["difficult"]]
         is_background = self.has_objects and not annotated and self.images[index]["id"] not in self.crowds
-        return any(task.samples.trains_on(objects, captions, is_background) for task in self.unlabeled.taught(tasks))
+        taught = self.unlabeled_in(index).taught(tasks)
+        return any(task.samples.trains_on(objects, captions, is_background) for task in taught)
 
     @property
     def has_objects(self) -> bool:
@@ -237,7 +239,8 @@ class ImageDataset:
 
     def unlabeled_in(self, index: int) -> Unlabeled:
         """What the annotations of an image say nothing about."""
-        return self.unlabeled
+        spoiled = self.images[index]["id"] in self._reader.spoiled
+        return replace(self.unlabeled, objects=True) if spoiled else self.unlabeled
 
     def all_captions(self) -> list[str]:
         """Every caption of the split."""
@@ -269,7 +272,7 @@ class ImageDataset:
             captions=captions,
             difficult=np.array([annotation["difficult"] for annotation in objects], dtype=bool),
             skeleton=self.skeleton,
-            unlabeled=self.unlabeled,
+            unlabeled=self.unlabeled_in(index),
         )
 
     def __getitem__(self, index: int) -> Example:
@@ -326,7 +329,7 @@ class ImageDataset:
         """
         content = self.read.get(file, next(iter(self.read.values())))()
         reader = ObjectReader(self._reader.images, self._known, self._class_ids, len(self.own_skeleton), Problems())
-        sound = filter(None, map(reader.read, (entry for entry in content["annotations"] if "bbox" in entry)))
+        sound = filter(None, map(reader.read, filter(is_object, content["annotations"])))
         complete = {"num_keypoints": 0, "keypoints": [0] * 3 * len(self.skeleton)} if keypoints else {}
         annotations = []
         for number, entry in enumerate(sound, 1):
@@ -369,80 +372,3 @@ class CocoDataset(ImageDataset):
 def annotation_path(root: Path, name: str, split: str) -> Path:
     """The file of `instances`, `person_keypoints` or `captions` of a split."""
     return root / "annotations" / f"{name}_{split}.json"
-
-
-def read_annotations(path: Path) -> dict:
-    """The content of a file in COCO's annotation format."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise UserError(
-            f"there is no annotation file {path}; check --data-root and the splits, or --train-json and --val-json"
-        ) from None
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); get the file again") from None
-    lists = [content.get(name) for name in ("images", "annotations")] if isinstance(content, dict) else [None]
-    if not all(isinstance(entries, list) for entries in lists):
-        raise UserError(f"{path} has no lists `images` and `annotations`; expected COCO's annotation format")
-    for name, needed in (("images", {"id", "file_name"}), ("annotations", set()), ("categories", {"id", "name"})):
-        for number, entry in enumerate(content.get(name) or []):
-            if not isinstance(entry, dict) or not needed <= entry.keys():
-                wanted = f" with {' and '.join(sorted(needed))}" if needed else ""
-                raise UserError(f"{path}: entry {number} of `{name}` is no object{wanted}; expected COCO's format")
-            odd = [key for key in NAMING & entry.keys() if isinstance(entry[key], (list, dict))]
-            odd += ["file_name"] if not isinstance(entry.get("file_name", ""), str) else []
-            if odd:
-                raise UserError(f"{path}: entry {number} of `{name}` has {entry[odd[0]]!r} as its {odd[0]}; correct it")
-    return content
-
-
-def _images(contents: Mapping[str, dict], problems: Problems) -> list[dict]:
-    """The images of all files, each once, in the order of their ids."""
-    images: dict[int, dict] = {}
-    for content in contents.values():
-        listed: set[int] = set()
-        for image in content["images"]:
-            if image["id"] in listed:
-                problems.add("image id that is used twice", str(image["id"]))
-            else:
-                listed.add(image["id"])
-                images.setdefault(image["id"], _with_sound_size(image))
-    return [images[image_id] for image_id in sorted(images, key=lambda number: (isinstance(number, str), number))]
-
-
-def _with_sound_size(image: dict) -> dict:
-    """The entry without a width or height that is not a positive whole number: it counts as unknown."""
-    known = {side: image[side] for side in ("width", "height") if isinstance(image.get(side), (int, float))}
-    sound = {side: int(value) for side, value in known.items() if value > 0 and value % 1 == 0}  # 640.0 is whole too
-    return {key: value for key, value in image.items() if key not in ("width", "height")} | sound
-
-
-def _merge_objects(contents: Iterable[dict], problems: Problems) -> list[dict]:
-    """Objects of all files; a person in two of them (same id) is one object with keypoints."""
-    merged: dict[tuple, dict] = {}
-    for content in contents:
-        seen: dict[int | None, int] = {}
-        for annotation in content["annotations"]:
-            if "caption" in annotation and "bbox" not in annotation:
-                continue
-            number = annotation.get("id")
-            seen[number] = seen.get(number, 0) + 1
-            if seen[number] == 2 and number is not None:
-                problems.add("annotation id that is used twice, both kept", f"annotation {number}")
-            key = (number, seen[number])
-            merged[key] = merged.get(key, {}) | annotation
-    return list(merged.values())
-
-
-def _captions(contents: Iterable[dict], images: Mapping[int, dict], problems: Problems) -> dict[int, list[str]]:
-    captions: dict[int, list[str]] = {}
-    for content in contents:
-        for annotation in content["annotations"]:
-            if "caption" not in annotation:
-                continue
-            text, image_id = annotation["caption"], annotation.get("image_id")
-            if image_id not in images or not isinstance(text, str) or not text.strip():
-                problems.add("caption that is empty or of no listed image", f"image {image_id}")
-            else:
-                captions.setdefault(image_id, []).append(text)
-    return captions

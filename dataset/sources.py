@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pix2seq.config import CFG
-from pix2seq.dataset.coco import CocoDataset, ImageDataset, annotation_path, read_annotations
+from pix2seq.dataset.annotation_files import read_annotations
+from pix2seq.dataset.coco import CocoDataset, ImageDataset, annotation_path
 from pix2seq.dataset.scenes import SceneDataset, complete_scenes
 from pix2seq.dataset.skeleton import Skeleton
 from pix2seq.dataset.voc import VOC_FILE, VocDataset, find_voc_folders, has_image_sets

@@ -151,7 +151,7 @@ def test_damaged_annotations_are_counted(tmp_path: Path):
     entity = '<!DOCTYPE a [<!ENTITY e SYSTEM "file:///etc/passwd">]><a>&e;</a>'
     (folder / "Annotations" / "3.xml").write_text(entity, encoding="utf-8")
     split = VocDataset(folder, "all", ONLY_DETECTION)
-    assert len(split) == 1 and split[0].boxes.tolist() == [[4.5, 5, 9, 9]]
+    assert len(split) == 1 and split[0].boxes.tolist() == [[4, 8, 9, 12], [4.5, 5, 9, 9]]
     assert sorted(split.problems.counts.values()) == [1, 1, 1, 2]
 
 
@@ -161,7 +161,7 @@ def test_objects_without_a_name_or_a_finite_size_are_counted(tmp_path: Path):
     xml.write_text(xml.read_text(encoding="utf-8").replace("<width>64", "<width>inf"), encoding="utf-8")
     split = VocDataset(folder, "all", ONLY_DETECTION)
     assert list(split.class_names.values()) == ["bolt", "dog"] and len(split[0].boxes) == 1
-    assert [split.problems.counts.get(kind) for kind in ("object without a name, left out", NOT_FINITE)] == [1, 1]
+    assert [split.problems.counts.get(kind) for kind in ("object without a class", NOT_FINITE)] == [1, 1]
 
 
 @pytest.mark.parametrize("damage", ["text", "color"])
