@@ -36,6 +36,16 @@ class Problems:
         self.counts[kind] = self.counts.get(kind, 0) + 1
         self.first.setdefault(kind, where)
 
+    def exchange(self, old: Problems, new: Problems) -> None:
+        """Count the mistakes `new` in place of `old`, which are among these."""
+        for kind, count in old.counts.items():
+            self.counts[kind] -= count
+            if not self.counts[kind]:
+                del self.counts[kind], self.first[kind]
+        for kind, count in new.counts.items():
+            self.counts[kind] = self.counts.get(kind, 0) + count
+            self.first.setdefault(kind, new.first[kind])
+
     def lines(self) -> list[str]:
         """One line for each kind of mistake."""
         return [f"{count} × {kind} (first: {self.first[kind]})" for kind, count in self.counts.items()]

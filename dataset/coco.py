@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +13,8 @@ import numpy as np
 from pix2seq.dataset.annotation_files import is_object, join_captions, join_images, join_objects, read_annotations
 from pix2seq.dataset.annotations import ObjectReader, Problems, number_classes, polygons_of
 from pix2seq.dataset.cache import DecodedCache
-from pix2seq.dataset.images import DAMAGES, read_reduced, upright_size, why_unreadable
+from pix2seq.dataset.frames import boxes_by_image, is_settled, look_up, settle_all
+from pix2seq.dataset.images import Header, read_reduced
 from pix2seq.dataset.labels import EVERYTHING_IS_LABELED, Unlabeled
 from pix2seq.dataset.skeleton import COCO_PERSON, Skeleton, read_skeleton
 from pix2seq.errors import UserError
@@ -23,8 +22,6 @@ from pix2seq.names import match_names
 
 if TYPE_CHECKING:
     from pix2seq.task import Task
-
-OPENERS = 16  # threads that open files to check whether they are images
 
 
 @dataclass(frozen=True)
@@ -105,23 +102,30 @@ class ImageDataset:
         if skeleton and self._shares_points(skeleton):
             self._place_points(skeleton)
         self.images = join_images(contents, self.problems)
-        by_id = {image["id"]: image for image in self.images}
+        self._listed = {image["id"]: image for image in self.images}
+        self._of_objects = Problems()
+        self._read_objects(contents.values())
+        self.captions = join_captions(contents.values(), self._listed, self.problems)
+        self.unlabeled = self._what_is_unlabeled()
+
+    def _read_objects(self, contents: Iterable[dict]) -> None:
+        """Read the objects, or read them anew because sizes of images have changed."""
+        found, count = Problems(), len(self.own_skeleton)
         strange = self._wanted.keys() - self._class_ids.keys() if self.class_names else ()
-        count = len(self.own_skeleton)
-        self._reader = ObjectReader(by_id, self._known, self._class_ids, count, self.problems, strange)
-        self.objects, self.crowds = self._sound_objects(contents.values())
+        self._reader = ObjectReader(self._listed, self._known, self._class_ids, count, found, strange)
+        self.objects, self.crowds = self._sound_objects(contents)
         for where in self._reader.spoiled.values():
-            self.problems.add("image that is not trained on, as an object of it cannot be used", where)
-        self.captions = join_captions(contents.values(), by_id, self.problems)
+            found.add("image that is not trained on, as an object of it cannot be used", where)
+        self.problems.exchange(self._of_objects, found)
+        self._of_objects = found
         posed = [entry["keypoints"] for entries in self.objects.values() for entry in entries if "keypoints" in entry]
         self._own_labeled_points = (np.array(posed).reshape(-1, count, 3)[:, :, 2] > 0).any(axis=0)
-        self.unlabeled = self._what_is_unlabeled()
 
     def _sound_objects(self, contents: Iterable[dict]) -> tuple[dict[int, list[dict]], dict[int, int]]:
         """Objects by image, and the number of crowds of each image, which only the evaluation uses."""
         objects: dict[int, list[dict]] = {}
         crowds: dict[int, int] = {}
-        for entry in filter(None, map(self._reader.read, join_objects(contents, self.problems))):
+        for entry in filter(None, map(self._reader.read, join_objects(contents, self._reader.problems))):
             if entry["iscrowd"]:
                 crowds[entry["image_id"]] = crowds.get(entry["image_id"], 0) + 1
             else:
@@ -284,32 +288,47 @@ class ImageDataset:
         image = self.cache.get(index, shrink) if self.cache else None
         if image is not None:
             return target.shrunk(image, shrink)
-        image, factor = read_reduced(self.path(index), shrink)
+        as_stored = self.images[index].get("as_stored", False)
+        image, factor = read_reduced(self.path(index), shrink, as_stored)
         if self.cache and factor == shrink:
             self.cache.put(index, shrink, image)
         return target.shrunk(image, factor)
 
     def leave_out_unreadable(self) -> None:
-        """Leave out images whose file is missing or has no image header; raise UserError if no image is left."""
-        paths = [self.path(index) for index in range(len(self))]
-        with ThreadPoolExecutor(OPENERS) as pool:
-            found = list(pool.map(why_unreadable, paths))
-        if found and all(found):
+        """Compare the image files with what the annotations say about them, by their headers.
+
+        Images are left out whose file is missing or no image, or has another size than annotated; files that are found
+        by another spelling and sizes that were not known are entered. Raises UserError if no image is left, or if most
+        have another size.
+        """
+        found = look_up(self.folder, [entry["file_name"] for entry in self.images])
+        if found and all(isinstance(header, str) for _, _, header in found):
+            name, _, fault = found[0]
             raise UserError(
-                f"none of the {len(found)} annotated images can be used; the first is {paths[0]} ({found[0]}): "
+                f"none of the {len(found)} annotated images can be used; the first is {self.folder / name} ({fault}): "
                 f"check the folder"
             )
-        for entry, reason in zip(self.images, found, strict=True):
-            if reason:
-                self.problems.add(f"{reason}, left out", entry["file_name"])
-        self.images = [entry for entry, reason in zip(self.images, found, strict=True) if not reason]
+        headers: dict[int, Header] = {}
+        for entry, (name, how, header) in zip(self.images, found, strict=True):
+            if isinstance(header, str):
+                self.problems.add(f"{header}, left out", entry["file_name"])
+                continue
+            if how:
+                self.problems.add(f"image that is found {how}", f"{entry['file_name']} is {name}")
+            entry["file_name"], headers[entry["id"]] = name, header
+        self.images = [entry for entry in self.images if entry["id"] in headers]
+        self._settle_frames(headers)
 
-    def read_unknown_sizes(self) -> None:
-        """Read image sizes that the annotations lack from the headers of the files."""
-        for index, entry in enumerate(self.images):
-            if not {"width", "height"} <= entry.keys():
-                with contextlib.suppress(*DAMAGES):  # such a file is reported when its pixels are read
-                    entry["width"], entry["height"] = upright_size(self.path(index))
+    def _settle_frames(self, headers: Mapping[int, Header]) -> None:
+        """Let sizes be those of the files, and images be read in the frame of their annotations (see `frames`)."""
+        if all(is_settled(entry, headers[entry["id"]]) for entry in self.images):
+            return
+        contents = [read() for read in self.read.values()]
+        self.images, found = settle_all(self.images, headers, boxes_by_image(contents, self._listed), self.folder)
+        for kind, where in found:
+            self.problems.add(kind, where)
+        self._read_objects(contents)
+        self.unlabeled = replace(self._what_is_unlabeled(), files=self.unlabeled.files)
 
     def keep_decoded(self, shrinks: Sequence[int], limit_gb: float) -> None:
         """Cache decoded images on disk, `shrinks` (one per image) times smaller: the first ones up to `limit_gb`."""

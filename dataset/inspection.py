@@ -150,7 +150,7 @@ def read_all(examples: ImageDataset | Mixture, workers: int) -> Problems:
     def check(index: int) -> tuple[str, str] | None:
         entry = examples.images[index]
         try:
-            height, width = read_image(examples.path(index)).shape[:2]
+            height, width = read_image(examples.path(index), entry.get("as_stored", False)).shape[:2]
         except UserError as error:
             return UNREADABLE, str(error)
         annotated = entry.get("width", width), entry.get("height", height)

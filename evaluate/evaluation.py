@@ -64,7 +64,6 @@ def evaluate(predictor: Predictor, split: ImageDataset, names: Sequence[str], si
     the same; all processes return them all, the first one alone with `scores`.
     """
     split.leave_out_unreadable()
-    split.read_unknown_sizes()
     counter = TokenCounter(predictor, split, names) if sizes.token_images else None
     count = min(len(split), sizes.images or len(split))
     chunks = _own_chunks(count, sizes.chunk)

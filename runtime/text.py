@@ -1,4 +1,4 @@
-"""Text files as editors of all systems write them: UTF-8 with or without a byte order mark, UTF-16, XML by its header."""
+"""Text files as editors of all systems write them: UTF-8 with or without a byte order mark, UTF-16, XML as declared."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ def test_damaged_annotations_are_counted(tmp_path: Path):
     (folder / "Annotations" / "3.xml").write_text(entity, encoding="utf-8")
     split = VocDataset(folder, "all", ONLY_DETECTION)
     assert len(split) == 1 and split[0].boxes.tolist() == [[4, 8, 9, 12], [4.5, 5, 9, 9]]
-    assert sorted(split.problems.counts.values()) == [1, 1, 1, 2]
+    assert sorted(split.problems.counts.values()) == [1, 1, 1, 1, 2]
 
 
 def test_objects_without_a_name_or_a_finite_size_are_counted(tmp_path: Path):
