@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from pix2seq.dataset.annotations import Problems
 from pix2seq.dataset.mending import match_ids
@@ -26,7 +28,7 @@ def read_annotations(path: Path) -> dict:
         raise UserError(f"{path} is not JSON ({error}); get the file again") from None
     lists = [content.get(name) for name in ("images", "annotations")] if isinstance(content, dict) else [None]
     if not all(isinstance(entries, list) for entries in lists):
-        raise UserError(f"{path} has no lists `images` and `annotations`; expected COCO's annotation format")
+        raise UserError(f"{path} {_what_else(content)}; expected COCO's annotation format")
     for name, needed in (("images", {"id", "file_name"}), ("annotations", set()), ("categories", {"id", "name"})):
         for number, entry in enumerate(content.get(name) or []):
             if not isinstance(entry, dict) or not needed <= entry.keys():
@@ -36,21 +38,61 @@ def read_annotations(path: Path) -> dict:
             odd += ["file_name"] if not isinstance(entry.get("file_name", ""), str) else []
             if odd:
                 raise UserError(f"{path}: entry {number} of `{name}` has {entry[odd[0]]!r} as its {odd[0]}; correct it")
+    for entry in content["annotations"]:
+        if "segments_info" in entry:
+            raise UserError(
+                f"{path} is a panoptic file, whose masks are in PNGs; expected objects with boxes, such as COCO's "
+                "instances_….json"
+            )
+        if "category_id" in entry and not content.get("categories"):
+            raise UserError(
+                f"{path} has objects, but no list `categories` that names their classes, such as "
+                '[{"id": 1, "name": "person"}]; add it, or export the file with it'
+            )
     content["problems"] = match_ids(content)
     return content
 
 
+def _what_else(content: Any) -> str:
+    """What a file is that is no annotation file."""
+    entries = content if isinstance(content, list) else []
+    if entries and all(isinstance(entry, dict) and "image_id" in entry for entry in entries):
+        return "is a file of results, a list of predictions, and names no images"
+    if entries and all(isinstance(entry, dict) and "annotations" in entry for entry in entries):
+        return "is Label Studio's own JSON; export it as COCO"
+    if isinstance(content, dict) and "shapes" in content:
+        return "is labelme's own JSON of one image; convert all of them to one file"
+    return "has no lists `images` and `annotations`"
+
+
+def without_idle_namesakes(categories: Mapping[int, dict], contents: Iterable[dict]) -> dict[int, dict]:
+    """Categories by id without those that no object has, where another one has the same name: an export's root."""
+    used = {annotation.get("category_id") for content in contents for annotation in content["annotations"]}
+    names = Counter(entry["name"] for entry in categories.values())
+    busy = {entry["name"] for number, entry in categories.items() if number in used}
+    return {
+        number: entry
+        for number, entry in categories.items()
+        if names[entry["name"]] == 1 or number in used or entry["name"] not in busy
+    }
+
+
 def join_images(contents: Mapping[str, dict], problems: Problems) -> list[dict]:
-    """The images of all files, each once, in the order of their ids."""
+    """The images of all files, each once, in the order of their ids; none whose id is that of two image files."""
     images: dict[int, dict] = {}
+    files: dict[int, dict[str, None]] = {}
     for content in contents.values():
         listed: set[int] = set()
         for image in content["images"]:
-            if image["id"] in listed:
-                problems.add("image id that is used twice", str(image["id"]))
-            else:
-                listed.add(image["id"])
-                images.setdefault(image["id"], _with_sound_size(image))
+            files.setdefault(image["id"], {})[image["file_name"]] = None
+            if image["id"] in listed and len(files[image["id"]]) == 1:
+                problems.add("image that is listed twice", str(image["id"]))
+            listed.add(image["id"])
+            images.setdefault(image["id"], _with_sound_size(image))
+    for image_id in [number for number, names in files.items() if len(names) > 1]:
+        del images[image_id]
+        where = f"image {image_id}: {', '.join(files[image_id])}"
+        problems.add("image id of several files, left out: it is not known whose objects are whose", where)
     return [images[image_id] for image_id in sorted(images, key=lambda number: (isinstance(number, str), number))]
 
 

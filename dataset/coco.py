@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pix2seq.dataset.annotation_files import is_object, join_captions, join_images, join_objects, read_annotations
+from pix2seq.dataset.annotation_files import (
+    is_object,
+    join_captions,
+    join_images,
+    join_objects,
+    read_annotations,
+    without_idle_namesakes,
+)
 from pix2seq.dataset.annotations import ObjectReader, Problems, number_classes, polygons_of
 from pix2seq.dataset.cache import DecodedCache
 from pix2seq.dataset.frames import boxes_by_image, is_settled, look_up, settle_all
@@ -98,7 +105,7 @@ class ImageDataset:
             self.problems.add(kind, where)
         self._read_categories(contents, classes)
         class_ids = number_classes(self._wanted) if class_names is None else self._matched(class_names)
-        self._name_labels(class_names, class_ids)
+        self._name_labels(class_names, class_ids, self.problems)
         if skeleton and self._shares_points(skeleton):
             self._place_points(skeleton)
         self.images = join_images(contents, self.problems)
@@ -137,7 +144,7 @@ class ImageDataset:
         for content in contents.values():
             for category in content.get("categories") or []:
                 merged[category["id"]] = merged.get(category["id"], {}) | category
-        self._merged = merged
+        self._merged = merged = without_idle_namesakes(merged, contents.values())
         self._known = {number: str(category["name"]) for number, category in merged.items()}
         chosen = match_names(classes, self._known.values())
         self.known_classes = list(self._known.values())
@@ -151,14 +158,16 @@ class ImageDataset:
         matches = match_names(self._wanted.values(), by_name)
         return {number: by_name[matches[name]] for number, name in self._wanted.items() if name in matches}
 
-    def _name_labels(self, class_names: Mapping[int, str] | None, class_ids: dict[int, int]) -> None:
+    def _name_labels(
+        self, class_names: Mapping[int, str] | None, class_ids: dict[int, int], problems: Problems
+    ) -> None:
         """Let categories have the `class_ids` (by file id), and keypoints their own places."""
         self._class_ids = class_ids
         own_names = {class_id: self._wanted[number] for number, class_id in class_ids.items()}
         self.class_names = own_names if class_names is None else dict(class_names)
         self.category_ids = {class_id: number for number, class_id in class_ids.items()}
         self.categories = [self._merged[number] for number in class_ids]
-        self.own_skeleton = read_skeleton(self._merged.values(), class_ids, self.class_names)
+        self.own_skeleton = read_skeleton(self._merged.values(), class_ids, self.class_names, problems)
         self.skeleton, self._places = self.own_skeleton, None
 
     def _place_points(self, skeleton: Skeleton) -> None:
@@ -179,7 +188,8 @@ class ImageDataset:
 
     def adopt(self, class_names: Mapping[int, str], renumbered: Mapping[int, int], skeleton: Skeleton) -> None:
         """Share the classes and keypoints of other datasets: `renumbered` are ids in `class_names` by own class id."""
-        self._name_labels(class_names, {number: renumbered[own] for number, own in self._class_ids.items()})
+        shared = {number: renumbered[own] for number, own in self._class_ids.items()}
+        self._name_labels(class_names, shared, Problems())  # its problems are known already
         self._place_points(skeleton)
         self.unlabeled = replace(self._what_is_unlabeled(), files=self.unlabeled.files)
 

@@ -19,6 +19,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from pix2seq.dataset.coco import ImageDataset
+from pix2seq.dataset.file_names import SUFFIXES, FileNames
 from pix2seq.dataset.images import DAMAGES
 from pix2seq.dataset.skeleton import Skeleton
 from pix2seq.errors import UserError
@@ -100,7 +101,11 @@ def _find_set(root: Path, name: str) -> tuple[Path, Path]:
 def read_voc(root: Path, parts: Sequence[tuple[Path, Path]], with_masks: bool, classes: Sequence[str]) -> dict:
     """The image sets `parts` (folder, list) in COCO's format, `file_name` relative to `root`."""
     images, annotations, problems, names = [], [], [], set()
-    listed = [(folder, name) for folder, path in parts for name in _names(path)]
+    listed = []
+    for folder, path in parts:
+        names_of_set, other_spellings = _names(path, folder / "Annotations")
+        listed += [(folder, name) for name in names_of_set]
+        problems += other_spellings
     numbers = _image_ids([name for _, name in listed])
     for (folder, name), number in zip(listed, numbers, strict=True):
         path = folder / "Annotations" / f"{name}.xml"
@@ -124,9 +129,25 @@ def read_voc(root: Path, parts: Sequence[tuple[Path, Path]], with_masks: bool, c
     return {"images": images, "annotations": annotations, "categories": categories, "problems": problems}
 
 
-def _names(path: Path) -> list[str]:
-    """The images of an image set: each line without the flag that sets of single classes have."""
-    return [name for line in read_text(path).splitlines() if (name := CLASS_FLAG.sub("", line).strip())]
+def _names(path: Path, annotations: Path) -> tuple[list[str], list[tuple[str, str]]]:
+    """The images of an image set, and which of them are spelled otherwise in the folder `annotations`.
+
+    A line is a name, perhaps with the flag that sets of single classes have, or the path of the image's file.
+    """
+    names, problems, files = [], [], FileNames(annotations)
+    for line in read_text(path).splitlines():
+        if not (listed := CLASS_FLAG.sub("", line).strip()):
+            continue
+        name = listed
+        if not (annotations / f"{name}.xml").is_file():
+            last = re.split(r"[/\\]", name)[-1]
+            stems = [name, last, Path(last).stem if last.lower().endswith(SUFFIXES) else last]
+            found = next(filter(None, (files.find(f"{stem}.xml") for stem in stems)), None)
+            if found:
+                name = found[0].removesuffix(".xml")
+                problems.append(("image whose name in the list is spelled otherwise", f"{listed} is {name}"))
+        names.append(name)
+    return names, problems
 
 
 def _image_ids(names: Sequence[str]) -> list[int]:
