@@ -21,6 +21,7 @@ from pix2seq.token_ids import CLASS_SHIFT, COORD_SHIFT
 
 MAX_CLASSES = COORD_SHIFT - CLASS_SHIFT - 1
 YES = (1, "1")  # values of flags: some tools write strings, and bool("0") would be true
+ENOUGH_BOXES = 10  # fewer may look like corners by chance
 TOLERANCE_PX = 1.0  # a box that reaches further beyond its image is reported
 
 
@@ -66,6 +67,39 @@ def number_classes(names: Mapping[int, str]) -> dict[int, int]:
     return {number: rank for rank, number in enumerate(sorted(names), 1)}
 
 
+@dataclass
+class BoxCounts:
+    """How many boxes there are, and how many look as if their numbers meant something else than pixels x y w h."""
+
+    total: int = 0
+    fractions: int = 0
+    beyond: int = 0
+    corners: int = 0
+
+    def add(self, box: Sequence[float], image: Mapping) -> None:
+        """Count a box x, y, width, height as it was given."""
+        x, y, width, height = box
+        limit_x, limit_y = (image.get(side, math.inf) + TOLERANCE_PX for side in ("width", "height"))
+        self.total += 1
+        self.fractions += max(box) <= 1
+        self.beyond += x + width > limit_x or y + height > limit_y
+        self.corners += x < width <= limit_x and y < height <= limit_y
+
+    def fault(self) -> str:
+        """What all boxes together look like; empty if like boxes."""
+        if self.total and self.fractions == self.total:
+            return (
+                f"all {self.total} boxes have no number above 1, as if they were fractions of the image's sides; "
+                "expected x, y, width, height in pixels: multiply by the sides"
+            )
+        if 2 * self.beyond > self.total == self.corners >= ENOUGH_BOXES:
+            return (
+                f"{self.beyond} of {self.total} boxes reach beyond their images, and all fit as x1, y1, x2, y2; "
+                "expected x, y, width, height: subtract the first corner from the second"
+            )
+        return ""
+
+
 class ObjectReader:
     """Validates the objects of annotation files and counts those that are left out."""
 
@@ -84,6 +118,7 @@ class ObjectReader:
         """
         self.images, self.known, self.class_ids, self.strange = images, known, class_ids, strange
         self.num_points, self.problems = num_points, problems
+        self.box_counts = BoxCounts()
         self.spoiled: dict[int, str] = {}  # images, and the first of their objects that cannot be read
 
     def read(self, annotation: dict) -> dict | None:
@@ -133,6 +168,8 @@ class ObjectReader:
         given = annotation.get("bbox")
         where = f"{where}: {given}"
         box, remark = mend_box(given)
+        if box:
+            self.box_counts.add(box, image)
         cut = cut_to_image(box, image) if box else None
         if cut is None and shape:
             self.problems.add("box that is missing or cannot be used, taken from the segmentation", where)

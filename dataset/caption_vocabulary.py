@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from pix2seq.config import CFG, replace
 from pix2seq.dataset.coco import ImageDataset
+from pix2seq.dataset.plausibility import doubt_about_words
 from pix2seq.errors import UserError
+from pix2seq.runtime.console import tell
 from pix2seq.runtime.text import read_text
 from pix2seq.token_ids import TEXT_SHIFT
 from pix2seq.tokenizers.build import Tokenizers
@@ -31,7 +33,11 @@ def split_vocabulary(split: ImageDataset, cfg: CFG) -> TextVocabulary:
     """The vocabulary for the captions of a split, which are not read if their words are already known."""
     if split.caption_words:
         return _named_vocabulary(cfg) or WordVocabulary([UNKNOWN, *split.caption_words])
-    return caption_vocabulary(split.all_captions(), cfg)
+    captions = split.all_captions()
+    text = caption_vocabulary(captions, cfg)
+    if isinstance(text, WordVocabulary) and (doubt := doubt_about_words(text, captions)):
+        tell(doubt)
+    return text
 
 
 def _named_vocabulary(cfg: CFG) -> TextVocabulary | None:

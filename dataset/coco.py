@@ -18,7 +18,7 @@ from pix2seq.dataset.annotation_files import (
     read_annotations,
     without_idle_namesakes,
 )
-from pix2seq.dataset.annotations import ObjectReader, Problems, number_classes, polygons_of
+from pix2seq.dataset.annotations import BoxCounts, ObjectReader, Problems, number_classes, polygons_of
 from pix2seq.dataset.cache import DecodedCache
 from pix2seq.dataset.frames import boxes_by_image, is_settled, look_up, settle_all
 from pix2seq.dataset.images import Header, read_reduced
@@ -240,6 +240,11 @@ class ImageDataset:
         is_background = self.has_objects and not annotated and self.images[index]["id"] not in self.crowds
         taught = self.unlabeled_in(index).taught(tasks)
         return any(task.samples.trains_on(objects, captions, is_background) for task in taught)
+
+    @property
+    def box_counts(self) -> BoxCounts:
+        """What the boxes look like as a whole."""
+        return self._reader.box_counts
 
     @property
     def has_objects(self) -> bool:

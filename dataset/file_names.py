@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".jfif")  # in upper case, too
+from pix2seq.dataset.images import IMAGE_SUFFIXES
+
 ABSOLUTE = re.compile(r"^([A-Za-z]:)?/|^[a-z]+://")
 
 
@@ -85,10 +86,10 @@ def _other_endings(name: str) -> Iterator[str]:
     """The name without a doubled suffix, or with one that is missing, doubled, or spelled .jpeg for .jpg."""
     stem, dot, suffix = name.rpartition(".")
     suffix = f".{suffix.lower()}"
-    if not dot or suffix not in SUFFIXES:
-        yield from (name + other for other in SUFFIXES)
+    if not dot or suffix not in IMAGE_SUFFIXES:
+        yield from (name + other for other in IMAGE_SUFFIXES)
         return
-    if stem.lower().endswith(SUFFIXES):
+    if stem.lower().endswith(IMAGE_SUFFIXES):
         yield stem
     yield name + suffix
     if suffix in (".jpg", ".jpeg"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,11 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from pix2seq.errors import UserError
 
 Image.MAX_IMAGE_PIXELS = 400_000_000  # larger than usual photographs, small enough to fit into memory
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")  # in any case
+# Images that Pillow does not read without additions.
+OTHER_SUFFIXES = (".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".jxl", ".nef", ".psd", ".raw", ".svg")
 UNREADABLE, MISSING = "image that cannot be read", "image that is not there"
+DEPTHS = (8, 10, 12, 14, 16)  # bits of gray values that cameras and scanners write
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 DAMAGES = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises for damaged files
 
@@ -84,9 +89,25 @@ def upright_rgb(image: Image.Image) -> np.ndarray:
     return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
 
 
+def to_8_bits(values: np.ndarray) -> np.ndarray:
+    """Gray values (H, W) of another depth as uint8: the range 0 to 1, or 8, 10, 12, 14 or 16 bits, whichever is the
+    smallest that holds all of them, fills 0 to 255; else that from the smallest value to the largest does.
+
+    Raises ValueError if a value is not finite.
+    """
+    low, high = float(values.min()), float(values.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError("its values are not all finite")
+    is_fraction = values.dtype.kind == "f" and high <= 1
+    ends = [1] if is_fraction else [2**bits for bits in DEPTHS if high < 2**bits]
+    if low < 0 or not ends:
+        return ((values - low) * (255 / (high - low or 1))).astype(np.uint8)
+    return (values * (255 if is_fraction else 256 / ends[0])).astype(np.uint8)
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(to_8_bits(np.asarray(image))).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

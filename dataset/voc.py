@@ -19,8 +19,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from pix2seq.dataset.coco import ImageDataset
-from pix2seq.dataset.file_names import SUFFIXES, FileNames
-from pix2seq.dataset.images import DAMAGES
+from pix2seq.dataset.file_names import FileNames
+from pix2seq.dataset.images import DAMAGES, IMAGE_SUFFIXES
 from pix2seq.dataset.skeleton import Skeleton
 from pix2seq.errors import UserError
 from pix2seq.names import match_names
@@ -141,7 +141,7 @@ def _names(path: Path, annotations: Path) -> tuple[list[str], list[tuple[str, st
         name = listed
         if not (annotations / f"{name}.xml").is_file():
             last = re.split(r"[/\\]", name)[-1]
-            stems = [name, last, Path(last).stem if last.lower().endswith(SUFFIXES) else last]
+            stems = [name, last, Path(last).stem if last.lower().endswith(IMAGE_SUFFIXES) else last]
             found = next(filter(None, (files.find(f"{stem}.xml") for stem in stems)), None)
             if found:
                 name = found[0].removesuffix(".xml")
