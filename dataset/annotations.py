@@ -15,14 +15,13 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from pix2seq.dataset.box_counts import TOLERANCE_PX, BoxCounts
 from pix2seq.dataset.mending import are_numbers, mend_box, mend_points, mend_shape
 from pix2seq.errors import UserError
 from pix2seq.token_ids import CLASS_SHIFT, COORD_SHIFT
 
 MAX_CLASSES = COORD_SHIFT - CLASS_SHIFT - 1
 YES = (1, "1")  # values of flags: some tools write strings, and bool("0") would be true
-ENOUGH_BOXES = 10  # fewer may look like corners by chance
-TOLERANCE_PX = 1.0  # a box that reaches further beyond its image is reported
 
 
 @dataclass
@@ -67,39 +66,6 @@ def number_classes(names: Mapping[int, str]) -> dict[int, int]:
     return {number: rank for rank, number in enumerate(sorted(names), 1)}
 
 
-@dataclass
-class BoxCounts:
-    """How many boxes there are, and how many look as if their numbers meant something else than pixels x y w h."""
-
-    total: int = 0
-    fractions: int = 0
-    beyond: int = 0
-    corners: int = 0
-
-    def add(self, box: Sequence[float], image: Mapping) -> None:
-        """Count a box x, y, width, height as it was given."""
-        x, y, width, height = box
-        limit_x, limit_y = (image.get(side, math.inf) + TOLERANCE_PX for side in ("width", "height"))
-        self.total += 1
-        self.fractions += max(box) <= 1
-        self.beyond += x + width > limit_x or y + height > limit_y
-        self.corners += x < width <= limit_x and y < height <= limit_y
-
-    def fault(self) -> str:
-        """What all boxes together look like; empty if like boxes."""
-        if self.total and self.fractions == self.total:
-            return (
-                f"all {self.total} boxes have no number above 1, as if they were fractions of the image's sides; "
-                "expected x, y, width, height in pixels: multiply by the sides"
-            )
-        if 2 * self.beyond > self.total == self.corners >= ENOUGH_BOXES:
-            return (
-                f"{self.beyond} of {self.total} boxes reach beyond their images, and all fit as x1, y1, x2, y2; "
-                "expected x, y, width, height: subtract the first corner from the second"
-            )
-        return ""
-
-
 class ObjectReader:
     """Validates the objects of annotation files and counts those that are left out."""
 
@@ -114,6 +80,7 @@ class ObjectReader:
     ) -> None:
         """`images` by id, `known` category names by file id, `class_ids` of the used categories by file id.
 
+        Objects have `num_points` keypoints; 0: those that they may have are not read.
         The categories with the file ids `strange` were requested too, but the model has no class of their name.
         """
         self.images, self.known, self.class_ids, self.strange = images, known, class_ids, strange
@@ -210,6 +177,8 @@ class ObjectReader:
         return shape if area else None
 
     def _points(self, flat: Sequence[float], where: str) -> list[float] | None:
+        if not self.num_points:
+            return None
         flat, remark = mend_points(flat)
         if remark:
             self.problems.add(remark, where)

@@ -18,12 +18,13 @@ from pix2seq.dataset.annotation_files import (
     read_annotations,
     without_idle_namesakes,
 )
-from pix2seq.dataset.annotations import BoxCounts, ObjectReader, Problems, number_classes, polygons_of
+from pix2seq.dataset.annotations import ObjectReader, Problems, number_classes, polygons_of
+from pix2seq.dataset.box_counts import BoxCounts
 from pix2seq.dataset.cache import DecodedCache
 from pix2seq.dataset.frames import boxes_by_image, is_settled, look_up, settle_all
 from pix2seq.dataset.images import Header, read_reduced
 from pix2seq.dataset.labels import EVERYTHING_IS_LABELED, Unlabeled
-from pix2seq.dataset.skeleton import COCO_PERSON, Skeleton, read_skeleton
+from pix2seq.dataset.skeleton import COCO_PERSON, Skeleton, default_skeleton, read_skeleton
 from pix2seq.errors import UserError
 from pix2seq.names import match_names
 
@@ -79,7 +80,8 @@ class ImageDataset:
     """The images below `folder` with their annotations: `read` has functions that return contents in COCO's format.
 
     Attributes: `class_names` by class id; `category_ids`, the annotation files' own ids by class id; `categories`, the
-    files' entries, merged; `problems`, which counts the annotations that are left out.
+    files' entries, merged; `problems`, which counts the annotations that are left out; `skeleton_fault`, why the
+    keypoints cannot be used, if so.
     If `class_names` are given (those of a weights file or of the training images), categories are matched with them by
     name, and keypoints with those of `skeleton`. Otherwise the categories' ids are the class ids if each has a token,
     else classes are numbered from 1. `classes` are the names of the classes to use, all if empty.
@@ -119,7 +121,8 @@ class ImageDataset:
         """Read the objects, or read them anew because sizes of images have changed."""
         found, count = Problems(), len(self.own_skeleton)
         strange = self._wanted.keys() - self._class_ids.keys() if self.class_names else ()
-        self._reader = ObjectReader(self._listed, self._known, self._class_ids, count, found, strange)
+        labeled = 0 if self.skeleton_fault else count
+        self._reader = ObjectReader(self._listed, self._known, self._class_ids, labeled, found, strange)
         self.objects, self.crowds = self._sound_objects(contents)
         for where in self._reader.spoiled.values():
             found.add("image that is not trained on, as an object of it cannot be used", where)
@@ -167,7 +170,11 @@ class ImageDataset:
         self.class_names = own_names if class_names is None else dict(class_names)
         self.category_ids = {class_id: number for number, class_id in class_ids.items()}
         self.categories = [self._merged[number] for number in class_ids]
-        self.own_skeleton = read_skeleton(self._merged.values(), class_ids, self.class_names, problems)
+        self.skeleton_fault = ""
+        try:
+            self.own_skeleton = read_skeleton(self._merged.values(), class_ids, self.class_names, problems)
+        except UserError as error:  # no other task than keypoints needs them
+            self.skeleton_fault, self.own_skeleton = str(error), default_skeleton(self.class_names)
         self.skeleton, self._places = self.own_skeleton, None
 
     def _place_points(self, skeleton: Skeleton) -> None:
@@ -184,7 +191,7 @@ class ImageDataset:
     @property
     def names_points(self) -> bool:
         """Whether a category that is used lists keypoints."""
-        return any(category.get("keypoints") for category in self.categories)
+        return not self.skeleton_fault and any(category.get("keypoints") for category in self.categories)
 
     def adopt(self, class_names: Mapping[int, str], renumbered: Mapping[int, int], skeleton: Skeleton) -> None:
         """Share the classes and keypoints of other datasets: `renumbered` are ids in `class_names` by own class id."""
@@ -259,7 +266,7 @@ class ImageDataset:
     def unlabeled_in(self, index: int) -> Unlabeled:
         """What the annotations of an image say nothing about."""
         spoiled = self.images[index]["id"] in self._reader.spoiled
-        return replace(self.unlabeled, objects=True) if spoiled else self.unlabeled
+        return replace(self.unlabeled, objects=True, classes=tuple(self.class_names)) if spoiled else self.unlabeled
 
     def all_captions(self) -> list[str]:
         """Every caption of the split."""
@@ -362,7 +369,8 @@ class ImageDataset:
         marked as crowds, which COCO's evaluation ignores.
         """
         content = self.read.get(file, next(iter(self.read.values())))()
-        reader = ObjectReader(self._reader.images, self._known, self._class_ids, len(self.own_skeleton), Problems())
+        labeled = self._reader.num_points
+        reader = ObjectReader(self._reader.images, self._known, self._class_ids, labeled, Problems())
         sound = filter(None, map(reader.read, filter(is_object, content["annotations"])))
         complete = {"num_keypoints": 0, "keypoints": [0] * 3 * len(self.skeleton)} if keypoints else {}
         annotations = []

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from pix2seq.dataset.annotations import TOLERANCE_PX
+from pix2seq.dataset.box_counts import TOLERANCE_PX
 from pix2seq.dataset.file_names import FileNames
 from pix2seq.dataset.images import MISSING, Header, read_header
 from pix2seq.dataset.mending import mend_box

@@ -18,12 +18,13 @@ LOOKED_AT = 2000  # captions whose words are counted
 
 
 def require_plausible(examples: ImageDataset | Mixture, tasks: Mapping[str, Task]) -> None:
-    """Raise UserError if the boxes of a source are all fractions, or corners where sides are expected."""
-    if not any(task.about_objects for task in tasks.values()):
-        return
-    for source in sources_of(examples):
-        if fault := source.dataset.box_counts.fault():
-            raise UserError(f"{source.dataset.folder}: {fault}")
+    """Raise UserError if the boxes of a source are all fractions, or corners where sides are expected, or if keypoints
+    that one of the `tasks` needs contradict each other."""
+    for dataset in (source.dataset for source in sources_of(examples)):
+        if any(task.needs_skeleton for task in tasks.values()) and dataset.skeleton_fault:
+            raise UserError(dataset.skeleton_fault)
+        if any(task.about_objects for task in tasks.values()) and (fault := dataset.box_counts.fault()):
+            raise UserError(f"{dataset.folder}: {fault}")
 
 
 def require_learnable(examples: ImageDataset | Mixture, tasks: Mapping[str, Task]) -> None:

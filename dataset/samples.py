@@ -76,12 +76,12 @@ class SampleDataset(Dataset):
         self.image_tasks = [task for task in tasks.values() if not task.is_prompted]
         self.cropped_tasks = [task for task in tasks.values() if task.is_cropped(cfg.model)]
         self.uncropped_tasks = [t for t in tasks.values() if t.is_prompted and not t.is_cropped(cfg.model)]
+        require_plausible(examples, tasks)
         self.indices = examples.indices_for(tasks.values(), cfg.data.train_difficult)
         if not self.indices:
             raise UserError(
                 f"{examples.folder} has no image with annotations for --task {','.join(tasks)}{only_unusable(examples)}"
             )
-        require_plausible(examples, tasks)
         if augment:
             require_learnable(examples, tasks)
             if doubt := doubt_about_mirroring(examples, tasks, cfg):

@@ -113,3 +113,7 @@ def test_captions_have_words(case: str):
 
 def test_12_bits_fill_8():
     assert read_image(CASES / "grey_12_in_16_bit" / "data" / "grey12in16.png").max() > 200
+
+
+def test_keypoints_that_no_task_needs_refuse_nothing():
+    assert len(objects(samples("two_keypoint_lists").examples)) == 13
