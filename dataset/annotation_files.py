@@ -13,6 +13,7 @@ from pix2seq.dataset.mending import match_ids
 from pix2seq.errors import UserError
 from pix2seq.runtime.text import read_text
 
+MAX_SIDE = 10**7  # pixels; no image is larger
 NAMING = {"id", "image_id", "category_id", "name"}  # keys whose values identify entries
 
 
@@ -30,11 +31,15 @@ def read_annotations(path: Path) -> dict:
     if not all(isinstance(entries, list) for entries in lists):
         raise UserError(f"{path} {_what_else(content)}; expected COCO's annotation format")
     for name, needed in (("images", {"id", "file_name"}), ("annotations", set()), ("categories", {"id", "name"})):
-        for number, entry in enumerate(content.get(name) or []):
+        entries = content.get(name) or []
+        if not isinstance(entries, list):
+            raise UserError(f"{path} has `{name}` that are no list; expected COCO's format")
+        for number, entry in enumerate(entries):
             if not isinstance(entry, dict) or not needed <= entry.keys():
                 wanted = f" with {' and '.join(sorted(needed))}" if needed else ""
                 raise UserError(f"{path}: entry {number} of `{name}` is no object{wanted}; expected COCO's format")
             odd = [key for key in NAMING & entry.keys() if isinstance(entry[key], (list, dict))]
+            odd += ["id"] if "id" in needed and entry["id"] is None else []
             odd += ["file_name"] if not isinstance(entry.get("file_name", ""), str) else []
             if odd:
                 raise UserError(f"{path}: entry {number} of `{name}` has {entry[odd[0]]!r} as its {odd[0]}; correct it")
@@ -99,7 +104,7 @@ def join_images(contents: Mapping[str, dict], problems: Problems) -> list[dict]:
 def _with_sound_size(image: dict) -> dict:
     """The entry without a width or height that is not a positive whole number: it counts as unknown."""
     known = {side: image[side] for side in ("width", "height") if isinstance(image.get(side), (int, float))}
-    sound = {side: int(value) for side, value in known.items() if value > 0 and value % 1 == 0}  # 640.0 is whole too
+    sound = {side: int(value) for side, value in known.items() if 0 < value < MAX_SIDE and value % 1 == 0}  # 640.0, too
     return {key: value for key, value in image.items() if key not in ("width", "height")} | sound
 
 

@@ -142,6 +142,16 @@ def read_skeleton(
     posed = [category for category in categories if category.get("keypoints") and category["id"] in class_ids]
     if not posed:
         return default_skeleton(class_names)
+    try:
+        return _skeleton_of(posed, class_ids, problems)
+    except TypeError as error:
+        raise UserError(
+            f"the keypoints of the category {posed[0]['name']} are not as COCO writes them: {error}"
+        ) from None
+
+
+def _skeleton_of(posed: Sequence[dict], class_ids: dict[int, int], problems: Problems) -> Skeleton:
+    """The skeleton of the categories with keypoints; raise TypeError for what is no list or has no numbers."""
     first = posed[0]
     names = tuple(map(str, first["keypoints"]))
     for category in posed[1:]:

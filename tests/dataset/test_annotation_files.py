@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from pycocotools import mask as coco_mask
 
 from pix2seq.dataset.annotation_files import read_annotations
 from pix2seq.dataset.coco import ImageDataset
@@ -52,13 +53,11 @@ def test_a_box_is_taken_from_the_polygons(tmp_path: Path, bbox, shape: list):
     assert any("taken from the segmentation" in line for line in split.problems.lines())
 
 
-@pytest.mark.parametrize("text", ["b'021n4'", 'b"021n4"'])
-def test_run_lengths_may_be_written_as_python_bytes(tmp_path: Path, text: str):
-    sound = opened(tmp_path, content([{"segmentation": {"size": [10, 20], "counts": [2, 3, 195]}}]))
-    from pycocotools import mask as coco_mask
-
-    counts = coco_mask.frPyObjects({"size": [10, 20], "counts": [2, 3, 195]}, 10, 20)["counts"]
-    quoted = repr(counts) if text[1] == "'" else f'b"{counts.decode()}"'
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_run_lengths_may_be_written_as_python_bytes(tmp_path: Path, quote: str):
+    runs = {"size": [10, 20], "counts": [2, 3, 195]}
+    sound = opened(tmp_path, content([{"segmentation": runs}]))
+    quoted = f"b{quote}{coco_mask.frPyObjects(runs, 10, 20)['counts'].decode()}{quote}"
     mended = opened(tmp_path, content([{"segmentation": {"size": [10, 20], "counts": quoted}}]))
     assert [p.tolist() for p in mended.target(0).polygons[0]] == [p.tolist() for p in sound.target(0).polygons[0]]
     assert len(mended.problems.counts) == 1
@@ -123,6 +122,8 @@ def test_a_category_without_objects_is_no_rival_of_its_namesake(tmp_path: Path):
         ({"shapes": [], "imagePath": "a.jpg"}, "labelme"),
         ({"images": []}, "no lists `images` and `annotations`"),
         ([], "no lists `images` and `annotations`"),
+        (content(categories=5.5), "`categories` that are no list"),
+        (content(images=[{"id": None, "file_name": "a.jpg"}]), "None as its id"),
     ],
 )
 def test_files_of_another_kind_are_named(tmp_path: Path, data: object, cause: str):

@@ -71,6 +71,11 @@ def test_the_first_of_a_nameless_pair_is_left():
         {"flip_pairs": [[0]]},
         {"flip_pairs": [["wrist", "elbow"]]},
         {"sigmas": [0.1, 0.1]},
+        {"sigmas": 0.1},
+        {"sigmas": ["a", "b", "c"]},
+        {"flip_pairs": 5},
+        {"keypoints": True},
+        {"skeleton": 1.5},
         {"sigmas": [0.1, 0.1, 0]},
     ],
 )
