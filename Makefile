@@ -35,14 +35,14 @@ format: $(READY_DEV) ## format the code in the project's style
 bench: $(READY) ## the README's speed figures
 	@$(RUN) bench/benchmark.py $(ARGS)
 
-evaluate: $(READY) ## the README's accuracy figures
-	@$(RUN) evaluate/evaluate_multi_task.py --scenes-train 0 --scenes-val 500 --scenes-seed 1234 $(ARGS)
+evaluate: $(READY) ## the figures of the scenes weights
+	@$(RUN) evaluate/evaluate_multi_task.py --weights scenes --scenes-train 0 --scenes-val 500 --scenes-seed 1234 $(ARGS)
 
 upper-bound: $(READY) ## scores of the ground truth itself after tokenizing; DATA_ROOT: a dataset in COCO's layout
 	@$(RUN) evaluate/upper_bound.py --data-root "$(DATA_ROOT)" --image-size 640 --max-points 128 --max-objects 100 \
 		--max-tokens 512 --crop-padding 0.5 $(ARGS)
 
-weights: $(READY) ## train the shipped weights again (recipes/scenes.yaml)
+weights: $(READY) ## train the scenes weights again (recipes/scenes.yaml)
 	@$(RUN) train/train_multi_task.py --config scenes $(ARGS)
 	@cp runs/scenes/last.safetensors weights/scenes.safetensors
 

@@ -1,7 +1,7 @@
 """Pix2Seq Toolkit: detection, segmentation, keypoints and captions as token sequences of one encoder-decoder.
 
 import pix2seq
-model = pix2seq.load("scenes")
+model = pix2seq.load()
 result = model("image.jpg", tasks=["detection", "captioning"])
 """
 
@@ -19,7 +19,7 @@ __all__ = ["load"]
 let_threads_sleep()  # before anything of ours imports torch
 
 
-def load(weights: str = "scenes", device: str = "auto", **settings: Any) -> Model:
+def load(weights: str = "photos", device: str = "auto", **settings: Any) -> Model:
     """The model of a weights file: a path, the name of shipped or official weights, or `hf://owner/repo[/file]`.
 
     `device` is cpu, cuda, cuda:1, mps, or auto: the fastest that is there. `settings` are fields of

@@ -100,7 +100,7 @@ class Model:
         self.predictor = predictor
 
     @classmethod
-    def load(cls, weights: str = "scenes", device: str = "auto", **settings: Any) -> Model:
+    def load(cls, weights: str = "photos", device: str = "auto", **settings: Any) -> Model:
         """See `pix2seq.load`."""
         let_threads_sleep()
         known = {field.name for field in dataclasses.fields(CFG().infer)} | {"seed"}

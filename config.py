@@ -297,7 +297,7 @@ class TrainCFG:
 class InferCFG:
     """Input images, decoding and output."""
 
-    weights: str = setting("scenes", "weights: a file, a name (--list-weights), or hf://owner/repo[/file]")
+    weights: str = setting("photos", "weights: a file, a name (--list-weights), or hf://owner/repo[/file]")
     image: tuple[str, ...] = setting((), "images or folders of images")
     box: str = setting("", "x,y,w,h in pixels: box of the instance; empty: detect instances first", tasks=PROMPTED)
     box_class: str = setting("person", "class name of the box", tasks=PROMPTED)

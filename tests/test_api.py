@@ -13,7 +13,7 @@ from pix2seq.api import Model
 from pix2seq.errors import UserError
 from pix2seq.runtime.paths import ROOT
 
-DEMO = ROOT / "images" / "demo.jpg"
+DEMO = ROOT / "images" / "scene.jpg"
 CAFE = "café"
 
 
