@@ -10,7 +10,7 @@ import numpy as np
 @dataclass(frozen=True)
 class Response:
     """`tokens` (T,) after the prompt and their `probs` (T,). Where they were asked for, at the same places: the most
-    likely tokens `alternatives` (T, A) and coordinates `coords` (T,), with `alternative_probs` and `coord_probs`."""
+    likely tokens `alternatives` (T, A) and, with another where a token is none, coordinates `coords` (T,); with `alternative_probs` and `coord_probs`."""
 
     tokens: np.ndarray
     probs: np.ndarray

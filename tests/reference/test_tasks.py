@@ -10,7 +10,7 @@ from pix2seq.dataset.masks import decode_mask, rasterize
 from pix2seq.dataset.skeleton import COCO_PERSON
 from pix2seq.dataset.views import keypoints_on_canvas
 from pix2seq.infer import keypoint as keypoint_inference
-from pix2seq.infer.generator import likeliest_coords
+from pix2seq.infer.generator import coords_of
 from pix2seq.infer.masks import vote
 from pix2seq.infer.responses import Response
 from pix2seq.infer.results import Canvas, Instances, Prompt, Result, coco_results
@@ -426,11 +426,15 @@ def test_suppression_puts_a_coordinate_at_every_place(reference):
     coords = slice(COORD_SHIFT, COORD_SHIFT + logits.shape[-1] - 50)
     shifted[..., coords] = logits[..., 50:]  # where coordinates are in the vocabulary
     shifted[..., INVISIBLE] = 30.0
-    tokens, probs = likeliest_coords(shifted)
+    tokens, probs = coords_of(torch.full(logits.shape[:2], INVISIBLE), shifted)
     assert torch.equal(tokens - COORD_SHIFT, logits[..., 50:].argmax(-1))
     shifted[..., INVISIBLE] = -1e9
     expected = shifted.softmax(-1).amax(-1)
     torch.testing.assert_close(probs, expected, atol=1e-6, rtol=0)
+    chosen = torch.full(logits.shape[:2], COORD_SHIFT)  # a coordinate that was chosen stays, as likely as it is
+    tokens, probs = coords_of(chosen, shifted)
+    assert torch.equal(tokens, chosen)
+    torch.testing.assert_close(probs, shifted.softmax(-1)[..., COORD_SHIFT], atol=1e-6, rtol=0)
     best = logits.index_fill(-1, torch.tensor(INVISIBLE), -1e9).argmax(-1, keepdim=True)
     for name in data:
         if name.startswith("suppress_top_logits_rank3"):
