@@ -28,9 +28,9 @@ def mosaic(
 ) -> Example:
     """Four `examples` as one, whose image (size, size, 3) is a canvas; each fills a corner up to a random center.
 
-    `pixels` is the setting of that name. Each image is scaled, mirrored and cropped at random. Of an object the part inside its image's corner remains: it is
-    left out below `min_visible` of its box, as on any canvas, and keypoints that are cut off become unlabeled. There
-    are no captions. Images are scaled once, straight into their corner.
+    `pixels` is the setting of that name. Each image is scaled, mirrored and cropped at random. Of an object the part
+    inside its image's corner remains: it is left out below `min_visible` of its box, as on any canvas, and keypoints
+    that are cut off become unlabeled. There are no captions. Images are scaled once, straight into their corner.
     """
     canvas = blank(size, pad_value, pixels)
     x, y = np.rint(rng.uniform(*CENTER, 2) * size).astype(int).tolist()
