@@ -88,7 +88,7 @@ SOURCE = (
 )
 # What of a model's settings has to do with images and sequences: all but the network.
 SEQUENCES = (
-    *("image_size", "pad_value", "crop_padding", "segment_whole", "crop_inside", "full_detection"),
+    *("image_size", "pad_value", "pixels", "crop_padding", "segment_whole", "crop_inside", "full_detection"),
     *("max_tokens", "max_objects", "max_points", "max_words", "separators", "vocab_size"),
 )
 TRAINING = Uses(

@@ -53,7 +53,7 @@ class ObjectBatch(Tensors):
 
 @dataclass(frozen=True)
 class Batch:
-    """`images` (B, 3, H, W) uint8, the `objects` on them, and by task name the sequences about them."""
+    """`images` (B, 3, H, W) in gray levels, the `objects` on them, and by task name the sequences about them."""
 
     images: Tensor
     objects: ObjectBatch
