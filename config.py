@@ -236,7 +236,10 @@ class TrainCFG:
     """Optimization and what a run writes."""
 
     run_dir: str = setting("runs/multi_task", "folder for checkpoints, metrics and curves")
-    resume: bool = setting(False, "continue from the run folder's last checkpoint")
+    overwrite: bool = setting(False, "replace an earlier run in the run folder; else a new folder's name ends in -2")
+    resume: bool = setting(False, "continue the run in this folder, or in --run-dir, with the settings that it has")
+    save_steps: int = setting(0, "steps between two checkpoints within an epoch; 0: by time alone", low=0)
+    save_minutes: float = setting(10.0, "minutes between two checkpoints within an epoch; 0: none", low=0)
     start_from: str = setting(
         "", "weights to finetune: a file, a name (--list-weights), hf://...; classes match by name"
     )
