@@ -126,14 +126,14 @@ def command_line(main: Callable[[CFG], None], doc: str | None, uses: Uses, only:
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Call a script's `main`; turn a UserError into one line and exit status 2."""
+    """Call a script's `main`; turn a UserError into one line and its exit status, 2 or 3."""
     let_threads_sleep()  # before `main` imports torch
     print_anything()
     try:
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.exit_status)
     except KeyboardInterrupt:
         sys.exit(130)
 

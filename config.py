@@ -144,7 +144,7 @@ class DataCFG:
     val_split: str = setting("val2017", "validation split: name of COCO's image folder, or VOC's image set")
     workers: int = setting(2, "data loading processes", low=0)
     cache_gb: float = setting(0.0, "disk space for decoded training images, GB; 0: no cache", low=0)
-    check_data: bool = setting(True, "check the annotations before training")
+    check_data: bool = setting(True, "check the annotations and headers of images before training")
     crops_per_image: int = setting(1, "prompted instances that are cropped from each image", low=1, tasks=PROMPTED)
     prompts_per_image: int = setting(
         10, "most prompted instances of a whole image, with segment_whole", low=1, tasks=SEGMENTATION

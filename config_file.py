@@ -12,6 +12,7 @@ from typing import Any
 from pix2seq.config import FIELDS, PRESETS, RENAMED, as_tuple, flat, parse_tasks, what_is_wrong
 from pix2seq.errors import UserError
 from pix2seq.runtime.paths import ROOT, recipe_path
+from pix2seq.runtime.text import read_text
 
 
 def read_settings(name_or_path: str) -> dict[str, Any]:
@@ -59,12 +60,12 @@ def _what_is_wrong(name: str, value: Any) -> str:
 def _read(path: Path, name: str) -> Mapping[str, Any]:
     """The mapping in a file."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except FileNotFoundError:
         raise UserError(
             f"there is no {name}: --config expects a file, or one of the recipes {', '.join(recipes())}"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise UserError(f"{path} cannot be read ({error}); --config expects a text file") from None
     try:
         content = json.loads(text, object_pairs_hook=_once) if path.suffix == ".json" else _load_yaml(text)

@@ -1,6 +1,7 @@
 """Validation of annotations in COCO's format: what cannot be used is left out and counted.
 
 Objects keep COCO's keys. `bbox` is clipped to the image; `segmentation` and `keypoints` are kept if they are valid.
+What another field or another reading tells is mended, and counted, too.
 """
 
 from __future__ import annotations
@@ -8,17 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from pix2seq.dataset.box_counts import TOLERANCE_PX, BoxCounts
+from pix2seq.dataset.mending import are_numbers, mend_box, mend_points, mend_shape
 from pix2seq.errors import UserError
 from pix2seq.token_ids import CLASS_SHIFT, COORD_SHIFT
 
 MAX_CLASSES = COORD_SHIFT - CLASS_SHIFT - 1
 YES = (1, "1")  # values of flags: some tools write strings, and bool("0") would be true
-TOLERANCE_PX = 1.0  # a box that reaches further beyond its image is reported
 
 
 @dataclass
@@ -32,6 +35,16 @@ class Problems:
         """Count a mistake of a `kind`."""
         self.counts[kind] = self.counts.get(kind, 0) + 1
         self.first.setdefault(kind, where)
+
+    def exchange(self, old: Problems, new: Problems) -> None:
+        """Count the mistakes `new` in place of `old`, which are among these."""
+        for kind, count in old.counts.items():
+            self.counts[kind] -= count
+            if not self.counts[kind]:
+                del self.counts[kind], self.first[kind]
+        for kind, count in new.counts.items():
+            self.counts[kind] = self.counts.get(kind, 0) + count
+            self.first.setdefault(kind, new.first[kind])
 
     def lines(self) -> list[str]:
         """One line for each kind of mistake."""
@@ -67,34 +80,42 @@ class ObjectReader:
     ) -> None:
         """`images` by id, `known` category names by file id, `class_ids` of the used categories by file id.
 
+        Objects have `num_points` keypoints; 0: those that they may have are not read.
         The categories with the file ids `strange` were requested too, but the model has no class of their name.
         """
         self.images, self.known, self.class_ids, self.strange = images, known, class_ids, strange
         self.num_points, self.problems = num_points, problems
+        self.box_counts = BoxCounts()
+        self.spoiled: dict[int, str] = {}  # images, and the first of their objects that cannot be read
 
     def read(self, annotation: dict) -> dict | None:
-        """The valid part of the annotation, with `category_id` as in the file; None if it cannot be used."""
+        """The valid part of the annotation, with `category_id` as in the file; None if it cannot be used.
+
+        The image of an object that is there but cannot be read is added to `spoiled`.
+        """
         where = f"annotation {annotation.get('id', '?')} of image {annotation.get('image_id', '?')}"
-        category = annotation.get("category_id")
-        if annotation.get("image_id") not in self.images:
+        image_id, category = annotation.get("image_id"), annotation.get("category_id")
+        if image_id not in self.images:
             return self._refuse("object of an image that is not listed", where)
         if category not in self.known:
-            return self._refuse("unknown category", f"{where}: category_id {category!r}")
+            kind = "object without a class" if category is None else "unknown category"
+            return self._spoil(image_id, kind, f"{where}: category_id {category!r}")
         if category in self.strange:
             kind = "object of a class that the model does not have, left out"
             return self._refuse(kind, f"{where}: {self.known[category]}")
         if category not in self.class_ids:
             return None  # known, but not among the requested classes
-        bbox = self._box(annotation, self.images[annotation["image_id"]], where)
+        image = self.images[image_id]
+        shape = self._shape(annotation["segmentation"], image, where) if annotation.get("segmentation") else None
+        bbox = self._box(annotation, shape, image, where)
         if bbox is None:
             return None
         entry = {key: annotation.get(key) for key in ("id", "image_id", "category_id")} | {"bbox": bbox}
         entry["iscrowd"] = int(annotation.get("iscrowd") in YES)
         entry["difficult"] = annotation.get("difficult") in YES
-        shape = self._shape(annotation, where) if annotation.get("segmentation") is not None else None
         if shape:
             entry["segmentation"] = shape
-        if _are_numbers([annotation.get("area")]):
+        if are_numbers([annotation.get("area")]):
             entry["area"] = annotation["area"]
         else:
             entry["area"] = area_of(shape) if shape else bbox[2] * bbox[3]
@@ -105,24 +126,34 @@ class ObjectReader:
     def _refuse(self, kind: str, where: str) -> None:
         self.problems.add(kind, where)
 
-    def _box(self, annotation: dict, image: dict, where: str) -> list[float] | None:
-        bbox = annotation.get("bbox")
-        if not isinstance(bbox, (list, tuple)) or len(bbox) != 4 or not _are_numbers(bbox):
-            return self._refuse("box that is not four finite numbers", f"{where}: {bbox}")
-        x, y, width, height = map(float, bbox)
-        if width <= 0 or height <= 0:
-            return self._refuse("empty box", f"{where}: {bbox}")
-        limit_x, limit_y = image.get("width", math.inf), image.get("height", math.inf)
-        x1, y1, x2, y2 = max(x, 0.0), max(y, 0.0), min(x + width, limit_x), min(y + height, limit_y)
-        if x2 <= x1 or y2 <= y1:
-            return self._refuse("box outside the image", f"{where}: {bbox}")
-        if max(x1 - x, y1 - y, x + width - x2, y + height - y2) > TOLERANCE_PX:
-            self.problems.add("box that reaches beyond the image, clipped", f"{where}: {bbox}")
-        return [x1, y1, x2 - x1, y2 - y1]
+    def _spoil(self, image_id: int, kind: str, where: str) -> None:
+        self.problems.add(kind, where)
+        self.spoiled.setdefault(image_id, where)
 
-    def _shape(self, annotation: dict, where: str) -> list | dict | None:
+    def _box(self, annotation: dict, shape: list | dict | None, image: dict, where: str) -> list[float] | None:
+        """The box, cut to the image; that of the segmentation `shape` if the annotation has none that can be used."""
+        given = annotation.get("bbox")
+        where = f"{where}: {given}"
+        box, remark = mend_box(given)
+        if box:
+            self.box_counts.add(box, image)
+        cut = cut_to_image(box, image) if box else None
+        if cut is None and shape:
+            self.problems.add("box that is missing or cannot be used, taken from the segmentation", where)
+            return cut_to_image(box_of(shape), image)
+        if cut is None:
+            return self._spoil(image["id"], "box outside the image" if box else remark, where)
+        if remark:
+            self.problems.add(remark, where)
+        if reaches_beyond(box, cut):
+            self.problems.add("box that reaches beyond the image, clipped", where)
+        return cut
+
+    def _shape(self, shape: Any, image: dict, where: str) -> list | dict | None:
         """The polygons or run lengths that have an area; None if the segmentation is invalid."""
-        shape, image = annotation["segmentation"], self.images[annotation["image_id"]]
+        shape, remark = mend_shape(shape)
+        if remark:
+            self.problems.add(remark, where)
         if isinstance(shape, dict):
             return self._run_lengths(shape, image, where)
         if not isinstance(shape, (list, tuple)):
@@ -146,7 +177,12 @@ class ObjectReader:
         return shape if area else None
 
     def _points(self, flat: Sequence[float], where: str) -> list[float] | None:
-        sound = isinstance(flat, (list, tuple)) and _are_numbers(flat)
+        if not self.num_points:
+            return None
+        flat, remark = mend_points(flat)
+        if remark:
+            self.problems.add(remark, where)
+        sound = isinstance(flat, (list, tuple)) and are_numbers(flat)
         if sound and not any(flat):
             return None
         if not sound or len(flat) != 3 * self.num_points:
@@ -154,15 +190,31 @@ class ObjectReader:
         return list(flat) if any(flat[2::3]) else None
 
 
-def _are_numbers(values: Sequence) -> bool:
-    try:
-        return all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
-    except OverflowError:  # a whole number beyond the largest float
-        return False
+def cut_to_image(box: Sequence[float], image: Mapping) -> list[float] | None:
+    """The part of a box x, y, width, height that lies in the image; None if none does."""
+    x, y, width, height = box
+    limit_x, limit_y = image.get("width", math.inf), image.get("height", math.inf)
+    x1, y1, x2, y2 = max(x, 0.0), max(y, 0.0), min(x + width, limit_x), min(y + height, limit_y)
+    return [x1, y1, x2 - x1, y2 - y1] if x2 > x1 and y2 > y1 else None
+
+
+def reaches_beyond(box: Sequence[float], cut: Sequence[float]) -> bool:
+    """Whether `cut`, what of a box lies in its image, lacks more than a rounding error."""
+    (x1, y1, width, height), (left, top, cut_width, cut_height) = box, cut
+    beyond = left - x1, top - y1, x1 + width - left - cut_width, y1 + height - top - cut_height
+    return max(beyond) > TOLERANCE_PX
+
+
+def box_of(segmentation: list | dict) -> list[float]:
+    """The box x, y, width, height around a valid segmentation."""
+    if isinstance(segmentation, dict):
+        return coco_mask.toBbox(compress(segmentation)).tolist()
+    points = np.concatenate(polygons_of(segmentation))
+    return [*points.min(axis=0).tolist(), *np.ptp(points, axis=0).tolist()]
 
 
 def _is_polygon(flat: Sequence[float], image: Mapping) -> bool:
-    if not isinstance(flat, (list, tuple)) or len(flat) < 6 or len(flat) % 2 or not _are_numbers(flat):
+    if not isinstance(flat, (list, tuple)) or len(flat) < 6 or len(flat) % 2 or not are_numbers(flat):
         return False
     sides = (flat[::2], image.get("width", math.inf)), (flat[1::2], image.get("height", math.inf))
     return all(min(max(ends), limit) > max(min(ends), 0) for ends, limit in sides)

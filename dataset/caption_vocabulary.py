@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 
 from pix2seq.config import CFG, replace
 from pix2seq.dataset.coco import ImageDataset
+from pix2seq.dataset.plausibility import doubt_about_words
 from pix2seq.errors import UserError
+from pix2seq.runtime.console import tell
+from pix2seq.runtime.text import read_text
 from pix2seq.token_ids import TEXT_SHIFT
 from pix2seq.tokenizers.build import Tokenizers
 from pix2seq.tokenizers.captioning import UNKNOWN, SentencePieceVocabulary, TextVocabulary, WordVocabulary
@@ -30,7 +33,11 @@ def split_vocabulary(split: ImageDataset, cfg: CFG) -> TextVocabulary:
     """The vocabulary for the captions of a split, which are not read if their words are already known."""
     if split.caption_words:
         return _named_vocabulary(cfg) or WordVocabulary([UNKNOWN, *split.caption_words])
-    return caption_vocabulary(split.all_captions(), cfg)
+    captions = split.all_captions()
+    text = caption_vocabulary(captions, cfg)
+    if isinstance(text, WordVocabulary) and (doubt := doubt_about_words(text, captions)):
+        tell(doubt)
+    return text
 
 
 def _named_vocabulary(cfg: CFG) -> TextVocabulary | None:
@@ -53,7 +60,7 @@ def token_ids_for(text: TextVocabulary, least: int) -> int:
 def read_vocab(path: Path) -> list[str]:
     """The words of a file that build_captioning_vocab.py wrote."""
     try:
-        words = json.loads(path.read_text(encoding="utf-8"))
+        words = json.loads(read_text(path))
     except OSError as error:
         raise UserError(
             f"the word list {path} cannot be read ({error.strerror}); make it with build_captioning_vocab.py"

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,19 +10,26 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pix2seq.dataset.annotation_files import (
+    is_object,
+    join_captions,
+    join_images,
+    join_objects,
+    read_annotations,
+    without_idle_namesakes,
+)
 from pix2seq.dataset.annotations import ObjectReader, Problems, number_classes, polygons_of
+from pix2seq.dataset.box_counts import BoxCounts
 from pix2seq.dataset.cache import DecodedCache
-from pix2seq.dataset.images import DAMAGES, read_reduced, upright_size, why_unreadable
+from pix2seq.dataset.frames import boxes_by_image, is_settled, look_up, settle_all
+from pix2seq.dataset.images import Header, read_reduced
 from pix2seq.dataset.labels import EVERYTHING_IS_LABELED, Unlabeled
-from pix2seq.dataset.skeleton import COCO_PERSON, Skeleton, read_skeleton
+from pix2seq.dataset.skeleton import COCO_PERSON, Skeleton, default_skeleton, read_skeleton
 from pix2seq.errors import UserError
 from pix2seq.names import match_names
 
 if TYPE_CHECKING:
     from pix2seq.task import Task
-
-NAMING = {"id", "image_id", "category_id", "name"}  # keys whose values identify entries
-OPENERS = 16  # threads that open files to check whether they are images
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,8 @@ class ImageDataset:
     """The images below `folder` with their annotations: `read` has functions that return contents in COCO's format.
 
     Attributes: `class_names` by class id; `category_ids`, the annotation files' own ids by class id; `categories`, the
-    files' entries, merged; `problems`, which counts the annotations that are left out.
+    files' entries, merged; `problems`, which counts the annotations that are left out; `skeleton_fault`, why the
+    keypoints cannot be used, if so.
     If `class_names` are given (those of a weights file or of the training images), categories are matched with them by
     name, and keypoints with those of `skeleton`. Otherwise the categories' ids are the class ids if each has a token,
     else classes are numbered from 1. `classes` are the names of the classes to use, all if empty.
@@ -102,25 +107,35 @@ class ImageDataset:
             self.problems.add(kind, where)
         self._read_categories(contents, classes)
         class_ids = number_classes(self._wanted) if class_names is None else self._matched(class_names)
-        self._name_labels(class_names, class_ids)
+        self._name_labels(class_names, class_ids, self.problems)
         if skeleton and self._shares_points(skeleton):
             self._place_points(skeleton)
-        self.images = _images(contents, self.problems)
-        by_id = {image["id"]: image for image in self.images}
+        self.images = join_images(contents, self.problems)
+        self._listed = {image["id"]: image for image in self.images}
+        self._of_objects = Problems()
+        self._read_objects(contents.values())
+        self.captions = join_captions(contents.values(), self._listed, self.problems)
+        self.unlabeled = self._what_is_unlabeled()
+
+    def _read_objects(self, contents: Iterable[dict]) -> None:
+        """Read the objects, or read them anew because sizes of images have changed."""
+        found, count = Problems(), len(self.own_skeleton)
         strange = self._wanted.keys() - self._class_ids.keys() if self.class_names else ()
-        count = len(self.own_skeleton)
-        self._reader = ObjectReader(by_id, self._known, self._class_ids, count, self.problems, strange)
-        self.objects, self.crowds = self._sound_objects(contents.values())
-        self.captions = _captions(contents.values(), by_id, self.problems)
+        labeled = 0 if self.skeleton_fault else count
+        self._reader = ObjectReader(self._listed, self._known, self._class_ids, labeled, found, strange)
+        self.objects, self.crowds = self._sound_objects(contents)
+        for where in self._reader.spoiled.values():
+            found.add("image that is not trained on, as an object of it cannot be used", where)
+        self.problems.exchange(self._of_objects, found)
+        self._of_objects = found
         posed = [entry["keypoints"] for entries in self.objects.values() for entry in entries if "keypoints" in entry]
         self._own_labeled_points = (np.array(posed).reshape(-1, count, 3)[:, :, 2] > 0).any(axis=0)
-        self.unlabeled = self._what_is_unlabeled()
 
     def _sound_objects(self, contents: Iterable[dict]) -> tuple[dict[int, list[dict]], dict[int, int]]:
         """Objects by image, and the number of crowds of each image, which only the evaluation uses."""
         objects: dict[int, list[dict]] = {}
         crowds: dict[int, int] = {}
-        for entry in filter(None, map(self._reader.read, _merge_objects(contents, self.problems))):
+        for entry in filter(None, map(self._reader.read, join_objects(contents, self._reader.problems))):
             if entry["iscrowd"]:
                 crowds[entry["image_id"]] = crowds.get(entry["image_id"], 0) + 1
             else:
@@ -132,7 +147,7 @@ class ImageDataset:
         for content in contents.values():
             for category in content.get("categories") or []:
                 merged[category["id"]] = merged.get(category["id"], {}) | category
-        self._merged = merged
+        self._merged = merged = without_idle_namesakes(merged, contents.values())
         self._known = {number: str(category["name"]) for number, category in merged.items()}
         chosen = match_names(classes, self._known.values())
         self.known_classes = list(self._known.values())
@@ -146,14 +161,20 @@ class ImageDataset:
         matches = match_names(self._wanted.values(), by_name)
         return {number: by_name[matches[name]] for number, name in self._wanted.items() if name in matches}
 
-    def _name_labels(self, class_names: Mapping[int, str] | None, class_ids: dict[int, int]) -> None:
+    def _name_labels(
+        self, class_names: Mapping[int, str] | None, class_ids: dict[int, int], problems: Problems
+    ) -> None:
         """Let categories have the `class_ids` (by file id), and keypoints their own places."""
         self._class_ids = class_ids
         own_names = {class_id: self._wanted[number] for number, class_id in class_ids.items()}
         self.class_names = own_names if class_names is None else dict(class_names)
         self.category_ids = {class_id: number for number, class_id in class_ids.items()}
         self.categories = [self._merged[number] for number in class_ids]
-        self.own_skeleton = read_skeleton(self._merged.values(), class_ids, self.class_names)
+        self.skeleton_fault = ""
+        try:
+            self.own_skeleton = read_skeleton(self._merged.values(), class_ids, self.class_names, problems)
+        except UserError as error:  # no other task than keypoints needs them
+            self.skeleton_fault, self.own_skeleton = str(error), default_skeleton(self.class_names)
         self.skeleton, self._places = self.own_skeleton, None
 
     def _place_points(self, skeleton: Skeleton) -> None:
@@ -170,11 +191,12 @@ class ImageDataset:
     @property
     def names_points(self) -> bool:
         """Whether a category that is used lists keypoints."""
-        return any(category.get("keypoints") for category in self.categories)
+        return not self.skeleton_fault and any(category.get("keypoints") for category in self.categories)
 
     def adopt(self, class_names: Mapping[int, str], renumbered: Mapping[int, int], skeleton: Skeleton) -> None:
         """Share the classes and keypoints of other datasets: `renumbered` are ids in `class_names` by own class id."""
-        self._name_labels(class_names, {number: renumbered[own] for number, own in self._class_ids.items()})
+        shared = {number: renumbered[own] for number, own in self._class_ids.items()}
+        self._name_labels(class_names, shared, Problems())  # its problems are known already
         self._place_points(skeleton)
         self.unlabeled = replace(self._what_is_unlabeled(), files=self.unlabeled.files)
 
@@ -223,7 +245,13 @@ class ImageDataset:
         annotated, captions = self.annotations(index)
         objects = [entry for entry in annotated if with_difficult or not entry["difficult"]]
         is_background = self.has_objects and not annotated and self.images[index]["id"] not in self.crowds
-        return any(task.samples.trains_on(objects, captions, is_background) for task in self.unlabeled.taught(tasks))
+        taught = self.unlabeled_in(index).taught(tasks)
+        return any(task.samples.trains_on(objects, captions, is_background) for task in taught)
+
+    @property
+    def box_counts(self) -> BoxCounts:
+        """What the boxes look like as a whole."""
+        return self._reader.box_counts
 
     @property
     def has_objects(self) -> bool:
@@ -237,7 +265,8 @@ class ImageDataset:
 
     def unlabeled_in(self, index: int) -> Unlabeled:
         """What the annotations of an image say nothing about."""
-        return self.unlabeled
+        spoiled = self.images[index]["id"] in self._reader.spoiled
+        return replace(self.unlabeled, objects=True, classes=tuple(self.class_names)) if spoiled else self.unlabeled
 
     def all_captions(self) -> list[str]:
         """Every caption of the split."""
@@ -269,7 +298,7 @@ class ImageDataset:
             captions=captions,
             difficult=np.array([annotation["difficult"] for annotation in objects], dtype=bool),
             skeleton=self.skeleton,
-            unlabeled=self.unlabeled,
+            unlabeled=self.unlabeled_in(index),
         )
 
     def __getitem__(self, index: int) -> Example:
@@ -281,32 +310,47 @@ class ImageDataset:
         image = self.cache.get(index, shrink) if self.cache else None
         if image is not None:
             return target.shrunk(image, shrink)
-        image, factor = read_reduced(self.path(index), shrink)
+        as_stored = self.images[index].get("as_stored", False)
+        image, factor = read_reduced(self.path(index), shrink, as_stored)
         if self.cache and factor == shrink:
             self.cache.put(index, shrink, image)
         return target.shrunk(image, factor)
 
     def leave_out_unreadable(self) -> None:
-        """Leave out images whose file is missing or has no image header; raise UserError if no image is left."""
-        paths = [self.path(index) for index in range(len(self))]
-        with ThreadPoolExecutor(OPENERS) as pool:
-            found = list(pool.map(why_unreadable, paths))
-        if found and all(found):
+        """Compare the image files with what the annotations say about them, by their headers.
+
+        Images are left out whose file is missing or no image, or has another size than annotated; files that are found
+        by another spelling and sizes that were not known are entered. Raises UserError if no image is left, or if most
+        have another size.
+        """
+        found = look_up(self.folder, [entry["file_name"] for entry in self.images])
+        if found and all(isinstance(header, str) for _, _, header in found):
+            name, _, fault = found[0]
             raise UserError(
-                f"none of the {len(found)} annotated images can be used; the first is {paths[0]} ({found[0]}): "
+                f"none of the {len(found)} annotated images can be used; the first is {self.folder / name} ({fault}): "
                 f"check the folder"
             )
-        for entry, reason in zip(self.images, found, strict=True):
-            if reason:
-                self.problems.add(f"{reason}, left out", entry["file_name"])
-        self.images = [entry for entry, reason in zip(self.images, found, strict=True) if not reason]
+        headers: dict[int, Header] = {}
+        for entry, (name, how, header) in zip(self.images, found, strict=True):
+            if isinstance(header, str):
+                self.problems.add(f"{header}, left out", entry["file_name"])
+                continue
+            if how:
+                self.problems.add(f"image that is found {how}", f"{entry['file_name']} is {name}")
+            entry["file_name"], headers[entry["id"]] = name, header
+        self.images = [entry for entry in self.images if entry["id"] in headers]
+        self._settle_frames(headers)
 
-    def read_unknown_sizes(self) -> None:
-        """Read image sizes that the annotations lack from the headers of the files."""
-        for index, entry in enumerate(self.images):
-            if not {"width", "height"} <= entry.keys():
-                with contextlib.suppress(*DAMAGES):  # such a file is reported when its pixels are read
-                    entry["width"], entry["height"] = upright_size(self.path(index))
+    def _settle_frames(self, headers: Mapping[int, Header]) -> None:
+        """Let sizes be those of the files, and images be read in the frame of their annotations (see `frames`)."""
+        if all(is_settled(entry, headers[entry["id"]]) for entry in self.images):
+            return
+        contents = [read() for read in self.read.values()]
+        self.images, found = settle_all(self.images, headers, boxes_by_image(contents, self._listed), self.folder)
+        for kind, where in found:
+            self.problems.add(kind, where)
+        self._read_objects(contents)
+        self.unlabeled = replace(self._what_is_unlabeled(), files=self.unlabeled.files)
 
     def keep_decoded(self, shrinks: Sequence[int], limit_gb: float) -> None:
         """Cache decoded images on disk, `shrinks` (one per image) times smaller: the first ones up to `limit_gb`."""
@@ -325,8 +369,9 @@ class ImageDataset:
         marked as crowds, which COCO's evaluation ignores.
         """
         content = self.read.get(file, next(iter(self.read.values())))()
-        reader = ObjectReader(self._reader.images, self._known, self._class_ids, len(self.own_skeleton), Problems())
-        sound = filter(None, map(reader.read, (entry for entry in content["annotations"] if "bbox" in entry)))
+        labeled = self._reader.num_points
+        reader = ObjectReader(self._reader.images, self._known, self._class_ids, labeled, Problems())
+        sound = filter(None, map(reader.read, filter(is_object, content["annotations"])))
         complete = {"num_keypoints": 0, "keypoints": [0] * 3 * len(self.skeleton)} if keypoints else {}
         annotations = []
         for number, entry in enumerate(sound, 1):
@@ -369,80 +414,3 @@ class CocoDataset(ImageDataset):
 def annotation_path(root: Path, name: str, split: str) -> Path:
     """The file of `instances`, `person_keypoints` or `captions` of a split."""
     return root / "annotations" / f"{name}_{split}.json"
-
-
-def read_annotations(path: Path) -> dict:
-    """The content of a file in COCO's annotation format."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise UserError(
-            f"there is no annotation file {path}; check --data-root and the splits, or --train-json and --val-json"
-        ) from None
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); get the file again") from None
-    lists = [content.get(name) for name in ("images", "annotations")] if isinstance(content, dict) else [None]
-    if not all(isinstance(entries, list) for entries in lists):
-        raise UserError(f"{path} has no lists `images` and `annotations`; expected COCO's annotation format")
-    for name, needed in (("images", {"id", "file_name"}), ("annotations", set()), ("categories", {"id", "name"})):
-        for number, entry in enumerate(content.get(name) or []):
-            if not isinstance(entry, dict) or not needed <= entry.keys():
-                wanted = f" with {' and '.join(sorted(needed))}" if needed else ""
-                raise UserError(f"{path}: entry {number} of `{name}` is no object{wanted}; expected COCO's format")
-            odd = [key for key in NAMING & entry.keys() if isinstance(entry[key], (list, dict))]
-            odd += ["file_name"] if not isinstance(entry.get("file_name", ""), str) else []
-            if odd:
-                raise UserError(f"{path}: entry {number} of `{name}` has {entry[odd[0]]!r} as its {odd[0]}; correct it")
-    return content
-
-
-def _images(contents: Mapping[str, dict], problems: Problems) -> list[dict]:
-    """The images of all files, each once, in the order of their ids."""
-    images: dict[int, dict] = {}
-    for content in contents.values():
-        listed: set[int] = set()
-        for image in content["images"]:
-            if image["id"] in listed:
-                problems.add("image id that is used twice", str(image["id"]))
-            else:
-                listed.add(image["id"])
-                images.setdefault(image["id"], _with_sound_size(image))
-    return [images[image_id] for image_id in sorted(images, key=lambda number: (isinstance(number, str), number))]
-
-
-def _with_sound_size(image: dict) -> dict:
-    """The entry without a width or height that is not a positive whole number: it counts as unknown."""
-    known = {side: image[side] for side in ("width", "height") if isinstance(image.get(side), (int, float))}
-    sound = {side: int(value) for side, value in known.items() if value > 0 and value % 1 == 0}  # 640.0 is whole too
-    return {key: value for key, value in image.items() if key not in ("width", "height")} | sound
-
-
-def _merge_objects(contents: Iterable[dict], problems: Problems) -> list[dict]:
-    """Objects of all files; a person in two of them (same id) is one object with keypoints."""
-    merged: dict[tuple, dict] = {}
-    for content in contents:
-        seen: dict[int | None, int] = {}
-        for annotation in content["annotations"]:
-            if "caption" in annotation and "bbox" not in annotation:
-                continue
-            number = annotation.get("id")
-            seen[number] = seen.get(number, 0) + 1
-            if seen[number] == 2 and number is not None:
-                problems.add("annotation id that is used twice, both kept", f"annotation {number}")
-            key = (number, seen[number])
-            merged[key] = merged.get(key, {}) | annotation
-    return list(merged.values())
-
-
-def _captions(contents: Iterable[dict], images: Mapping[int, dict], problems: Problems) -> dict[int, list[str]]:
-    captions: dict[int, list[str]] = {}
-    for content in contents:
-        for annotation in content["annotations"]:
-            if "caption" not in annotation:
-                continue
-            text, image_id = annotation["caption"], annotation.get("image_id")
-            if image_id not in images or not isinstance(text, str) or not text.strip():
-                problems.add("caption that is empty or of no listed image", f"image {image_id}")
-            else:
-                captions.setdefault(image_id, []).append(text)
-    return captions

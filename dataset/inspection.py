@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pix2seq.task import Task
 
 LOOKED_AT = 2000  # images whose sequences are measured before training
+DARK = 32  # an image without a value of at least this, of 255, shows next to nothing
 BAR = 40  # characters of the longest bar of a histogram
 
 
@@ -150,12 +151,15 @@ def read_all(examples: ImageDataset | Mixture, workers: int) -> Problems:
     def check(index: int) -> tuple[str, str] | None:
         entry = examples.images[index]
         try:
-            height, width = read_image(examples.path(index)).shape[:2]
+            image = read_image(examples.path(index), entry.get("as_stored", False))
         except UserError as error:
             return UNREADABLE, str(error)
+        (height, width), brightest = image.shape[:2], int(image.max())
         annotated = entry.get("width", width), entry.get("height", height)
         if annotated != (width, height):
             return "image of another size than its annotations say", f"{examples.name_of(index)}: {width} × {height}"
+        if brightest < DARK:
+            return "image that is nearly black; scale its values", f"{examples.name_of(index)}: none above {brightest}"
         return None
 
     with ThreadPoolExecutor(max(workers, 1)) as pool:

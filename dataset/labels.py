@@ -16,12 +16,14 @@ class Unlabeled:
 
     `files` are COCO's names of annotation files that it lacks (`instances`, …): tasks that need one learn nothing from
     its images. `classes` are ids of classes that it does not look for: its images may show such objects. `points` are
-    indices of keypoints that none of its objects has labeled: they may be visible all the same.
+    indices of keypoints that none of its objects has labeled: they may be visible all the same. `objects`: an object of
+    the image cannot be read, so that nothing is learned about any.
     """
 
     files: frozenset[str] = frozenset()
     classes: tuple[int, ...] = ()
     points: tuple[int, ...] = ()
+    objects: bool = False
 
     @classmethod
     def in_any(cls, records: Sequence[Unlabeled]) -> Unlabeled:
@@ -29,11 +31,12 @@ class Unlabeled:
         files = frozenset().union(*(record.files for record in records))
         classes = {number for record in records for number in record.classes}
         points = {index for record in records for index in record.points}
-        return cls(files, tuple(sorted(classes)), tuple(sorted(points)))
+        return cls(files, tuple(sorted(classes)), tuple(sorted(points)), any(record.objects for record in records))
 
     def taught(self, tasks: Iterable[Task]) -> list[Task]:
         """Those of `tasks` that have their annotations."""
-        return [task for task in tasks if task.samples.COCO_FILE not in self.files]
+        known = (task for task in tasks if not (self.objects and task.about_objects))
+        return [task for task in known if task.samples.COCO_FILE not in self.files]
 
 
 EVERYTHING_IS_LABELED = Unlabeled()

@@ -87,7 +87,8 @@ class Mixture:
 
     def unlabeled_in(self, index: int) -> Unlabeled:
         """What the annotations of an image say nothing about."""
-        return self.locate(index)[0].dataset.unlabeled
+        source, number = self.locate(index)
+        return source.dataset.unlabeled_in(number)
 
     def all_captions(self) -> list[str]:
         """Every caption of all sources."""

@@ -18,9 +18,16 @@ from pix2seq.dataset.copy_paste import copy_paste, has_masks
 from pix2seq.dataset.geometry import Geometry
 from pix2seq.dataset.mixture import Mixture, sources_of
 from pix2seq.dataset.mosaic import IMAGES, mosaic
+from pix2seq.dataset.plausibility import (
+    doubt_about_mirroring,
+    only_unusable,
+    require_learnable,
+    require_plausible,
+)
 from pix2seq.dataset.transforms import Jitter, jitter_colors, rand_augment
 from pix2seq.dataset.views import CanvasObjects, View, is_shown, object_boxes
 from pix2seq.errors import UserError
+from pix2seq.runtime.console import tell
 from pix2seq.tokenizers.build import Tokenizers
 from pix2seq.tokenizers.vocabulary import TokenSequence
 
@@ -69,13 +76,16 @@ class SampleDataset(Dataset):
         self.image_tasks = [task for task in tasks.values() if not task.is_prompted]
         self.cropped_tasks = [task for task in tasks.values() if task.is_cropped(cfg.model)]
         self.uncropped_tasks = [t for t in tasks.values() if t.is_prompted and not t.is_cropped(cfg.model)]
+        require_plausible(examples, tasks)
         self.indices = examples.indices_for(tasks.values(), cfg.data.train_difficult)
         if not self.indices:
-            mistakes = "; ".join(examples.problems.lines())
             raise UserError(
-                f"{examples.folder} has no image with annotations for --task {','.join(tasks)}"
-                + (f", only some that cannot be used: {mistakes}" if mistakes else "")
+                f"{examples.folder} has no image with annotations for --task {','.join(tasks)}{only_unusable(examples)}"
             )
+        if augment:
+            require_learnable(examples, tasks)
+            if doubt := doubt_about_mirroring(examples, tasks, cfg):
+                tell(doubt)
         num_points = tokenizers.labels.num_points
         if any(task.needs_skeleton for task in tasks.values()) and num_points != len(examples.skeleton):
             raise UserError(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pix2seq import coco_person
+from pix2seq.dataset.annotations import Problems
 from pix2seq.errors import UserError
 from pix2seq.names import match_names
 
@@ -81,12 +83,17 @@ def join_skeletons(skeletons: Sequence[Skeleton]) -> Skeleton:
 
 def flip_by_name(names: Sequence[str]) -> tuple[int, ...]:
     """For each name the index of its mirror image: `left` and `right`, or a leading or final l and r, exchanged."""
-    lowered = [name.lower() for name in names]
-    index = {name: number for number, name in enumerate(lowered)}
-    return tuple(index.get(_mirrored(name), number) for number, name in enumerate(lowered))
+    index = {name: number for number, name in enumerate(names)}
+    lowered = {name.lower(): number for number, name in enumerate(names)}
+    flip = list(range(len(names)))
+    for number, name in enumerate(names):
+        mirrored = _mirrored(name.lower())
+        flip[number] = lowered.get(mirrored, number) if mirrored else index.get(_mirrored_capital(name), number)
+    return tuple(flip)
 
 
 def _mirrored(name: str) -> str:
+    """The name of the mirror image of a lower-case name; empty if it has no side that is set apart."""
     for one, other in (("left", "right"), ("right", "left")):
         if one in name:
             return name.replace(one, other, 1)
@@ -96,7 +103,19 @@ def _mirrored(name: str) -> str:
                 return other + name[1:]
             if name.endswith(gap + one):
                 return name[:-1] + other
+    return ""
+
+
+def _mirrored_capital(name: str) -> str:
+    """The mirror image of a name such as LShoulder, lShoulder, LX, L1 or shoulderL, if it is one; else the name."""
+    if match := re.match("([LRlr])(?=[A-Z0-9])", name):
+        return match[1].translate(SIDES) + name[1:]
+    if match := re.search("(?<=[a-z0-9])([LR])$", name):
+        return name[:-1] + match[1].translate(SIDES)
     return name
+
+
+SIDES = str.maketrans("LRlr", "RLrl")
 
 
 COCO_BONES = tuple((one - 1, other - 1) for one, other in coco_person.SKELETON)
@@ -110,16 +129,29 @@ def default_skeleton(class_names: dict[int, str]) -> Skeleton:
     return dataclasses.replace(COCO_PERSON, class_ids=people)
 
 
-def read_skeleton(categories: Iterable[dict], class_ids: dict[int, int], class_names: dict[int, str]) -> Skeleton:
+def read_skeleton(
+    categories: Iterable[dict], class_ids: dict[int, int], class_names: dict[int, str], problems: Problems
+) -> Skeleton:
     """The skeleton of COCO `categories` (by file id in `class_ids`), which must agree; `default_skeleton` if none has.
 
     `keypoints` names the points; `skeleton` holds bones counted from 1; `flip_pairs` (pairs of names, or of indices
     counted from 0) and `sigmas` are optional: without pairs, left and right are found by name; without sigmas, points
-    other than COCO's get the mean of COCO's.
+    other than COCO's get the mean of COCO's. A bone between points that are not there is left out, and counted among
+    the `problems`: bones are only drawn.
     """
     posed = [category for category in categories if category.get("keypoints") and category["id"] in class_ids]
     if not posed:
         return default_skeleton(class_names)
+    try:
+        return _skeleton_of(posed, class_ids, problems)
+    except TypeError as error:
+        raise UserError(
+            f"the keypoints of the category {posed[0]['name']} are not as COCO writes them: {error}"
+        ) from None
+
+
+def _skeleton_of(posed: Sequence[dict], class_ids: dict[int, int], problems: Problems) -> Skeleton:
+    """The skeleton of the categories with keypoints; raise TypeError for what is no list or has no numbers."""
     first = posed[0]
     names = tuple(map(str, first["keypoints"]))
     for category in posed[1:]:
@@ -132,10 +164,21 @@ def read_skeleton(categories: Iterable[dict], class_ids: dict[int, int], class_n
     return Skeleton(
         names=names,
         flip=flip_by_name(names) if pairs is None else _flip_of_pairs(names, pairs),
-        bones=tuple(_indices(names, bone, first=1) for bone in first.get("skeleton") or ()),
+        bones=_bones(first, names, problems),
         class_ids=tuple(sorted(class_ids[category["id"]] for category in posed)),
         sigmas=_sigmas(names, first.get("sigmas") or ()),
     )
+
+
+def _bones(category: dict, names: Sequence[str], problems: Problems) -> tuple[tuple[int, int], ...]:
+    bones = []
+    for bone in category.get("skeleton") or ():
+        try:
+            bones.append(_indices(names, bone, first=1))
+        except UserError:
+            where = f"{bone} of the category {category['name']}, which has {len(names)} keypoints"
+            problems.add("bone between keypoints that are not there, left out", where)
+    return tuple(bones)
 
 
 def _flip_of_pairs(names: Sequence[str], pairs: Sequence[Sequence[int | str]]) -> tuple[int, ...]:

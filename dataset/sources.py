@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pix2seq.config import CFG
-from pix2seq.dataset.coco import CocoDataset, ImageDataset, annotation_path, read_annotations
+from pix2seq.dataset.annotation_files import read_annotations
+from pix2seq.dataset.coco import CocoDataset, ImageDataset, annotation_path
+from pix2seq.dataset.file_names import FileNames
 from pix2seq.dataset.scenes import SceneDataset, complete_scenes
 from pix2seq.dataset.skeleton import Skeleton
 from pix2seq.dataset.voc import VOC_FILE, VocDataset, find_voc_folders, has_image_sets
@@ -173,13 +175,21 @@ def open_json(
     if not folder:
         names = [image["file_name"] for image in read_annotations(path)["images"][:LOOKED_FOR]]
         near = (path.parent, path.with_suffix(""), path.parent / "images", root / path.stem, root, root / "images")
-        folder = next((place for place in near if any((place / name).is_file() for name in names)), None)
+        folder = next((place for place in near if _holds_some(place, names)), None)
         if folder is None:
             raise UserError(
                 f"{path} names {f'images such as {names[0]}' if names else 'no image'}, none of which is in "
                 f"{', '.join(dict.fromkeys(map(str, near)))}; name their folder with --train-images and --val-images"
             )
     return ImageDataset(folder, {path.name: partial(read_annotations, path)}, class_names, classes, skeleton)
+
+
+def _holds_some(folder: Path, names: Sequence[str]) -> bool:
+    """Whether some image is in a folder, by its own name or by another spelling of it."""
+    if any((folder / name).is_file() for name in names):
+        return True
+    files = FileNames(folder)
+    return any(files.find(name) for name in names)
 
 
 def _check_split_names(cfg: CFG) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-import xml.etree.ElementTree as ET  # expat resolves no external entities and stops at exponential ones
+import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,10 +19,12 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from pix2seq.dataset.coco import ImageDataset
-from pix2seq.dataset.images import DAMAGES
+from pix2seq.dataset.file_names import FileNames
+from pix2seq.dataset.images import DAMAGES, IMAGE_SUFFIXES
 from pix2seq.dataset.skeleton import Skeleton
 from pix2seq.errors import UserError
 from pix2seq.names import match_names
+from pix2seq.runtime.text import parse_xml, read_text
 
 if TYPE_CHECKING:
     from pix2seq.task import Task
@@ -32,6 +34,7 @@ VOC_CLASSES = (
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 VOC_FILE = "instances"  # the one of COCO's annotation files that the layout has an equivalent of
+CLASS_FLAG = re.compile(r"\s+-?[01]\s*$")  # of sets such as dog_trainval: whether the image has the class
 VOID = 255  # value of SegmentationObject's pixels that may belong to an object or not
 
 
@@ -98,37 +101,53 @@ def _find_set(root: Path, name: str) -> tuple[Path, Path]:
 def read_voc(root: Path, parts: Sequence[tuple[Path, Path]], with_masks: bool, classes: Sequence[str]) -> dict:
     """The image sets `parts` (folder, list) in COCO's format, `file_name` relative to `root`."""
     images, annotations, problems, names = [], [], [], set()
-    listed = [(folder, name) for folder, path in parts for name in _names(path)]
+    listed = []
+    for folder, path in parts:
+        names_of_set, other_spellings = _names(path, folder / "Annotations")
+        listed += [(folder, name) for name in names_of_set]
+        problems += other_spellings
     numbers = _image_ids([name for _, name in listed])
     for (folder, name), number in zip(listed, numbers, strict=True):
-        parsed = _parse(folder / "Annotations" / f"{name}.xml")
+        path = folder / "Annotations" / f"{name}.xml"
+        parsed = _parse(path)
         if isinstance(parsed, str):
-            problems.append((parsed, str(folder / "Annotations" / f"{name}.xml")))
+            problems.append((parsed, str(path)))
             continue
         size, objects = parsed
         images.append({"id": number, "file_name": str(_image(folder, name).relative_to(root))} | size)
         mask_path = folder / "SegmentationObject" / f"{name}.png"
         if with_masks and not _add_masks(objects, mask_path):
             problems.append(("mask file that is no image of object numbers, left out", str(mask_path)))
-        if not all(entry["name"] for entry in objects):
-            problems.append(("object without a name, left out", str(folder / "Annotations" / f"{name}.xml")))
-            objects = [entry for entry in objects if entry["name"]]
-        names.update(entry["name"] for entry in objects)
+        swapped = sum(entry.pop("swapped") for entry in objects)
+        problems += [("box whose corners are in the wrong order, put in order", str(path))] * swapped
+        names.update(entry["name"] for entry in objects if entry["name"])
         annotations += [{"id": len(annotations) + 1 + k, "image_id": number} | entry for k, entry in enumerate(objects)]
     order = _class_order(names, [folder for folder, _ in parts], classes)
     categories = [{"id": number, "name": name} for number, name in enumerate(order, 1)]
     ids = {name: number for number, name in enumerate(order, 1)}
-    annotations = [entry | {"category_id": ids[entry.pop("name")]} for entry in annotations]
+    annotations = [entry | {"category_id": ids.get(entry.pop("name"))} for entry in annotations]
     return {"images": images, "annotations": annotations, "categories": categories, "problems": problems}
 
 
-def _names(path: Path) -> list[str]:
-    """The images of an image set: the first word of each line."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not text in UTF-8 ({error}); save it as UTF-8") from None
-    return [words[0] for line in lines if (words := line.split())]
+def _names(path: Path, annotations: Path) -> tuple[list[str], list[tuple[str, str]]]:
+    """The images of an image set, and which of them are spelled otherwise in the folder `annotations`.
+
+    A line is a name, perhaps with the flag that sets of single classes have, or the path of the image's file.
+    """
+    names, problems, files = [], [], FileNames(annotations)
+    for line in read_text(path).splitlines():
+        if not (listed := CLASS_FLAG.sub("", line).strip()):
+            continue
+        name = listed
+        if not (annotations / f"{name}.xml").is_file():
+            last = re.split(r"[/\\]", name)[-1]
+            stems = [name, last, Path(last).stem if last.lower().endswith(IMAGE_SUFFIXES) else last]
+            found = next(filter(None, (files.find(f"{stem}.xml") for stem in stems)), None)
+            if found:
+                name = found[0].removesuffix(".xml")
+                problems.append(("image whose name in the list is spelled otherwise", f"{listed} is {name}"))
+        names.append(name)
+    return names, problems
 
 
 def _image_ids(names: Sequence[str]) -> list[int]:
@@ -150,9 +169,11 @@ def _image(folder: Path, name: str) -> Path:
 def _parse(path: Path) -> tuple[dict, list[dict]] | str:
     """Size and objects of an annotation file, or a description of what is wrong with it."""
     try:
-        root = ET.parse(path).getroot()
+        root = parse_xml(path.read_bytes())
     except FileNotFoundError:
         return "image without an annotation file, left out"
+    except UnicodeError as error:
+        return f"annotation file that is not in its encoding {error}, image left out"
     except (ET.ParseError, OSError, ValueError):
         return "annotation file that is not XML, image left out"
     sides = {side: _number(root.find(f"size/{side}")) for side in ("width", "height")}
@@ -162,12 +183,12 @@ def _parse(path: Path) -> tuple[dict, list[dict]] | str:
 
 def _object(entry: ET.Element) -> dict:
     edges = [_number(entry.find(f"bndbox/{edge}")) for edge in ("xmin", "ymin", "xmax", "ymax")]
-    bbox = None
+    bbox, swapped = None, False
     if None not in edges:
-        x1, y1, x2, y2 = edges[0] - 1, edges[1] - 1, edges[2], edges[3]
-        bbox = [x1, y1, x2 - x1, y2 - y1]
-    name = (entry.findtext("name") or "").strip()
-    return {"name": name, "bbox": bbox, "difficult": (entry.findtext("difficult") or "").strip() == "1"}
+        (left, right), (top, bottom) = sorted(edges[::2]), sorted(edges[1::2])
+        bbox, swapped = [left - 1, top - 1, right - left + 1, bottom - top + 1], [left, top, right, bottom] != edges
+    flag = (entry.findtext("difficult") or "").strip() == "1"
+    return {"name": (entry.findtext("name") or "").strip(), "bbox": bbox, "difficult": flag, "swapped": swapped}
 
 
 def _number(element: ET.Element | None) -> float | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -19,7 +18,7 @@ from pix2seq.dataset.coco import Example, ImageDataset
 from pix2seq.dataset.geometry import Geometry
 from pix2seq.evaluate.predictions import ImagePredictions, Scores
 from pix2seq.evaluate.tiles import text_page
-from pix2seq.tokenizers.captioning import CaptioningTokenizer
+from pix2seq.tokenizers.captioning import CaptioningTokenizer, space_out
 
 TASK = "captioning"
 
@@ -32,8 +31,8 @@ def split_words(caption: str) -> str:
     """The lower-case words of a caption with one space between them."""
     from nltk.tokenize.treebank import TreebankWordTokenizer  # slow to import
 
-    sentences = re.sub(r"\.(?=\s)", " .", caption.lower())  # the rules see a full stop only at the very end
-    return " ".join(word for word in TreebankWordTokenizer().tokenize(sentences) if word not in PUNCTUATION)
+    words = TreebankWordTokenizer().tokenize(space_out(caption))  # these rules see a full stop only at the very end
+    return " ".join(word for word in words if word not in PUNCTUATION)
 
 
 def evidence(example: Example, predictions: ImagePredictions) -> Sequence[str]:

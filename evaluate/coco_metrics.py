@@ -8,8 +8,9 @@ from typing import Literal
 
 import numpy as np
 
+from pix2seq.dataset.annotation_files import read_annotations
 from pix2seq.dataset.annotations import ObjectReader, Problems
-from pix2seq.dataset.coco import CocoDataset, ImageDataset, annotation_path, read_annotations
+from pix2seq.dataset.coco import CocoDataset, ImageDataset, annotation_path
 from pix2seq.evaluate.predictions import Boxes, Scores
 
 Kind = Literal["bbox", "segm", "keypoints"]

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from pix2seq.config import CFG
 from pix2seq.dataset.batches import Batch, Readable, collate
 from pix2seq.dataset.coco import Example, ImageDataset
+from pix2seq.dataset.plausibility import require_plausible
 from pix2seq.dataset.samples import Sample, SampleDataset
 from pix2seq.errors import UserError
 from pix2seq.evaluate.predictions import ImagePredictions, Scores, true_instances
@@ -64,7 +65,7 @@ def evaluate(predictor: Predictor, split: ImageDataset, names: Sequence[str], si
     the same; all processes return them all, the first one alone with `scores`.
     """
     split.leave_out_unreadable()
-    split.read_unknown_sizes()
+    require_plausible(split, {name: predictor.tasks[name] for name in names})
     counter = TokenCounter(predictor, split, names) if sizes.token_images else None
     count = min(len(split), sizes.images or len(split))
     chunks = _own_chunks(count, sizes.chunk)

@@ -64,7 +64,6 @@ def predict_all(
     trials, task = [Trial(settings) for settings in tried], predictor.finder.name
     raw = predictor.with_settings(calibration_slope=1.0, calibration_offset=0.0)
     split.leave_out_unreadable()
-    split.read_unknown_sizes()
     count = min(len(split), sizes.images or len(split))
     chunks = [list(range(start, min(start + sizes.chunk, count))) for start in range(0, count, sizes.chunk)]
     loader = DataLoader(Readable(split), batch_sampler=chunks, collate_fn=list, num_workers=sizes.workers)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pix2seq.config import CFG
-from pix2seq.errors import UserError
-from pix2seq.runtime.files import output_folder, writing
+from pix2seq.errors import PartlyFailed, UserError
+from pix2seq.runtime.console import tell
+from pix2seq.runtime.files import move_contents, output_folder, writing
 from pix2seq.weights.find import find_weights
 
 if TYPE_CHECKING:
@@ -24,11 +26,14 @@ if TYPE_CHECKING:
     from pix2seq.task import Task
 
 LISTED = 8  # files that are named at the end
-IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+RESULT = "result.json"
 
 
 def run(cfg: CFG) -> None:
-    """Do `cfg.tasks` on the images of `--image`; all files are written at the end, or none."""
+    """Do `cfg.tasks` on the images of `--image`; the files of each image are written when it is done, all or none.
+
+    An image that cannot be used keeps no other from being written: it is named at the end, by a UserError.
+    """
     images, target = find_images(cfg.infer.image), Path(cfg.infer.output_dir)
     from pix2seq.dataset.images import read_image
     from pix2seq.tasks import choose_tasks
@@ -36,6 +41,7 @@ def run(cfg: CFG) -> None:
     tasks = choose_tasks(cfg.tasks)
     box = parse_box(cfg, tasks)
     written: list[Path] = []
+    failures: list[str] = []
     with output_folder(target) as staging:
         from pix2seq.infer.introduction import introduce
         from pix2seq.infer.load import load_predictor
@@ -44,19 +50,33 @@ def run(cfg: CFG) -> None:
         predictor.require(needed(tasks, box))
         weights = find_weights(cfg.infer.weights)
         said = introduce(weights, predictor.about)
-        names = unique_names(images)
-        for path, name in zip(images, names, strict=True):
-            image = read_image(path)
-            instances = prompted_instance(predictor, cfg, box, image) if box else None
+        for path, name, image_id in zip(images, unique_names(images), image_ids(images), strict=True):
+            try:
+                image = read_image(path)
+                instances = prompted_instance(predictor, cfg, box, image) if box else None
+            except UserError as error:
+                failures.append(str(error))
+                continue
             result = predictor.describe(image, list(tasks), instances)
-            folder = staging / name if len(images) > 1 else staging
+            below = name if len(images) > 1 else "."
             with writing(target):
-                files = write_result(folder, path, image, result, predictor)
-            written += (target / file.relative_to(staging) for file in files)
+                files = write_result(staging / below, target / below, image_id, image, result, predictor)
+                move_contents(staging, target)
+            written += files
             print(f"{path}\n{summary(result, predictor)}")
             if not (said or len(result.instances)) and any(task.about_objects for task in tasks.values()):
                 said = introduce(weights, predictor.about, again=True)
+        if not written:
+            raise UserError(failures[0] if len(images) == 1 else named_failures(failures, len(images)))
     print(f"wrote {listed(written)}")
+    if failures:
+        raise PartlyFailed(named_failures(failures, len(images)))
+
+
+def named_failures(failures: Sequence[str], count: int) -> str:
+    """A sentence about the images that could not be used, of `count`."""
+    more = f"; and {len(failures) - LISTED} more" if len(failures) > LISTED else ""
+    return f"{len(failures)} of {count} images could not be used: {'; '.join(failures[:LISTED])}{more}"
 
 
 def needed(tasks: Mapping[str, Task], box: Sequence[float]) -> list[str]:
@@ -82,14 +102,28 @@ def find_images(names: Sequence[str]) -> list[Path]:
     images: list[Path] = []
     for path in map(Path, names):
         if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-            if not inside:
-                raise UserError(f"the folder {path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-            images += inside
+            images += images_in(path)
         elif path.is_file():
             images.append(path)
         else:
             raise UserError(f"there is no image {path}; check the path")
+    return images
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The image files in a folder without hidden ones; names those of other formats, and raises UserError if there are
+    none that can be read."""
+    from pix2seq.dataset.images import IMAGE_SUFFIXES, OTHER_SUFFIXES
+
+    files = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
+    others = [file for file in files if file.suffix.lower() in OTHER_SUFFIXES]
+    images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+    left_out = f"{len(others)} files are of formats that cannot be read, such as {others[0].name}" if others else ""
+    if not images:
+        remark = f"; {left_out}: save them as JPEG or PNG" if others else ""
+        raise UserError(f"the folder {folder} holds no images ({', '.join(IMAGE_SUFFIXES)}){remark}")
+    if others:
+        tell(f"{folder}: {left_out}, and are left out; save them as JPEG or PNG")
     return images
 
 
@@ -142,22 +176,43 @@ def unique_names(images: Sequence[Path]) -> list[str]:
     return names
 
 
-def write_result(folder: Path, path: Path, image: np.ndarray, result: Result, predictor: Predictor) -> list[Path]:
-    """Write `result.json` and the PNG of each task into `folder`; return the files."""
+def image_ids(images: Sequence[Path]) -> list[int | str]:
+    """The images' ids in results: the numbers that they are named after, as in COCO, or the names if these are two
+    images' number (1.jpg beside 001.jpg)."""
+    numbers = Counter(int(path.stem) for path in images if path.stem.isdecimal())
+    return [int(p.stem) if p.stem.isdecimal() and numbers[int(p.stem)] == 1 else p.stem for p in images]
+
+
+def write_result(
+    folder: Path, target: Path, image_id: int | str, image: np.ndarray, result: Result, predictor: Predictor
+) -> list[Path]:
+    """Write the JSON and the PNG of each task into `folder`; return where the files lie once moved to `target`."""
     from pix2seq.infer.overlay import save_png
     from pix2seq.infer.results import coco_results
 
     folder.mkdir(exist_ok=True)
-    image_id = int(path.stem) if path.stem.isdecimal() else path.stem  # COCO's files are named after their ids
     entries = coco_results(image_id, result, predictor.tasks, predictor.category_ids)
-    files = [folder / "result.json"]
-    files[0].write_text(json.dumps(entries, indent=1), encoding="utf-8")
+    names = [results_file(target, entries, result, predictor)]
+    (folder / names[0]).write_text(json.dumps(entries, indent=1), encoding="utf-8")
     for name, predictions in result.predictions.items():
         inference = predictor.tasks[name].inference
         if inference.IMAGE_FILE:
-            files.append(folder / inference.IMAGE_FILE)
-            save_png(files[-1], inference.draw(image, result.instances, predictions, predictor.drawing))
-    return files
+            names.append(inference.IMAGE_FILE)
+            save_png(folder / names[-1], inference.draw(image, result.instances, predictions, predictor.drawing))
+    return [target / name for name in names]
+
+
+def results_file(folder: Path, entries: Sequence[dict], result: Result, predictor: Predictor) -> str:
+    """`result.json`, or a name with the tasks if a file of that name in `folder` has fields that would be lost."""
+    try:
+        there = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        fields = {field for entry in there for field in entry}
+    except (OSError, ValueError, TypeError):  # none is there, or it is no list of results
+        return RESULT
+    own = {field for entry in entries for field in entry}
+    if any(predictor.tasks[name].about_objects for name in result.predictions):
+        own |= {"category_id", "bbox", "score"}  # of what is not found, too
+    return RESULT if fields <= own | {"image_id"} else f"result_{'_'.join(result.predictions)}.json"
 
 
 def summary(result: Result, predictor: Predictor) -> str:

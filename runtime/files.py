@@ -33,7 +33,7 @@ def output_folder(folder: Path) -> Iterator[Path]:
             staging = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
         yield staging
         with writing(folder):
-            _move_contents(staging, folder)
+            move_contents(staging, folder)
         created = []
     finally:
         if staging:
@@ -43,7 +43,8 @@ def output_folder(folder: Path) -> Iterator[Path]:
                 path.rmdir()
 
 
-def _move_contents(source: Path, target: Path) -> None:
+def move_contents(source: Path, target: Path) -> None:
+    """Move the files of a folder into another one, replacing those of the same name."""
     for path in sorted(source.rglob("*")):
         destination = target / path.relative_to(source)
         if path.is_dir():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,11 +30,23 @@ PROMPT = 13
 UNKNOWN = "<unk>"
 
 
+# Scripts that put no spaces between words: Thai to Khmer, kana, Chinese characters, and the marks that go with these.
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3001-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff01-\uff65"
+ESCAPED = {"&#9;": "\t", "&#124;": "|", "&amp;": "&"}  # what the Toktok rules make of single characters
+
+
+def space_out(text: str) -> str:
+    """Lower-case text with one space for any white space, where characters of scripts without spaces are words of their
+    own, and a full stop inside is none of its word."""
+    spaced = re.sub(f"([{UNSPACED}])", r" \1 ", text.lower())
+    return " ".join(re.sub(r"\.(?=\s)", " .", spaced).split())
+
+
 def split_words(text: str) -> list[str]:
     """Lower-case words and punctuation marks, by nltk's Toktok rules (which need no downloaded corpus)."""
     from nltk.tokenize.toktok import ToktokTokenizer  # slow to import, and not needed to read a model's answer
 
-    return ToktokTokenizer().tokenize(text.lower())
+    return [ESCAPED.get(word, word) for word in ToktokTokenizer().tokenize(space_out(text))]
 
 
 @dataclass(frozen=True)
@@ -67,7 +80,8 @@ class WordVocabulary:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The caption of text ids; ids beyond the vocabulary read as `<unk>`."""
-        return " ".join(self.words[index] if index < len(self.words) else UNKNOWN for index in ids)
+        text = " ".join(self.words[index] if index < len(self.words) else UNKNOWN for index in ids)
+        return re.sub(f"(?<=[{UNSPACED}]) (?=[{UNSPACED}])", "", text)
 
     @property
     def predictable(self) -> np.ndarray:

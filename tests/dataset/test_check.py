@@ -75,7 +75,7 @@ def test_a_report_has_counts_problems_and_lengths(tiny_cfg: CFG):
 
 def test_images_are_read_and_measured(tiny_cfg: CFG, tmp_path: Path):
     for number, size in enumerate([(8, 6), (6, 8), (8, 6)]):
-        Image.new("RGB", size).save(tmp_path / f"{number}.png")
+        Image.new("RGB", size, "gray").save(tmp_path / f"{number}.png")
     (tmp_path / "2.png").write_bytes(b"no image")
     images = [{"id": n, "file_name": f"{n}.png", "width": 8, "height": 6} for n in range(3)]
     boxes = [{"id": n, "image_id": n, "category_id": 1, "bbox": [0, 0, 3, 3]} for n in range(3)]

@@ -86,3 +86,27 @@ def test_a_missing_file_is_named(tmp_path: Path):
 def test_a_folder_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match=str(tmp_path)):
         read_image(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "values, expected",
+    [
+        (np.array([[0, 2048, 4095]], np.uint16), [0, 128, 255]),  # 12 bits
+        (np.array([[0, 512, 1023]], np.uint16), [0, 128, 255]),
+        (np.array([[0, 128, 255]], np.uint16), [0, 128, 255]),
+        (np.array([[0, 2048, 4095]], np.int32), [0, 128, 255]),
+        (np.array([[-1000, 0, 1000]], np.int32), [0, 127, 255]),
+        (np.array([[0, 0.5, 1]], np.float32), [0, 127, 255]),
+        (np.array([[0, 128.0, 255.0]], np.float32), [0, 128, 255]),
+        (np.array([[-3, -3, -3]], np.float32), [0, 0, 0]),
+    ],
+)
+def test_gray_of_any_depth_fills_8_bits(tmp_path: Path, values: np.ndarray, expected: list[int]):
+    path = save(Image.fromarray(values), tmp_path / "image.tif")
+    assert read_image(path)[0, :, 0].tolist() == expected
+
+
+def test_an_image_with_values_that_are_not_finite_is_refused(tmp_path: Path):
+    path = save(Image.fromarray(np.array([[0, np.nan]], np.float32)), tmp_path / "image.tif")
+    with pytest.raises(UserError, match="not all finite"):
+        read_image(path)

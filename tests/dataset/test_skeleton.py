@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from pix2seq.dataset.annotations import Problems
 from pix2seq.dataset.skeleton import COCO_PERSON, Skeleton, default_skeleton, flip_by_name, read_skeleton
 from pix2seq.errors import UserError
 
@@ -11,7 +12,7 @@ HAND = {"id": 7, "name": "hand", "keypoints": ["wrist", "Left thumb", "Right thu
 
 
 def read(**values) -> Skeleton:
-    return read_skeleton([{"id": 1, "name": "cup"}, HAND | values], {1: 1, 7: 2}, {1: "cup", 2: "hand"})
+    return read_skeleton([{"id": 1, "name": "cup"}, HAND | values], {1: 1, 7: 2}, {1: "cup", 2: "hand"}, Problems())
 
 
 def test_coco_s_people_mirror_as_published():
@@ -27,6 +28,13 @@ def test_coco_s_people_mirror_as_published():
         (["R knee", "L knee"], (1, 0)),
         (["left_eye", "tail"], (0, 1)),
         (["lip", "rip"], (0, 1)),
+        (["LShoulder", "RShoulder", "Neck"], (1, 0, 2)),
+        (["lShoulder", "rShoulder"], (1, 0)),
+        (["shoulderL", "shoulderR"], (1, 0)),
+        (["shoulder_L", "shoulder_R"], (1, 0)),
+        (["LX", "RX", "LY"], (1, 0, 2)),
+        (["L1", "R1", "R2"], (1, 0, 2)),
+        (["LIP", "TIP"], (0, 1)),
         (["front left paw", "front right paw", "back left paw", "back right paw"], (1, 0, 3, 2)),
     ],
 )
@@ -62,9 +70,12 @@ def test_the_first_of_a_nameless_pair_is_left():
         {"flip_pairs": [[0, 3]]},
         {"flip_pairs": [[0]]},
         {"flip_pairs": [["wrist", "elbow"]]},
-        {"skeleton": [[0, 1]]},
-        {"skeleton": [[1, 4]]},
         {"sigmas": [0.1, 0.1]},
+        {"sigmas": 0.1},
+        {"sigmas": ["a", "b", "c"]},
+        {"flip_pairs": 5},
+        {"keypoints": True},
+        {"skeleton": 1.5},
         {"sigmas": [0.1, 0.1, 0]},
     ],
 )
@@ -73,16 +84,25 @@ def test_points_that_are_not_there_are_refused(values: dict):
         read(**values)
 
 
+@pytest.mark.parametrize("bone", [[0, 1], [1, 4], [1], 5, None])
+def test_a_bone_between_other_points_is_left_out_and_counted(bone):
+    problems = Problems()
+    hand = HAND | {"skeleton": [[1, 2], bone]}
+    assert read_skeleton([hand], {7: 2}, {2: "hand"}, problems).bones == ((0, 1),)
+    (line,) = problems.lines()
+    assert "bone" in line and "hand" in line
+
+
 def test_two_categories_must_name_the_same_points():
     other = HAND | {"id": 1, "name": "foot", "keypoints": ["heel"]}
     with pytest.raises(UserError, match="different keypoints"):
-        read_skeleton([HAND, other], {7: 1, 1: 2}, {1: "hand", 2: "foot"})
+        read_skeleton([HAND, other], {7: 1, 1: 2}, {1: "hand", 2: "foot"}, Problems())
     twin = HAND | {"id": 1, "name": "foot"}
-    assert read_skeleton([HAND, twin], {7: 1, 1: 2}, {1: "hand", 2: "foot"}).class_ids == (1, 2)
+    assert read_skeleton([HAND, twin], {7: 1, 1: 2}, {1: "hand", 2: "foot"}, Problems()).class_ids == (1, 2)
 
 
 def test_without_keypoints_people_have_coco_s():
-    assert read_skeleton([{"id": 1, "name": "cup"}], {1: 1}, {1: "cup"}).class_ids == ()
+    assert read_skeleton([{"id": 1, "name": "cup"}], {1: 1}, {1: "cup"}, Problems()).class_ids == ()
     assert default_skeleton({4: "person", 5: "cup"}).class_ids == (4,)
     assert len(Skeleton.of_weights({}, {4: "person"})) == 17
 

@@ -12,7 +12,7 @@ from pix2seq.dataset.voc import VOC_CLASSES, VocDataset, find_voc_folders
 from pix2seq.errors import UserError
 from pix2seq.tasks import DETECTION, SEGMENTATION, choose_tasks
 
-BOX = (11, 21, 40, 60)
+BOX, INSIDE = (11, 21, 40, 60), (11, 21, 40, 45)  # the images end at 50
 NOT_FINITE = "box that is not four finite numbers"
 ONLY_DETECTION = choose_tasks(["detection"])
 ONLY_SEGMENTATION = choose_tasks(["segmentation"])
@@ -151,8 +151,8 @@ def test_damaged_annotations_are_counted(tmp_path: Path):
     entity = '<!DOCTYPE a [<!ENTITY e SYSTEM "file:///etc/passwd">]><a>&e;</a>'
     (folder / "Annotations" / "3.xml").write_text(entity, encoding="utf-8")
     split = VocDataset(folder, "all", ONLY_DETECTION)
-    assert len(split) == 1 and split[0].boxes.tolist() == [[4.5, 5, 9, 9]]
-    assert sorted(split.problems.counts.values()) == [1, 1, 1, 2]
+    assert len(split) == 1 and split[0].boxes.tolist() == [[4, 8, 9, 12], [4.5, 5, 9, 9]]
+    assert sorted(split.problems.counts.values()) == [1, 1, 1, 1, 2]
 
 
 def test_objects_without_a_name_or_a_finite_size_are_counted(tmp_path: Path):
@@ -161,7 +161,7 @@ def test_objects_without_a_name_or_a_finite_size_are_counted(tmp_path: Path):
     xml.write_text(xml.read_text(encoding="utf-8").replace("<width>64", "<width>inf"), encoding="utf-8")
     split = VocDataset(folder, "all", ONLY_DETECTION)
     assert list(split.class_names.values()) == ["bolt", "dog"] and len(split[0].boxes) == 1
-    assert [split.problems.counts.get(kind) for kind in ("object without a name, left out", NOT_FINITE)] == [1, 1]
+    assert [split.problems.counts.get(kind) for kind in ("object without a class", NOT_FINITE)] == [1, 1]
 
 
 @pytest.mark.parametrize("damage", ["text", "color"])
@@ -190,3 +190,32 @@ def test_masks_are_those_of_segmentation_object(root: Path):
     assert (dog.min(axis=0).tolist(), dog.max(axis=0).tolist()) == ([10, 20], [40, 50])
     assert cat.max() == 5
     assert split.indices_for([SEGMENTATION]) == [0]
+
+
+@pytest.mark.parametrize("line", ["a photo.jpg", "a photo", "A PHOTO", "../JPEGImages/a photo.jpg", "a photo  1"])
+def test_lists_may_spell_names_otherwise(tmp_path: Path, line: str):
+    folder = write_voc(tmp_path / "own", {"a photo": thing(box=INSIDE)}, {"all": [line]})
+    split = VocDataset(folder, "all", ONLY_DETECTION)
+    assert len(split[0].boxes) == 1
+    exact = line.startswith("a photo") and not line.endswith(".jpg")
+    assert list(split.problems.counts) == ([] if exact else ["image whose name in the list is spelled otherwise"])
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "gb2312", "gb18030", "utf-8", "utf-8-sig", "utf-16", "latin-1"])
+def test_xml_is_read_in_its_declared_encoding(tmp_path: Path, encoding: str):
+    name = "größe" if encoding == "latin-1" else "人"
+    folder = write_voc(tmp_path / "own", {"1": thing(name, INSIDE)}, {"all": ["1"]})
+    path = folder / "Annotations" / "1.xml"
+    declared = encoding.removesuffix("-sig")
+    text = f'<?xml version="1.0" encoding="{declared}"?>\n' + path.read_text(encoding="utf-8")
+    path.write_bytes(text.encode(encoding))
+    split = VocDataset(folder, "all", ONLY_DETECTION)
+    assert list(split.class_names.values()) == [name] and not split.problems.counts
+
+
+def test_the_encoding_is_named_where_a_file_is_not_in_it(tmp_path: Path):
+    folder = write_voc(tmp_path / "own", {"1": thing("人"), "2": thing(box=INSIDE)}, {"all": ["1", "2"]})
+    path = folder / "Annotations" / "1.xml"
+    path.write_bytes(path.read_text(encoding="utf-8").encode("gbk"))
+    split = VocDataset(folder, "all", ONLY_DETECTION)
+    assert list(split.problems.counts) == ["annotation file that is not in its encoding utf-8, image left out"]

@@ -124,7 +124,7 @@ def test_unknown_sizes_are_those_of_the_upright_image(tmp_path: Path):
     Image.new("RGB", (40, 20)).save(tmp_path / "1.jpg", exif=exif)
     content = {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": []}
     split = ImageDataset(tmp_path, {"instances": lambda: content})
-    split.read_unknown_sizes()
+    split.leave_out_unreadable()
     assert (split.images[0]["height"], split.images[0]["width"]) == split[0].image.shape[:2] == (40, 20)
 
 

@@ -19,7 +19,8 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_file_is_introduced_once_until_it_changes(file: Path, capsys: pytest.CaptureFixture):
     assert introduce(file, "photographs of dogs")
     line = capsys.readouterr().err
-    assert line.startswith("dogs.safetensors: photographs of dogs; stronger weights: --weights ") and line.count("\n") == 1
+    assert line.startswith("dogs.safetensors: photographs of dogs; stronger weights: --weights ")
+    assert line.count("\n") == 1
     assert not introduce(file, "photographs of dogs")
     assert capsys.readouterr().err == ""
     file.write_bytes(b"other weights")

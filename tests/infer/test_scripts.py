@@ -13,7 +13,7 @@ from PIL import Image
 
 from pix2seq import config
 from pix2seq.infer.load import load_predictor
-from pix2seq.infer.run import LISTED, unique_names
+from pix2seq.infer.run import LISTED, image_ids, unique_names
 from pix2seq.runtime.files import output_folder
 from pix2seq.runtime.paths import ROOT
 from pix2seq.token_ids import CLASS_SHIFT, INVISIBLE, TEXT_SHIFT
@@ -207,7 +207,7 @@ def refused(run_script, capsys, name: str, *flags: str | Path) -> str:
         (["--image", "{tmp}/missing.png"], "there is no image"),
         (["--image", "{tmp}/notes.png"], "is not an image"),
         (["--image", "{tmp}/cut.jpg"], "cannot be read completely"),
-        (["--image", "{image}", "{tmp}/cut.jpg"], "cannot be read completely"),
+        (["--image", "{tmp}/notes.png", "{tmp}/cut.jpg"], "2 of 2 images could not be used"),
         (["--image", "{tmp}/empty"], "holds no images"),
         ([], "--image expects"),
         (["--image", "{image}", "--box", "1,2,3"], "four numbers"),
@@ -282,9 +282,40 @@ def test_old_output_is_kept_after_a_failure(run_script, responsive, capsys, imag
     run_script("object_detection", "--image", image)
     before = (out / "result.json").read_bytes()
     (tmp_path / "notes.png").write_text("no image", encoding="utf-8")
-    refused(run_script, capsys, "object_detection", "--image", image, tmp_path / "notes.png")
+    refused(run_script, capsys, "object_detection", "--image", tmp_path / "notes.png")
     assert (out / "result.json").read_bytes() == before
     assert files(out) == {"object_detection.png", "result.json"}
+
+
+def test_one_bad_image_does_not_take_the_good_ones_with_it(run_script, responsive, capsys, out, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a.png", "c.jfif"):
+        Image.new("RGB", (20, 30)).save(folder / name, format="PNG")
+    for name in ("b.jpg", "._a.png", ".hidden.jpg", "d.heic", "e.HEIC"):
+        (folder / name).write_text("no image", encoding="utf-8")
+    with pytest.raises(SystemExit) as stop:
+        run_script("object_detection", "--image", folder)
+    printed = capsys.readouterr().err
+    assert stop.value.code == 3
+    assert "1 of 2 images" not in printed and "1 of 3 images could not be used" in printed and "b.jpg" in printed
+    assert "2 files are of formats that cannot be read, such as d.heic" in printed
+    assert files(out) == {f"{name}/{file}" for name in "ac" for file in ("object_detection.png", "result.json")}
+
+
+def test_results_of_another_task_are_not_overwritten(run_script, responsive, image, out):
+    run_script("caption", "--image", image)
+    run_script("object_detection", "--image", image)
+    run_script("object_detection", "--image", image)
+    (caption,) = json.loads((out / "result.json").read_text(encoding="utf-8"))
+    (found, *_) = json.loads((out / "result_detection.json").read_text(encoding="utf-8"))
+    assert "caption" in caption and "bbox" in found
+    assert files(out) == {"object_detection.png", "result.json", "result_detection.json"}
+
+
+def test_ids_of_images_are_their_numbers_unless_two_have_the_same():
+    paths = [Path("000000000042.jpg"), Path("1.jpg"), Path("001.jpg"), Path("cat.jpg")]
+    assert image_ids(paths) == [42, "1", "001", "cat"]
 
 
 def test_nothing_is_left_behind_after_an_interruption(tmp_path: Path):

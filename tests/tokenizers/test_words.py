@@ -96,3 +96,24 @@ def test_a_vocabulary_is_restored_from_its_description():
 def test_a_damaged_description_is_refused(description: dict):
     with pytest.raises(UserError, match="caption vocabulary cannot be read"):
         read_text(description)
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("一只狗在跑。", ["一", "只", "狗", "在", "跑", "。"]),
+        ("犬がいる dog", ["犬", "が", "い", "る", "dog"]),
+        (
+            "Two dogs.\tThey run\nup a slope. A cat",
+            ["two", "dogs", ".", "they", "run", "up", "a", "slope", ".", "a", "cat"],
+        ),
+        ("red | blue & green", ["red", "|", "blue", "&", "green"]),
+    ],
+)
+def test_words_are_split_in_every_script_and_nothing_else_is_a_word(text: str, words: list[str]):
+    assert split_words(text) == words
+
+
+def test_characters_are_joined_without_spaces():
+    vocabulary = WordVocabulary.build(["一只狗 dog 在跑。"], 1)
+    assert vocabulary.decode(vocabulary.encode("一只狗 dog 在跑。")) == "一只狗 dog 在跑。"

@@ -1,0 +1,144 @@
+"""Files in COCO's annotation format: read, checked for what they must have, and joined with others of their split."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pix2seq.dataset.annotations import Problems
+from pix2seq.dataset.mending import match_ids
+from pix2seq.errors import UserError
+from pix2seq.runtime.text import read_text
+
+MAX_SIDE = 10**7  # pixels; no image is larger
+NAMING = {"id", "image_id", "category_id", "name"}  # keys whose values identify entries
+
+
+def read_annotations(path: Path) -> dict:
+    """The content of a file in COCO's annotation format."""
+    try:
+        content = json.loads(read_text(path))
+    except FileNotFoundError:
+        raise UserError(
+            f"there is no annotation file {path}; check --data-root and the splits, or --train-json and --val-json"
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}); get the file again") from None
+    lists = [content.get(name) for name in ("images", "annotations")] if isinstance(content, dict) else [None]
+    if not all(isinstance(entries, list) for entries in lists):
+        raise UserError(f"{path} {_what_else(content)}; expected COCO's annotation format")
+    for name, needed in (("images", {"id", "file_name"}), ("annotations", set()), ("categories", {"id", "name"})):
+        entries = content.get(name) or []
+        if not isinstance(entries, list):
+            raise UserError(f"{path} has `{name}` that are no list; expected COCO's format")
+        for number, entry in enumerate(entries):
+            if not isinstance(entry, dict) or not needed <= entry.keys():
+                wanted = f" with {' and '.join(sorted(needed))}" if needed else ""
+                raise UserError(f"{path}: entry {number} of `{name}` is no object{wanted}; expected COCO's format")
+            odd = [key for key in NAMING & entry.keys() if isinstance(entry[key], (list, dict))]
+            odd += ["id"] if "id" in needed and entry["id"] is None else []
+            odd += ["file_name"] if not isinstance(entry.get("file_name", ""), str) else []
+            if odd:
+                raise UserError(f"{path}: entry {number} of `{name}` has {entry[odd[0]]!r} as its {odd[0]}; correct it")
+    for entry in content["annotations"]:
+        if "segments_info" in entry:
+            raise UserError(
+                f"{path} is a panoptic file, whose masks are in PNGs; expected objects with boxes, such as COCO's "
+                "instances_….json"
+            )
+        if "category_id" in entry and not content.get("categories"):
+            raise UserError(
+                f"{path} has objects, but no list `categories` that names their classes, such as "
+                '[{"id": 1, "name": "person"}]; add it, or export the file with it'
+            )
+    content["problems"] = match_ids(content)
+    return content
+
+
+def _what_else(content: Any) -> str:
+    """What a file is that is no annotation file."""
+    entries = content if isinstance(content, list) else []
+    if entries and all(isinstance(entry, dict) and "image_id" in entry for entry in entries):
+        return "is a file of results, a list of predictions, and names no images"
+    if entries and all(isinstance(entry, dict) and "annotations" in entry for entry in entries):
+        return "is Label Studio's own JSON; export it as COCO"
+    if isinstance(content, dict) and "shapes" in content:
+        return "is labelme's own JSON of one image; convert all of them to one file"
+    return "has no lists `images` and `annotations`"
+
+
+def without_idle_namesakes(categories: Mapping[int, dict], contents: Iterable[dict]) -> dict[int, dict]:
+    """Categories by id without those that no object has, where another one has the same name: an export's root."""
+    used = {annotation.get("category_id") for content in contents for annotation in content["annotations"]}
+    names = Counter(entry["name"] for entry in categories.values())
+    busy = {entry["name"] for number, entry in categories.items() if number in used}
+    return {
+        number: entry
+        for number, entry in categories.items()
+        if names[entry["name"]] == 1 or number in used or entry["name"] not in busy
+    }
+
+
+def join_images(contents: Mapping[str, dict], problems: Problems) -> list[dict]:
+    """The images of all files, each once, in the order of their ids; none whose id is that of two image files."""
+    images: dict[int, dict] = {}
+    files: dict[int, dict[str, None]] = {}
+    for content in contents.values():
+        listed: set[int] = set()
+        for image in content["images"]:
+            files.setdefault(image["id"], {})[image["file_name"]] = None
+            if image["id"] in listed and len(files[image["id"]]) == 1:
+                problems.add("image that is listed twice", str(image["id"]))
+            listed.add(image["id"])
+            images.setdefault(image["id"], _with_sound_size(image))
+    for image_id in [number for number, names in files.items() if len(names) > 1]:
+        del images[image_id]
+        where = f"image {image_id}: {', '.join(files[image_id])}"
+        problems.add("image id of several files, left out: it is not known whose objects are whose", where)
+    return [images[image_id] for image_id in sorted(images, key=lambda number: (isinstance(number, str), number))]
+
+
+def _with_sound_size(image: dict) -> dict:
+    """The entry without a width or height that is not a positive whole number: it counts as unknown."""
+    known = {side: image[side] for side in ("width", "height") if isinstance(image.get(side), (int, float))}
+    sound = {side: int(value) for side, value in known.items() if 0 < value < MAX_SIDE and value % 1 == 0}  # 640.0, too
+    return {key: value for key, value in image.items() if key not in ("width", "height")} | sound
+
+
+def is_object(annotation: dict) -> bool:
+    """Whether an annotation is about an object, not a caption alone."""
+    return "caption" not in annotation or "bbox" in annotation or "segmentation" in annotation
+
+
+def join_objects(contents: Iterable[dict], problems: Problems) -> list[dict]:
+    """Objects of all files; a person in two of them (same id) is one object with keypoints."""
+    merged: dict[tuple, dict] = {}
+    for content in contents:
+        seen: dict[int | None, int] = {}
+        for annotation in content["annotations"]:
+            if not is_object(annotation):
+                continue
+            number = annotation.get("id")
+            seen[number] = seen.get(number, 0) + 1
+            if seen[number] == 2 and number is not None:
+                problems.add("annotation id that is used twice, both kept", f"annotation {number}")
+            key = (number, seen[number])
+            merged[key] = merged.get(key, {}) | annotation
+    return list(merged.values())
+
+
+def join_captions(contents: Iterable[dict], images: Mapping[int, dict], problems: Problems) -> dict[int, list[str]]:
+    captions: dict[int, list[str]] = {}
+    for content in contents:
+        for annotation in content["annotations"]:
+            if "caption" not in annotation:
+                continue
+            text, image_id = annotation["caption"], annotation.get("image_id")
+            if image_id not in images or not isinstance(text, str) or not text.strip():
+                problems.add("caption that is empty or of no listed image", f"image {image_id}")
+            else:
+                captions.setdefault(image_id, []).append(text)
+    return captions

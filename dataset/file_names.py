@@ -1,0 +1,96 @@
+"""Which file a name in an annotation file means: other systems and tools spell paths in other ways."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote
+
+from pix2seq.dataset.images import IMAGE_SUFFIXES
+
+ABSOLUTE = re.compile(r"^([A-Za-z]:)?/|^[a-z]+://")
+
+
+class FileNames:
+    """Finds the files below `folder` that names mean; folders are listed once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._listed: dict[Path, dict[str, list[str]]] = {}
+
+    def find(self, name: str) -> tuple[str, str] | None:
+        """The path below the folder of the file that `name` means, and how it was found: "" if by its own spelling.
+
+        None if there is none, or if several files are meant as well as each other: which one is never guessed.
+        """
+        if _is_file(self.folder / name):
+            return name, ""
+        for spelled, how in _readings(name):
+            if found := self._below(spelled):
+                return found, how or "in another case or Unicode form"
+        for spelled, how in _readings(name):
+            matches = {found for other in _other_endings(spelled) if (found := self._below(other))}
+            if len(matches) == 1:
+                return matches.pop(), f"{how}, with another ending" if how else "with another ending"
+        return None
+
+    def _below(self, name: str) -> str | None:
+        """The one file that has this name but for case and Unicode form."""
+        place, parts = self.folder, [part for part in name.split("/") if part not in ("", ".")]
+        if not parts or ".." in parts:
+            return None
+        for part in parts:
+            same = self._list(place).get(_plain(part), [])
+            chosen = [part] if part in same else same
+            if len(chosen) != 1:
+                return None
+            place /= chosen[0]
+        return place.relative_to(self.folder).as_posix() if _is_file(place) else None
+
+    def _list(self, folder: Path) -> dict[str, list[str]]:
+        if folder not in self._listed:
+            names: dict[str, list[str]] = {}
+            for path in folder.iterdir() if folder.is_dir() else ():
+                names.setdefault(_plain(path.name), []).append(path.name)
+            self._listed[folder] = names
+        return self._listed[folder]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or has a zero byte
+        return False
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _readings(name: str) -> Iterator[tuple[str, str]]:
+    """Paths that a name may mean, and in which way, the most literal ones first."""
+    slashes = name.replace("\\", "/")
+    ways = [(name, ""), (slashes, "with / for \\"), (unquote(slashes), "with URL encoding undone")]
+    unique = [(path, how) for number, (path, how) in enumerate(ways) if path not in [way[0] for way in ways[:number]]]
+    yield from unique
+    for path, _ in unique:
+        if ABSOLUTE.match(path):
+            parts = path.split("/")
+            for start in range(1, len(parts)):
+                yield "/".join(parts[start:]), "by the end of a path of another system"
+
+
+def _other_endings(name: str) -> Iterator[str]:
+    """The name without a doubled suffix, or with one that is missing, doubled, or spelled .jpeg for .jpg."""
+    stem, dot, suffix = name.rpartition(".")
+    suffix = f".{suffix.lower()}"
+    if not dot or suffix not in IMAGE_SUFFIXES:
+        yield from (name + other for other in IMAGE_SUFFIXES)
+        return
+    if stem.lower().endswith(IMAGE_SUFFIXES):
+        yield stem
+    yield name + suffix
+    if suffix in (".jpg", ".jpeg"):
+        yield stem + (".jpeg" if suffix == ".jpg" else ".jpg")

@@ -1,0 +1,80 @@
+"""Whether annotations make sense as a whole: entries may each be valid, and all of them mean something else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from pix2seq.dataset.mixture import Mixture, sources_of, teaches
+from pix2seq.errors import UserError
+from pix2seq.tokenizers.captioning import UNKNOWN, WordVocabulary
+
+if TYPE_CHECKING:
+    from pix2seq.config import CFG
+    from pix2seq.dataset.coco import ImageDataset
+    from pix2seq.task import Task
+
+LOOKED_AT = 2000  # captions whose words are counted
+
+
+def require_plausible(examples: ImageDataset | Mixture, tasks: Mapping[str, Task]) -> None:
+    """Raise UserError if the boxes of a source are all fractions, or corners where sides are expected, or if keypoints
+    that one of the `tasks` needs contradict each other."""
+    for dataset in (source.dataset for source in sources_of(examples)):
+        if any(task.needs_skeleton for task in tasks.values()) and dataset.skeleton_fault:
+            raise UserError(dataset.skeleton_fault)
+        if any(task.about_objects for task in tasks.values()) and (fault := dataset.box_counts.fault()):
+            raise UserError(f"{dataset.folder}: {fault}")
+
+
+def require_learnable(examples: ImageDataset | Mixture, tasks: Mapping[str, Task]) -> None:
+    """Raise UserError if there is nothing to learn for one of the `tasks`: weights would claim to know it."""
+    sources = [source.dataset for source in sources_of(examples)]
+    if not all(dataset.complete for dataset in sources):
+        return  # not drawn yet
+    for name, task in tasks.items():
+        if not any(teaches(dataset, task) for dataset in sources):
+            raise UserError(
+                f"{examples.folder} has nothing to learn for {name}; leave it out of --task, or correct the "
+                f"annotations{only_unusable(examples)}"
+            )
+
+
+def only_unusable(examples: ImageDataset | Mixture) -> str:
+    """What annotations there are that cannot be used, as the end of a sentence."""
+    sources = [source.dataset for source in sources_of(examples)]
+    mistakes = list(examples.problems.lines())
+    crowds = sum(sum(dataset.crowds.values()) for dataset in sources)
+    if crowds and not any(dataset.objects for dataset in sources):
+        mistakes.insert(0, f"all {crowds} objects are crowds (iscrowd is 1), which are not trained on")
+    return f", of which only some are there that cannot be used: {'; '.join(mistakes)}" if mistakes else ""
+
+
+def doubt_about_mirroring(examples: ImageDataset | Mixture, tasks: Mapping[str, Task], cfg: CFG) -> str:
+    """What is doubtful about mirrored keypoints: no point has a partner, and no file says that none has."""
+    skeleton = examples.skeleton
+    if not (cfg.data.flip or cfg.data.crop_flip) or not any(task.needs_skeleton for task in tasks.values()):
+        return ""
+    given = any("flip_pairs" in category for source in sources_of(examples) for category in source.dataset.categories)
+    if len(skeleton) < 2 or given or any(partner != point for point, partner in enumerate(skeleton.flip)):
+        return ""
+    return (
+        f"images are mirrored, but none of the keypoints {', '.join(skeleton.names[:4])}… changes sides, as no two "
+        "names are left and right: list pairs as flip_pairs in the category (an empty list if none has a side), or set "
+        "--flip 0 --crop-flip 0"
+    )
+
+
+def doubt_about_words(text: WordVocabulary, captions: Sequence[str]) -> str:
+    """What is doubtful about a word list, if anything; raise UserError if it knows no word of the captions."""
+    looked_at = captions[:: max(len(captions) // LOOKED_AT, 1)]
+    ids = [number for caption in looked_at for number in text.encode(caption)]
+    unknown = sum(number == 0 for number in ids)
+    way_out = "lower --caption-min-count, or name a SentencePiece model with --text-model"
+    if ids and unknown == len(ids):
+        raise UserError(
+            f"the word list has no word of the captions, such as {captions[0]!r}: all are {UNKNOWN}; {way_out}"
+        )
+    if 2 * unknown > len(ids):
+        return f"{100 * unknown / len(ids):.0f} % of the captions' words are {UNKNOWN}, as they are too rare; {way_out}"
+    return ""

@@ -1,0 +1,50 @@
+"""Text files as editors of all systems write them: UTF-8 with or without a byte order mark, UTF-16, XML as declared."""
+
+from __future__ import annotations
+
+import codecs
+import re
+import xml.etree.ElementTree as ET  # expat resolves no external entities and stops at exponential ones
+from pathlib import Path
+
+from pix2seq.errors import UserError
+
+DECLARED = re.compile(rb"""<\?xml[^>]*?encoding\s*=\s*["']([\w.:-]+)["'][^>]*\?>""")
+HEADER_BYTES = 200  # more than any XML declaration has
+SUPERSETS = {
+    "gb2312": "gb18030",
+    "gbk": "gb18030",
+}  # files that name the smaller one often hold characters of the larger
+MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, or in UTF-16 with its byte order mark; raise UserError for another encoding.
+
+    Raises OSError if the file cannot be read.
+    """
+    content = path.read_bytes()
+    encoding = next((name for mark, name in MARKS if content.startswith(mark)), "utf-8")
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        name = encoding.removesuffix("-sig").upper()
+        raise UserError(
+            f"{path} is not text in {name} ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from None
+
+
+def parse_xml(content: bytes) -> ET.Element:
+    """The root of an XML file, in whatever encoding it declares.
+
+    Raises ET.ParseError if it is not XML, UnicodeError if it is not in its encoding, which the error names.
+    """
+    declared = DECLARED.search(content[:HEADER_BYTES])
+    encoding = declared[1].decode("ascii").lower() if declared else "utf-8"
+    if encoding.startswith(("utf-16", "utf16")) or content.startswith(MARKS[1][0]) or content.startswith(MARKS[2][0]):
+        return ET.fromstring(content)  # expat knows UTF-16 by its first bytes
+    try:
+        text = content.removeprefix(codecs.BOM_UTF8).decode(SUPERSETS.get(encoding, encoding))
+    except (UnicodeDecodeError, LookupError) as error:
+        raise UnicodeError(encoding) from error
+    return ET.fromstring(DECLARED.sub(b"", text.encode(), count=1))

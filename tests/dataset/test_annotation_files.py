@@ -1,0 +1,131 @@
+"""Files in COCO's format as tools write them: mended where the meaning is certain, refused with the cause where not."""
+
+import json
+from pathlib import Path
+
+import pytest
+from pycocotools import mask as coco_mask
+
+from pix2seq.dataset.annotation_files import read_annotations
+from pix2seq.dataset.coco import ImageDataset
+from pix2seq.errors import UserError
+from pix2seq.tasks import CAPTIONING, DETECTION
+
+TRIANGLE = [2, 3, 8, 3, 8, 9]
+
+
+def content(objects: list[dict] | None = None, **values) -> dict:
+    """Three images; `objects` are those of the first one but for what they say."""
+    images = [{"id": number, "file_name": f"{number}.jpg", "width": 20, "height": 10} for number in (1, 2, 3)]
+    usual = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}
+    entries = [usual | {"id": number} | entry for number, entry in enumerate(objects or [{}], 1)]
+    return {"images": images, "annotations": entries, "categories": [{"id": 1, "name": "cup"}]} | values
+
+
+def write(folder: Path, data: object, encoding: str = "utf-8") -> Path:
+    path = folder / "train.json"
+    path.write_bytes(json.dumps(data, ensure_ascii=False).encode(encoding))
+    return path
+
+
+def opened(folder: Path, data: dict, encoding: str = "utf-8") -> ImageDataset:
+    path = write(folder, data, encoding)
+    return ImageDataset(folder, {"instances": lambda: read_annotations(path)})
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_no_fault(tmp_path: Path, encoding: str):
+    split = opened(tmp_path, content(categories=[{"id": 1, "name": "чашка"}]), encoding)
+    assert split.class_names == {1: "чашка"} and not split.problems.counts
+
+
+def test_another_encoding_is_named(tmp_path: Path):
+    with pytest.raises(UserError, match="not text in UTF-8"):
+        opened(tmp_path, content(categories=[{"id": 1, "name": "größe"}]), "latin-1")
+
+
+@pytest.mark.parametrize("bbox", [None, [], [0, 0, 0, 0], [1, 2, 3], [90, 90, 3, 3]])
+@pytest.mark.parametrize("shape", [[TRIANGLE], TRIANGLE, [[2, 3], [8, 3], [8, 9]], [[[2, 3], [8, 3], [8, 9]]]])
+def test_a_box_is_taken_from_the_polygons(tmp_path: Path, bbox, shape: list):
+    split = opened(tmp_path, content([{"bbox": bbox, "segmentation": shape}]))
+    assert split.target(0).boxes.tolist() == [[2, 3, 8, 9]]
+    assert split.target(0).polygons[0][0].tolist() == [[2, 3], [8, 3], [8, 9]]
+    assert any("taken from the segmentation" in line for line in split.problems.lines())
+
+
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_run_lengths_may_be_written_as_python_bytes(tmp_path: Path, quote: str):
+    runs = {"size": [10, 20], "counts": [2, 3, 195]}
+    sound = opened(tmp_path, content([{"segmentation": runs}]))
+    quoted = f"b{quote}{coco_mask.frPyObjects(runs, 10, 20)['counts'].decode()}{quote}"
+    mended = opened(tmp_path, content([{"segmentation": {"size": [10, 20], "counts": quoted}}]))
+    assert [p.tolist() for p in mended.target(0).polygons[0]] == [p.tolist() for p in sound.target(0).polygons[0]]
+    assert len(mended.problems.counts) == 1
+
+
+@pytest.mark.parametrize("bbox", [[4, 6, -3, -4], ["1", "2", "3", "4"]])
+def test_boxes_in_other_spellings_are_read_and_counted(tmp_path: Path, bbox: list):
+    split = opened(tmp_path, content([{"bbox": bbox}]))
+    assert split.target(0).boxes.tolist() == [[1, 2, 4, 6]] and len(split.problems.counts) == 1
+
+
+@pytest.mark.parametrize("image_id, category_id", [("1", 1), (1, "1"), ("001", "1")])
+def test_text_ids_are_those_of_the_numbers(tmp_path: Path, image_id, category_id):
+    split = opened(tmp_path, content([{"image_id": image_id, "category_id": category_id}]))
+    assert len(split.objects[1]) == 1 and all("text in one place" in line for line in split.problems.lines())
+    assert split.problems.counts
+
+
+def test_ids_that_differ_in_spelling_alone_are_never_guessed(tmp_path: Path):
+    images = [{"id": "1", "file_name": "a.jpg"}, {"id": "01", "file_name": "b.jpg"}]
+    split = opened(tmp_path, content([{"image_id": 1}], images=images))
+    assert not split.objects and "not listed" in split.problems.lines()[0]
+
+
+def test_an_image_with_an_object_that_cannot_be_read_teaches_nothing_about_objects(tmp_path: Path):
+    objects = [{}, {"image_id": 2}, {"image_id": 2, "bbox": None}]
+    split = opened(tmp_path, content(objects))
+    assert split.indices_for([DETECTION]) == [0, 2]  # the third has no object at all
+    assert split.unlabeled_in(1).objects and split.target(1).unlabeled.taught([DETECTION, CAPTIONING]) == [CAPTIONING]
+    assert any("not trained on" in line for line in split.problems.lines())
+
+
+def test_images_that_share_an_id_are_left_out(tmp_path: Path):
+    data = content([{}, {"image_id": 2}])
+    data["images"].append({"id": 1, "file_name": "other.jpg"})
+    split = opened(tmp_path, data)
+    assert [entry["id"] for entry in split.images] == [2, 3]
+    assert any("1.jpg, other.jpg" in line for line in split.problems.lines())
+
+
+def test_an_image_that_is_listed_twice_is_one(tmp_path: Path):
+    data = content()
+    data["images"].append(data["images"][0])
+    split = opened(tmp_path, data)
+    assert len(split.images) == 3 and list(split.problems.counts) == ["image that is listed twice"]
+
+
+def test_a_category_without_objects_is_no_rival_of_its_namesake(tmp_path: Path):
+    categories = [{"id": 0, "name": "cup", "supercategory": "none"}, {"id": 1, "name": "cup", "supercategory": "cup"}]
+    assert opened(tmp_path, content(categories=categories)).class_names == {1: "cup"}
+    with pytest.raises(UserError, match="two categories are named 'cup'"):
+        opened(tmp_path, content([{}, {"category_id": 0}], categories=categories))
+
+
+@pytest.mark.parametrize(
+    "data, cause",
+    [
+        (content(categories=[]), "no list `categories`"),
+        ({"images": [], "annotations": [{"image_id": 1, "segments_info": []}]}, "panoptic"),
+        ([{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}], "file of results"),
+        ([{"annotations": [], "data": {}}], "Label Studio"),
+        ({"shapes": [], "imagePath": "a.jpg"}, "labelme"),
+        ({"images": []}, "no lists `images` and `annotations`"),
+        ([], "no lists `images` and `annotations`"),
+        (content(categories=5.5), "`categories` that are no list"),
+        (content(images=[{"id": None, "file_name": "a.jpg"}]), "None as its id"),
+    ],
+)
+def test_files_of_another_kind_are_named(tmp_path: Path, data: object, cause: str):
+    with pytest.raises(UserError, match=cause):
+        opened(tmp_path, data)
