@@ -16,8 +16,8 @@ class Sampling:
     With `read_drawn` the decoder reads what sampling draws even where the grammar reports the likeliest token instead.
     A response has at most `max_tokens` (0: as many as its task needs).
 
-    Beside what was chosen at a place are wanted: with `coords_too` the likeliest coordinate where none was chosen, and of the likeliest
-    tokens as many as `alternatives`.
+    Beside what was chosen at a place are wanted: with `coords_too` the likeliest coordinate where none was chosen, and
+    of the likeliest tokens as many as `alternatives`.
     """
 
     temperature: float = 0.0
