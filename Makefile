@@ -43,7 +43,7 @@ upper-bound: $(READY) ## scores of the ground truth itself after tokenizing; DAT
 		--max-tokens 512 --crop-padding 0.5 $(ARGS)
 
 weights: $(READY) ## train the scenes weights again (recipes/scenes.yaml)
-	@$(RUN) train/train_multi_task.py --config scenes $(ARGS)
+	@$(RUN) train/train_multi_task.py --config scenes --overwrite $(ARGS)
 	@cp runs/scenes/last.safetensors weights/scenes.safetensors
 
 clean: ## remove results and the tools' caches; .venv, data, runs and weights stay

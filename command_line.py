@@ -88,7 +88,7 @@ SOURCE = (
 )
 # What of a model's settings has to do with images and sequences: all but the network.
 SEQUENCES = (
-    *("image_size", "pad_value", "crop_padding", "segment_whole", "crop_inside", "full_detection"),
+    *("image_size", "pad_value", "pixels", "crop_padding", "segment_whole", "crop_inside", "full_detection"),
     *("max_tokens", "max_objects", "max_points", "max_words", "separators", "vocab_size"),
 )
 TRAINING = Uses(
@@ -143,8 +143,9 @@ def parse_args(
 ) -> CFG:
     """Make the CFG of a command line; what comes later wins.
 
-    `--preset`, the script's `defaults`, model and decoding settings of `--start-from`, `--config`, flags. `only` is the
-    task of a script for a single one. Exits after `--help`; raises UserError for what is no flag of it or does not fit.
+    `--preset`, the script's `defaults`, model and decoding settings of `--start-from`, `--config`, flags; with
+    `--resume` the run's own settings instead of the first three. `only` is the task of a script for a single one. Exits
+    after `--help`; raises UserError for what is no flag of it or does not fit.
     """
     uses = uses.without("task", "task_weights") if only else uses
     defaults |= {"task": only} if only else {}
@@ -158,7 +159,10 @@ def parse_args(
     if preset not in PRESETS:
         raise UserError(f"--preset expects one of {', '.join(PRESETS)}, got {preset!r}")
     cfg = replace(PRESETS[preset], **defaults)
-    if start_from := given.get("start_from"):
+    given |= _named_run(given)
+    if earlier := given.get("resume") and settings_of_run(Path(given.get("run_dir", cfg.train.run_dir)), only):
+        cfg = earlier
+    elif start_from := given.get("start_from"):
         cfg = settings_of_start(cfg, find_weights(start_from))
     cfg = replace(cfg, **given)
     choose_tasks(cfg.tasks)
@@ -184,6 +188,35 @@ def settings_of_start(cfg: CFG, path: Path) -> CFG:
             return with_decoding(cfg, decoding)
     except (SafetensorError, KeyError, ValueError, TypeError, UserError):
         raise UserError(f"{path} is no weights file of this toolkit; name another with --start-from") from None
+
+
+def settings_of_run(folder: Path, only: str = "") -> CFG | None:
+    """The settings of an earlier run; None if the folder holds none. Raises UserError if they cannot be read, or are
+    of other tasks than the one of the script."""
+    path = folder / "cfg.json"
+    if not path.is_file():
+        return None
+    try:
+        cfg = from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, UserError) as error:
+        raise UserError(f"{path} holds no settings of a run ({error}); name them with flags in a new run") from None
+    if only and cfg.task != only:
+        raise UserError(
+            f"the run in {folder} trains {cfg.task}, this script {only} alone; resume it with train_multi_task.py"
+        )
+    return cfg
+
+
+def _named_run(given: dict[str, Any]) -> dict[str, Any]:
+    """The settings that `--resume RUN` stands for."""
+    run = given.get("resume")
+    if not isinstance(run, str):
+        return {}
+    if Path(given.get("run_dir", run)) != Path(run):
+        raise UserError(f"--resume names {run}, but --run-dir {given['run_dir']}; one of them is enough")
+    if not Path(run).is_dir():
+        raise UserError(f"there is no folder {run}; --resume expects the folder of a run")
+    return {"resume": True, "run_dir": run}
 
 
 def _serves(name: str, tasks: set[str]) -> bool:
@@ -273,7 +306,10 @@ def _add_flag(group: argparse._ArgumentGroup, name: str, defaults: CFG, shown: b
     if default not in ("", ()):
         text += f" [from the weights, or {default}]" if from_weights else f" [{default}]"
     text = text.replace("%", "%%") if shown else argparse.SUPPRESS
-    if kind == "bool":
+    if name == "resume":
+        group.add_argument(flag(name), nargs="?", const=True, metavar="RUN", help=text)
+        group.add_argument("--no-resume", dest=name, action="store_const", const=False, help=argparse.SUPPRESS)
+    elif kind == "bool":
         group.add_argument(flag(name), action=argparse.BooleanOptionalAction, help=text)
     else:
         metavar = {"int": "N", "float": "X", TEXTS: "PATH"}.get(kind, "TEXT")

@@ -46,6 +46,11 @@ class ModelCFG:
 
     image_size: int = setting(192, "side of the square canvas that is the model's input, pixels", low=1)
     pad_value: float = setting(0.3, "gray level of the canvas outside the image", low=0, high=1)
+    pixels: str = setting(
+        "uint8",
+        "resized images are rounded to whole gray levels, or not (float32), as in the official code",
+        choices=("uint8", "float32"),
+    )
     normalize: bool = setting(True, "normalize by mean and standard deviation of the timm backbone's pretraining")
     crop_padding: float = setting(
         0.25,
@@ -231,7 +236,10 @@ class TrainCFG:
     """Optimization and what a run writes."""
 
     run_dir: str = setting("runs/multi_task", "folder for checkpoints, metrics and curves")
-    resume: bool = setting(False, "continue from the run folder's last checkpoint")
+    overwrite: bool = setting(False, "replace an earlier run in the run folder; else a new folder's name ends in -2")
+    resume: bool = setting(False, "continue the run in this folder, or in --run-dir, with the settings that it has")
+    save_steps: int = setting(0, "steps between two checkpoints within an epoch; 0: by time alone", low=0)
+    save_minutes: float = setting(10.0, "minutes between two checkpoints within an epoch; 0: none", low=0)
     start_from: str = setting(
         "", "weights to finetune: a file, a name (--list-weights), hf://...; classes match by name"
     )
@@ -303,7 +311,7 @@ class InferCFG:
     box_class: str = setting("person", "class name of the box", tasks=PROMPTED)
     output_dir: str = setting(".", "folder for the output files")
     score_threshold: float = setting(0.3, "lowest score of a detection that is used", low=0, high=1, tasks=DETECTION)
-    temperature: float = setting(1.0, "sampling temperature; 0: greedy", low=0, tasks=("detection", "segmentation"))
+    temperature: float = setting(1.0, "sampling temperature, of whatever is sampled; 0: greedy", low=0)
     top_k: int = setting(0, "sample polygons among the k likeliest tokens; 0: all", low=0, tasks=SEGMENTATION)
     top_p: float = setting(
         0.8, "sample polygons from the nucleus of this probability", low=0.001, high=1, tasks=SEGMENTATION
@@ -320,6 +328,11 @@ class InferCFG:
         "sample detection's coordinates from the nucleus of this probability; 0: greedy, of votes 0.7",
         low=0,
         high=1,
+        tasks=DETECTION,
+    )
+    read_drawn_class: bool = setting(
+        False,
+        "sampling draws the class that the decoder reads, perhaps the fake one; the likeliest real one is reported",
         tasks=DETECTION,
     )
     detection_votes: int = setting(
@@ -345,6 +358,19 @@ class InferCFG:
     )
     mask_threshold: float = setting(
         0.5, "share of the votes that a pixel of the mask needs", low=0, high=1, tasks=SEGMENTATION
+    )
+    mask_tokens: int = setting(
+        0, "most tokens of a sampled outline; 0: what max_points can need", low=0, tasks=SEGMENTATION
+    )
+    keypoint_top_p: float = setting(
+        0.0,
+        "sample keypoints from the nucleus of this probability; 0: greedy",
+        low=0,
+        high=1,
+        tasks=("keypoint",),
+    )
+    caption_top_p: float = setting(
+        0.0, "sample captions from the nucleus of this probability; 0: greedy", low=0, high=1, tasks=CAPTIONING
     )
     suppress_invisible: bool = setting(
         False, "place invisible keypoints where they are likeliest, not at the center", tasks=("keypoint",)
@@ -412,17 +438,22 @@ GROUP_OF = {name: "" for name in FIELDS} | {
 DECODING = (
     *("score_threshold", "end_threshold", "num_samples", "temperature", "top_k", "top_p", "detection_top_p"),
     *(
+        "read_drawn_class",
         "detection_votes",
         "calibration_slope",
         "calibration_offset",
         "coord_window",
         "mask_threshold",
+        "mask_tokens",
+        "keypoint_top_p",
+        "caption_top_p",
         "suppress_invisible",
         "points_score_weight",
     ),
 )
 CALIBRATION = ("calibration_slope", "calibration_offset")
-SHAPING = {"end_threshold", "temperature", "detection_top_p", "detection_votes"}  # what detection scores depend on
+# What detection scores depend on.
+SHAPING = {"end_threshold", "temperature", "detection_top_p", "read_drawn_class", "detection_votes"}
 # Earlier names of settings, accepted in flags and --config files for one release, in weights files for good.
 RENAMED = {"max_pictures": "max_images", "dense_weight": "auxiliary_weight"}
 
@@ -587,6 +618,7 @@ def _official(name: str, encoder: tuple[int, int, int], decoder: tuple[int, int,
         preset=name,
         model=ModelCFG(
             image_size=640,
+            pixels="float32",
             normalize=False,
             crop_padding=0.5,
             backbone=backbone.get("backbone", "resnet50_official"),

@@ -7,6 +7,7 @@ class UserError(Exception):
     """A mistake that the user can fix: one sentence with what was expected, what came and what to do."""
 
     exit_status = 2
+    everywhere = False  # whether all processes of a run raise it together, so that the first one alone shows it
 
 
 class PartlyFailed(UserError):

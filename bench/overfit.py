@@ -119,8 +119,9 @@ if __name__ == "__main__":
     command_line(
         main,
         __doc__,
-        TRAINING.without("resume", "start_from", "data_weights"),
+        TRAINING.without("resume", "overwrite", "start_from", "data_weights"),
         run_dir="runs/overfit",
+        overwrite=True,
         image_size=128,
         batch_size=8,
         epochs=5,

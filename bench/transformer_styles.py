@@ -36,7 +36,7 @@ if __name__ == "__main__":
     command_line(
         main,
         __doc__,
-        TRAINING.without("transformer", "run_dir", "resume", "start_from"),
+        TRAINING.without("transformer", "run_dir", "resume", "overwrite", "start_from"),
         image_size=96,
         batch_size=16,
         epochs=1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -53,16 +54,19 @@ class ObjectBatch(Tensors):
 
 @dataclass(frozen=True)
 class Batch:
-    """`images` (B, 3, H, W) uint8, the `objects` on them, and by task name the sequences about them."""
+    """`images` (B, 3, H, W) in gray levels, the `objects` on them, and by task name the sequences about them; `names`
+    are those of the image files."""
 
     images: Tensor
     objects: ObjectBatch
     tasks: dict[str, TaskBatch]
+    names: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> Batch:
         """On `device`, images as floats in [0, 1]."""
         images = self.images.to(device, non_blocking=True).float() / 255
-        return Batch(images, self.objects.to(device), {task: part.to(device) for task, part in self.tasks.items()})
+        tasks = {task: part.to(device) for task, part in self.tasks.items()}
+        return Batch(images, self.objects.to(device), tasks, self.names)
 
 
 def collate(samples: list[Sample]) -> Batch:
@@ -76,7 +80,8 @@ def collate(samples: list[Sample]) -> Batch:
         offset += len(sample.canvases)
     images = torch.from_numpy(canvases).permute(0, 3, 1, 2)
     objects = _pad_objects([objects for sample in samples for objects in sample.objects])
-    return Batch(images, objects, {task: _pad(pairs) for task, pairs in sequences.items() if pairs})
+    tasks = {task: _pad(pairs) for task, pairs in sequences.items() if pairs}
+    return Batch(images, objects, tasks, tuple(sample.name for sample in samples))
 
 
 def _pad_objects(canvases: list[CanvasObjects]) -> ObjectBatch:
@@ -129,7 +134,8 @@ class BatchLoader(DataLoader):
 
 
 def build_loader(dataset: SampleDataset, sampler: EpochSampler, workers: int) -> BatchLoader:
-    """Batches made by `workers` processes that live as long as the loader."""
+    """Batches made by `workers` processes that live as long as the loader; none draws from torch's own generator,
+    whose state is part of what a run goes on with."""
     return BatchLoader(
         Readable(dataset),
         batch_sampler=sampler,
@@ -137,7 +143,8 @@ def build_loader(dataset: SampleDataset, sampler: EpochSampler, workers: int) ->
         collate_fn=_collate_sound,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_single_thread,
+        worker_init_fn=_begin_loading,
+        generator=torch.Generator(),
     )
 
 
@@ -146,8 +153,10 @@ def _collate_sound(samples: list[Sample | UserError]) -> Batch | UserError:
     return errors[0] if errors else collate(samples)
 
 
-def _single_thread(_: int) -> None:
+def _begin_loading(_: int) -> None:
     import cv2
 
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to a whole group, they are for the process that trains
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

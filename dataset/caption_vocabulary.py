@@ -74,13 +74,17 @@ def read_vocab(path: Path) -> list[str]:
     return words
 
 
-def training_tokenizers(training: ImageDataset, tasks: Mapping[str, Task], cfg: CFG) -> Tokenizers:
-    """The tokenizers of `tasks` for the labels of this split: its classes, keypoints, and the words of its captions.
+def training_tokenizers(
+    training: ImageDataset, tasks: Mapping[str, Task], cfg: CFG, text: TextVocabulary | None = None
+) -> Tokenizers:
+    """The tokenizers of `tasks` for the labels of this split: its classes, keypoints, and the words of its captions, or
+    `text`, the vocabulary that a run began with.
 
     Their `vocab_size` is that of the settings, or larger where the captions' words need more token ids.
     """
     has_captions = any(task.samples.COCO_FILE == "captions" for task in tasks.values())
-    text = split_vocabulary(training, cfg) if has_captions else WordVocabulary([])
+    if text is None:
+        text = split_vocabulary(training, cfg) if has_captions else WordVocabulary([])
     cfg = replace(cfg, vocab_size=token_ids_for(text, cfg.model.vocab_size))
     labels = LabelSpace(sorted(training.class_names), len(training.skeleton), text)
     return Tokenizers.build(tasks, cfg, labels)

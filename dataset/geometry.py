@@ -48,16 +48,18 @@ class Geometry:
         """The part of the image around `box` (x1 y1 x2 y2), in the canvas's upper left corner; the rest is padding.
 
         It has a margin of `padding` times the box's own sides on each side, but ends at the image's edge. Rounding is
-        that of the official code: the box's first and last pixel are counted as if the image had one pixel less.
+        that of the official code: the box's first and last pixel are counted as if the image had one pixel less, in
+        float32, and the margin is that of all pixels from the first to the last, rounded down.
         """
         sides = np.array([width, height])
-        corners = np.clip(np.reshape(box, (2, 2)) / sides, 0, 1) * (sides - 1)
-        first, last = np.floor(corners[0]), np.ceil(corners[1])
-        margin = np.ceil(padding * (last - first))
+        fractions = np.clip(np.reshape(box, (2, 2)) / sides, 0, 1)
+        corners = fractions.astype(np.float32) * (sides - 1).astype(np.float32)
+        first, last = np.floor(corners[0]).astype(int), np.ceil(corners[1]).astype(int)
+        margin = ((last - first + 1).astype(np.float32) * np.float32(padding)).astype(int)
         first, end = np.maximum(first - margin, 0), np.minimum(last + margin + 1, sides)
         geometry = cls.letterbox(*(end - first), size)
         geometry.matrix[:, 2] = -geometry.matrix[:, :2] @ first
-        return replace(geometry, region=tuple(np.concatenate([first, end]).astype(int).tolist()))
+        return replace(geometry, region=tuple(np.concatenate([first, end]).tolist()))
 
     @classmethod
     def for_instance(cls, box: np.ndarray, image: np.ndarray, cfg: ModelCFG, size: int) -> Geometry:
@@ -146,21 +148,21 @@ class Geometry:
         """Image boxes (n, 4) x1 y1 x2 y2 of canvas fractions (n, 4) y1 x1 y2 x2."""
         return self.invert_boxes(np.reshape(fractions, (-1, 4))[:, [1, 0, 3, 2]].astype(np.float64) * self.size)
 
-    def warp(self, image: np.ndarray, pad_value: float) -> np.ndarray:
-        """The canvas (size, size, 3) uint8 of an image (H, W, 3) uint8, `pad_value` (0 to 1) outside the image.
+    def warp(self, image: np.ndarray, pad_value: float, pixels: str = "uint8") -> np.ndarray:
+        """The canvas (size, size, 3) of an image (H, W, 3) uint8, `pad_value` (0 to 1) outside the image; see `blank`.
 
         Interpolation is bilinear, with antialiasing where the image shrinks, as in TensorFlow's antialiased resizing. A
         canvas pixel that the image does not cover completely is padding.
         """
-        pad = round(pad_value * 255)
+        canvas = blank(self.size, pad_value, pixels)
         if self.is_turned:
+            image, pad = image.astype(canvas.dtype, copy=False), float(canvas[0, 0, 0])
             return self._warp_turned(image, self._region(image), pad)
-        canvas = np.full((self.size, self.size, 3), pad, np.uint8)
         self.paint(image, canvas)
         return canvas
 
     def paint(self, image: np.ndarray, canvas: np.ndarray) -> None:
-        """Change the pixels of `canvas` (H', W', 3) uint8, of any size, that an image (H, W, 3) covers completely.
+        """Change the pixels of `canvas` (H', W', 3), of any size, that an image (H, W, 3) uint8 covers completely.
 
         It is the part of the canvas from its upper left corner on; the image must not be turned. See `warp`.
         """
@@ -174,15 +176,15 @@ class Geometry:
         reach = np.maximum(1 / np.abs(self.matrix.diagonal()), 1) + 1  # image pixels that a canvas pixel depends on
         first = np.maximum(np.floor(source[0] - reach), region[0]).astype(int)
         end = np.minimum(np.ceil(source[1] + reach), region[1]).astype(int)
-        part = Image.fromarray(image[first[1] : end[1], first[0] : end[0]])
-        part = part.resize((x2 - x1, y2 - y1), Image.Resampling.BILINEAR, box=(source - first).ravel().tolist())
-        canvas[y1:y2, x1:x2] = np.asarray(part)[:, :: int(np.sign(self.matrix[0, 0]))]
+        part = image[first[1] : end[1], first[0] : end[0]].astype(canvas.dtype, copy=False)
+        part = _resize(part, (x2 - x1, y2 - y1), (source - first).ravel().tolist())
+        canvas[y1:y2, x1:x2] = part[:, :: int(np.sign(self.matrix[0, 0]))]
 
     def _region(self, image: np.ndarray) -> np.ndarray:
         """The corners (2, 2) x y of the image's part that may be on the canvas."""
         return np.reshape(self.region or (0, 0, image.shape[1], image.shape[0]), (2, 2))
 
-    def _warp_turned(self, image: np.ndarray, region: np.ndarray, pad: int) -> np.ndarray:
+    def _warp_turned(self, image: np.ndarray, region: np.ndarray, pad: float) -> np.ndarray:
         (x1, y1), (x2, y2) = region
         image, matrix = image[y1:y2, x1:x2], self.matrix.copy()
         matrix[:, 2] += matrix[:, :2] @ region[0]
@@ -194,6 +196,21 @@ class Geometry:
             matrix[:, :2] *= np.array([width / smaller[0], height / smaller[1]])
         matrix[:, 2] += (matrix[:, :2] @ [0.5, 0.5]) - 0.5  # OpenCV counts from pixel centers
         return cv2.warpAffine(image, matrix, (self.size, self.size), flags=cv2.INTER_LINEAR, borderValue=(pad,) * 3)
+
+
+def blank(size: int, pad_value: float, pixels: str) -> np.ndarray:
+    """A canvas (size, size, 3) of padding, in gray levels from 0 to 255: whole ones if `pixels` is uint8, not rounded
+    if it is float32."""
+    level = pad_value * 255
+    return np.full((size, size, 3), round(level) if pixels == "uint8" else level, pixels)
+
+
+def _resize(image: np.ndarray, sides: tuple[int, int], box: list[float]) -> np.ndarray:
+    """The part `box` (4,) x1 y1 x2 y2 of an image (H, W, 3), uint8 or float32, in `sides` (width, height) pixels."""
+    if image.dtype == np.uint8:
+        return np.asarray(Image.fromarray(image).resize(sides, Image.Resampling.BILINEAR, box))
+    planes = (Image.fromarray(np.ascontiguousarray(plane)) for plane in np.moveaxis(image, 2, 0))
+    return np.stack([plane.resize(sides, Image.Resampling.BILINEAR, box) for plane in planes], axis=2)
 
 
 def _ordered(corners: np.ndarray) -> np.ndarray:

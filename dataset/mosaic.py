@@ -10,7 +10,7 @@ import numpy as np
 from pix2seq.config import DataCFG
 from pix2seq.dataset.coco import Example
 from pix2seq.dataset.combining import combine, moved
-from pix2seq.dataset.geometry import Geometry, clip_polygon
+from pix2seq.dataset.geometry import Geometry, blank, clip_polygon
 from pix2seq.dataset.views import is_shown
 
 IMAGES = 4
@@ -19,15 +19,20 @@ SHRINK = 0.5  # smallest scale of an image, times the smallest one of an image t
 
 
 def mosaic(
-    examples: Sequence[Example], size: int, data: DataCFG, pad_value: float, rng: np.random.Generator
+    examples: Sequence[Example],
+    size: int,
+    data: DataCFG,
+    pad_value: float,
+    rng: np.random.Generator,
+    pixels: str = "uint8",
 ) -> Example:
     """Four `examples` as one, whose image (size, size, 3) is a canvas; each fills a corner up to a random center.
 
-    Each image is scaled, mirrored and cropped at random. Of an object the part inside its image's corner remains: it is
-    left out below `min_visible` of its box, as on any canvas, and keypoints that are cut off become unlabeled. There
-    are no captions. Images are scaled once, straight into their corner.
+    `pixels` is the setting of that name. Each image is scaled, mirrored and cropped at random. Of an object the part
+    inside its image's corner remains: it is left out below `min_visible` of its box, as on any canvas, and keypoints
+    that are cut off become unlabeled. There are no captions. Images are scaled once, straight into their corner.
     """
-    canvas = np.full((size, size, 3), round(pad_value * 255), np.uint8)
+    canvas = blank(size, pad_value, pixels)
     x, y = np.rint(rng.uniform(*CENTER, 2) * size).astype(int).tolist()
     corners = (0, 0, x, y), (x, 0, size, y), (0, y, x, size), (x, y, size, size)
     parts = []

@@ -24,13 +24,18 @@ class EpochSampler(Sampler):
         self.length = sum(drawn for _, drawn in self.counts)
         self.batch_size, self.seed = batch_size, seed
         self.rank, self.world_size = rank, world_size
-        self.epoch, self.size_px, self.limit = 0, 0, 0
+        self.epoch, self.size_px, self.limit, self.done = 0, 0, 0, 0
 
-    def set_epoch(self, epoch: int, size_px: int, limit: int = 0) -> None:
-        """The next pass is `epoch`, on canvases of `size_px`, of at most `limit` batches (0: all)."""
+    def set_epoch(self, epoch: int, size_px: int, limit: int = 0, seen: int = 0) -> None:
+        """The next pass is `epoch`, on canvases of `size_px`, of at most `limit` batches (0: all).
+
+        All processes together have `seen` images of it already: the pass begins behind them, at batch number `done`.
+        """
         self.epoch, self.size_px, self.limit = epoch, size_px, limit
+        self.done = min(seen // (self.batch_size * self.world_size), len(self))
 
     def __len__(self) -> int:
+        """The batches of a whole epoch."""
         batches = max(self.length // (self.batch_size * self.world_size), 1)
         return min(batches, self.limit) if self.limit else batches
 
@@ -40,7 +45,7 @@ class EpochSampler(Sampler):
         order = rng.permutation(self.length)
         order = np.resize(order, max(self.length, self.world_size))  # no process may be left without an image
         order = order[self.rank :: self.world_size]
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
+        for start in range(self.done * self.batch_size, len(self) * self.batch_size, self.batch_size):
             chosen = drawn[order[start : start + self.batch_size]].tolist()
             yield [(self.epoch, index, self.size_px, *([turn] if turn else [])) for index, turn in chosen]
 

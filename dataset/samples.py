@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Sample:
-    """What is learned from one image: `canvases` (H, W, 3) uint8 with the `objects` on each, and for each task
+    """What is learned from one image: `canvases` (H, W, 3), gray levels, with the `objects` on each, and for each task
     (canvas number, sequence) pairs. `name` is that of the image's file."""
 
     canvases: list[np.ndarray] = field(default_factory=list)
@@ -244,13 +244,14 @@ class SampleDataset(Dataset):
 
     def _mosaic_view(self, sample: Sample, example: Example, size: int, rng: np.random.Generator) -> View:
         """Add a mosaic of the image and random others as a canvas."""
-        data, chosen = self.cfg.data, rng.integers(len(self.mosaic_images), size=IMAGES - 1)
+        model, data = self.cfg.model, self.cfg.data
+        chosen = rng.integers(len(self.mosaic_images), size=IMAGES - 1)
         parts = [example, *(self._read(self.mosaic_images, index)[1] for index in chosen)]
         parts = [
             dataclasses.replace(part, image=rand_augment(part.image, data.rand_augment, data.rand_magnitude, rng))
             for part in parts
         ]
-        composed = mosaic(parts, size, data, self.cfg.model.pad_value, rng)
+        composed = mosaic(parts, size, data, model.pad_value, rng, model.pixels)
         sample.canvases.append(jitter_colors(composed.image, data.color_jitter, rng))
         view = View(composed, Geometry.letterbox(size, size, size), augment=True)
         sample.objects.append(view.objects())
@@ -270,7 +271,7 @@ class SampleDataset(Dataset):
         if self.augment:
             geometry, flipped = jitter.place(geometry, extent, rng)
             image = rand_augment(image, data.rand_augment, data.rand_magnitude, rng)
-        canvas = geometry.warp(image, self.cfg.model.pad_value)
+        canvas = geometry.warp(image, self.cfg.model.pad_value, self.cfg.model.pixels)
         sample.canvases.append(jitter_colors(canvas, data.color_jitter, rng) if self.augment else canvas)
         view = View(example, geometry, flipped, self.augment)
         sample.objects.append(view.objects())

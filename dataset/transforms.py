@@ -69,14 +69,15 @@ def jitter_box(box: np.ndarray, deviation: float, rng: np.random.Generator) -> n
 
 
 def jitter_colors(image: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
-    """Change brightness, contrast and saturation of (H, W, 3) uint8, each by a factor of at most 1 ± `amount`."""
+    """Change brightness, contrast and saturation of (H, W, 3) gray levels, uint8 or float32, each by a factor of at
+    most 1 ± `amount`."""
     if amount == 0:
         return image
     brightness, contrast, saturation = 1 + amount * rng.uniform(-1, 1, 3)
     # One matrix: saturation mixes a pixel with its gray, contrast mixes it with the image's mean gray.
     matrix = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) * LUMA)
     shift = brightness * (1 - contrast) * (LUMA @ cv2.mean(image)[:3])
-    return cv2.transform(image, np.column_stack([matrix, np.full(3, shift)]))
+    return np.clip(cv2.transform(image, np.column_stack([matrix, np.full(3, shift)])), 0, 255)
 
 
 def _enhance(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> Callable[[Image.Image, float], Image.Image]:

@@ -35,7 +35,7 @@ def draw_samples(samples: SampleDataset, class_names: Mapping[int, str], count: 
                 for task, pairs in sample.sequences.items()
             }
             sequences = {task: part for task, part in sequences.items() if part}
-            tiles.append(_tile(samples, canvas, sequences, drawing, name))
+            tiles.append(_tile(samples, np.rint(canvas).astype(np.uint8), sequences, drawing, name))
     rows = [tiles[start : start + COLUMNS] for start in range(0, len(tiles), COLUMNS)]
     height = max(tile.shape[0] for tile in tiles)
     return np.concatenate([np.concatenate([_padded(t, height) for t in _filled(row)], axis=1) for row in rows])

@@ -14,8 +14,9 @@ IMAGE_FILE = None  # a caption is printed
 
 
 def sampling(settings: InferCFG) -> tuple[Sampling, int]:
-    """One greedy response."""
-    return GREEDY, 1
+    """One response, greedy or of a nucleus."""
+    top_p = settings.caption_top_p
+    return Sampling(settings.temperature, top_p=top_p) if top_p else GREEDY, 1
 
 
 def read(responses: Sequence[Response], canvas: Canvas, tokenizer: CaptioningTokenizer, settings: InferCFG) -> str:

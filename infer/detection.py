@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,12 +23,13 @@ VOTES_TOP_P = 0.7  # nucleus of votes where none is set
 
 def sampling(settings: InferCFG) -> tuple[Sampling, int]:
     """One response with greedy coordinates, or those of a nucleus; or several sampled ones that vote."""
-    top_p, votes = settings.detection_top_p, settings.detection_votes
+    top_p, votes, read_drawn = settings.detection_top_p, settings.detection_votes, settings.read_drawn_class
+    sampled = Sampling(settings.temperature, top_p=top_p, read_drawn=read_drawn)
     if votes > 1:
-        return Sampling(settings.temperature, top_p=top_p or VOTES_TOP_P, alternatives=ALTERNATIVES), votes
+        return replace(sampled, top_p=top_p or VOTES_TOP_P, alternatives=ALTERNATIVES), votes
     if top_p:
-        return Sampling(settings.temperature, top_p=top_p), 1
-    return Sampling(end_threshold=settings.end_threshold, coord_window=settings.coord_window), 1
+        return sampled, 1
+    return Sampling(end_threshold=settings.end_threshold, coord_window=settings.coord_window, read_drawn=read_drawn), 1
 
 
 def read(responses: Sequence[Response], canvas: Canvas, tokenizer: DetectionTokenizer, settings: InferCFG) -> Instances:

@@ -21,7 +21,7 @@ from pix2seq.models.generate import GrammarTables, generate
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.models.sampling import Sampling
 from pix2seq.runtime.device import image_format
-from pix2seq.token_ids import COORD_SHIFT, COORDS, INVISIBLE
+from pix2seq.token_ids import COORD_SHIFT, COORDS, INVISIBLE, is_coord
 from pix2seq.tokenizers.vocabulary import Grammar, Tokenizer
 
 
@@ -85,7 +85,7 @@ class ModelGenerator:
 
     def _tables(self, grammar: Grammar) -> GrammarTables:
         tables = (torch.from_numpy(table).to(self.device) for table in (grammar.allowed, grammar.next_state))
-        return GrammarTables(*tables, grammar.end, grammar.greedy_states)
+        return GrammarTables(*tables, grammar.end, grammar.greedy_states, grammar.unreported)
 
     def chunks(self, count: int) -> Iterator[slice]:
         """Parts of `count` canvases or prompts."""
@@ -98,7 +98,7 @@ class ModelGenerator:
         memory = [torch.zeros(0, 0, cfg.decoder_width, device=self.device)]
         for part in self.chunks(len(geometries)):
             pairs = zip(images[part], geometries[part], strict=True)
-            canvases = np.stack([geometry.warp(image, cfg.pad_value) for image, geometry in pairs])
+            canvases = np.stack([geometry.warp(image, cfg.pad_value, cfg.pixels) for image, geometry in pairs])
             batch = torch.from_numpy(canvases).to(self.device).permute(0, 3, 1, 2).float() / 255  # (B, 3, H, W)
             memory.append(self.model.encode(batch))
         return Encoded(torch.cat(memory[1:] or memory), geometries, np.arange(len(geometries)))
@@ -109,7 +109,8 @@ class ModelGenerator:
         """See SequenceGenerator."""
         responses: list[Response] = []
         tokenizer, cfg = self.tokenizers[task], self.model.cfg
-        max_tokens = min(tokenizer.max_response, cfg.max_tokens - tokenizer.prompt_length + 1)
+        longest = min(tokenizer.max_response, cfg.max_tokens - tokenizer.prompt_length + 1)
+        max_tokens = min(longest, sampling.max_tokens or longest)
         for part in self.chunks(len(prompts)):
             memory, image_index = encoded.chunk(part)
             tokens = torch.from_numpy(np.stack(prompts[part])).to(self.device)
@@ -124,7 +125,7 @@ class ModelGenerator:
             )
             parts = vars(found) if sampling.alternatives else {"tokens": found.tokens, "probs": found.probs}
             if sampling.coords_too:
-                coords, probs = self._likeliest_coords(memory, tokens, image_index, found.tokens)
+                coords, probs = self._coords(memory, tokens, image_index, found.tokens)
                 parts |= {"coords": coords, "coord_probs": probs}
             rows = zip(*(tensor.cpu().numpy() for tensor in parts.values()), strict=True)
             responses += [Response(**dict(zip(parts, row, strict=True))) for row in rows]
@@ -136,21 +137,21 @@ class ModelGenerator:
         return np.random.default_rng([self.seed, asked]).random(shape, dtype=np.float32)
 
     @torch.inference_mode()
-    def _likeliest_coords(
-        self, memory: Tensor, prompts: Tensor, image_index: Tensor, response: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The likeliest coordinate at each place of the `response` (S, T), whatever was chosen there, and its
-        probability.
+    def _coords(self, memory: Tensor, prompts: Tensor, image_index: Tensor, response: Tensor) -> tuple[Tensor, Tensor]:
+        """The coordinates of the `response` (S, T), the likeliest one where it has none, and their probabilities in
+        the softmax without INVISIBLE.
 
-        As in the official evaluation, which however draws them from a nucleus of 0.1, and lets more than that through.
+        As in the official evaluation, which however draws the missing ones from a nucleus, and lets more than that
+        through.
         """
         tokens = torch.cat([prompts, response[:, :-1]], dim=1)
         logits = self.model.decode_groups(memory, [(tokens, image_index)])[0][:, -response.shape[1] :]
-        return likeliest_coords(logits)
+        return coords_of(response, logits)
 
 
-def likeliest_coords(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The likeliest coordinate tokens of `logits` (…, V) and their probabilities in the softmax without INVISIBLE."""
+def coords_of(tokens: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """`tokens` (…) where they are coordinates, elsewhere the likeliest coordinates of `logits` (…, V), and their
+    probabilities in the softmax without INVISIBLE."""
     probs = logits.float().index_fill(-1, torch.tensor(INVISIBLE, device=logits.device), -torch.inf).softmax(-1)
-    best = probs[..., COORDS].max(-1)
-    return best.indices + COORD_SHIFT, best.values
+    coords = torch.where(is_coord(tokens), tokens, probs[..., COORDS].argmax(-1) + COORD_SHIFT)
+    return coords, probs.gather(-1, coords[..., None])[..., 0]

@@ -18,8 +18,12 @@ IMAGE_FILE = "keypoint_detection.png"
 
 
 def sampling(settings: InferCFG) -> tuple[Sampling, int]:
-    """One greedy response; with `suppress_invisible` also where invisible points would likeliest be."""
-    return Sampling(coord_window=settings.coord_window, coords_too=settings.suppress_invisible), 1
+    """One response, greedy or of a nucleus; with `suppress_invisible` also where invisible points would likeliest
+    be."""
+    suppress, top_p = settings.suppress_invisible, settings.keypoint_top_p
+    if top_p:
+        return Sampling(settings.temperature, top_p=top_p, coords_too=suppress), 1
+    return Sampling(coord_window=settings.coord_window, coords_too=suppress), 1
 
 
 def read(responses: Sequence[Response], canvas: Canvas, tokenizer: KeypointTokenizer, settings: InferCFG) -> Pose:

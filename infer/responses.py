@@ -9,8 +9,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Response:
-    """`tokens` (T,) after the prompt and their `probs` (T,). Where they were asked for, at the same places: the most
-    likely tokens `alternatives` (T, A) and coordinates `coords` (T,), with `alternative_probs` and `coord_probs`."""
+    """`tokens` (T,) after the prompt and their `probs` (T,).
+
+    Where they were asked for, at the same places: the most likely tokens, `alternatives` (T, A), and `coords` (T,),
+    which are the tokens or, where those are no coordinates, the likeliest ones; with their probabilities.
+    """
 
     tokens: np.ndarray
     probs: np.ndarray

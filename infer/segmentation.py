@@ -13,7 +13,7 @@ from pix2seq.infer.masks import Mask, vote
 from pix2seq.infer.overlay import class_color, paint_mask
 from pix2seq.infer.responses import Response
 from pix2seq.infer.results import Canvas, Instances
-from pix2seq.models.sampling import GREEDY, Sampling
+from pix2seq.models.sampling import Sampling
 from pix2seq.tokenizers.segmentation import SegmentationTokenizer
 
 IMAGE_FILE = "instance_segmentation.png"
@@ -22,8 +22,9 @@ IMAGE_FILE = "instance_segmentation.png"
 def sampling(settings: InferCFG) -> tuple[Sampling, int]:
     """`num_samples` sampled outlines, or a single greedy one."""
     if settings.num_samples == 1:
-        return GREEDY, 1
-    return Sampling(settings.temperature, settings.top_k, settings.top_p), settings.num_samples
+        return Sampling(max_tokens=settings.mask_tokens), 1
+    sampled = Sampling(settings.temperature, settings.top_k, settings.top_p, max_tokens=settings.mask_tokens)
+    return sampled, settings.num_samples
 
 
 def read(responses: Sequence[Response], canvas: Canvas, tokenizer: SegmentationTokenizer, settings: InferCFG) -> Mask:

@@ -18,13 +18,23 @@ CHECK_EVERY = 4  # steps between two checks whether all sequences have ended: ea
 class GrammarTables:
     """A grammar on the device: `allowed` (states, V) bool, `next_state` (states, V), and the state `end`.
 
-    In `greedy_states` the likeliest token is chosen even where the others are sampled.
+    In `greedy_states` the likeliest token is chosen even where the others are sampled; `unreported` tokens are never
+    chosen there, but sampling may draw them for the decoder to read (see `Sampling.read_drawn`).
     """
 
     allowed: Tensor
     next_state: Tensor
     end: int
     greedy_states: tuple[int, ...] = ()
+    unreported: tuple[int, ...] = ()
+
+    @property
+    def drawable(self) -> Tensor:
+        """`allowed` (states, V), with the `unreported` tokens."""
+        table = self.allowed.clone()
+        for state in self.greedy_states:
+            table[state, list(self.unreported)] = True
+        return table
 
 
 @dataclass(frozen=True)
@@ -114,7 +124,8 @@ def generate(
     state = torch.zeros_like(rows)
     tokens = torch.zeros(len(rows), max_tokens, dtype=torch.long, device=memory.device)
     probs = torch.zeros(len(rows), max_tokens, device=memory.device)
-    predictable = grammar.allowed.any(0).nonzero()[:, 0]
+    drawable = grammar.drawable if sampling.read_drawn else grammar.allowed
+    predictable = drawable.any(0).nonzero()[:, 0]
     count = min(sampling.alternatives, len(predictable))
     alternatives = torch.zeros(*tokens.shape, count, dtype=torch.long, device=memory.device)
     alternative_probs = torch.zeros(alternatives.shape, device=memory.device)
@@ -123,8 +134,9 @@ def generate(
     for position in range(max_tokens):
         logits = model.step(following, cache).float()
         permitted = logits.masked_fill(~grammar.allowed[state], -torch.inf)
-        chosen = choose(permitted, sampling, draws[rows, position], predictable)[:, None]
-        if not sampling.greedy:
+        within = logits.masked_fill(~drawable[state], -torch.inf) if sampling.read_drawn else permitted
+        drawn = chosen = choose(within, sampling, draws[rows, position], predictable)[:, None]
+        if sampling.read_drawn or not sampling.greedy:
             for greedy_state in grammar.greedy_states:
                 chosen = chosen.where(state[:, None] != greedy_state, permitted.argmax(-1, keepdim=True))
         tokens[rows, position] = chosen[:, 0]
@@ -135,7 +147,7 @@ def generate(
             alternatives[rows, position] = predictable[best.indices]
             alternative_probs[rows, position] = (best.values - total).exp() * going
         state = grammar.next_state[state, chosen[:, 0]]
-        following = chosen
+        following = drawn if sampling.read_drawn else chosen
         if position % CHECK_EVERY == CHECK_EVERY - 1:
             going = (state != grammar.end).nonzero()[:, 0]
             if len(going) == 0:

@@ -13,8 +13,11 @@ class Sampling:
     at least `end_threshold`: with the alternative spread over many coordinates, it is the likeliest token long before
     it is likely. A coordinate is the mean of the `coord_window` bins on each side of the likeliest one.
 
-    Beside what was chosen at a place are wanted: with `coords_too` the likeliest coordinate there, and of the likeliest
-    tokens as many as `alternatives`.
+    With `read_drawn` the decoder reads what sampling draws even where the grammar reports the likeliest token instead.
+    A response has at most `max_tokens` (0: as many as its task needs).
+
+    Beside what was chosen at a place are wanted: with `coords_too` the likeliest coordinate where none was chosen, and
+    of the likeliest tokens as many as `alternatives`.
     """
 
     temperature: float = 0.0
@@ -22,6 +25,8 @@ class Sampling:
     top_p: float = 1.0
     end_threshold: float = 0.0
     coord_window: int = 0
+    read_drawn: bool = False
+    max_tokens: int = 0
     coords_too: bool = False
     alternatives: int = 0
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,8 @@ from safetensors.torch import save_file
 from pix2seq.config import CFG, decoding_in, from_json, to_json
 from pix2seq.errors import UserError
 from pix2seq.models.pix2seq import Pix2Seq
+from pix2seq.runtime.files import replacing
+from pix2seq.runtime.finite import require_finite
 
 FORMAT = "pix2seq-toolkit"
 MOST_CHARACTERS = 200  # of domain and licence
@@ -47,11 +47,11 @@ class Weights:
 
 
 def save_weights(path: Path, weights: Weights, dtype: torch.dtype = torch.float32) -> None:
-    """Write `path` whole or not at all (then UserError); floating-point tensors are stored as `dtype`."""
-    tensors = {
-        name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous().cpu()
-        for name, tensor in weights.model.state_dict().items()
-    }
+    """Write `path` whole or not at all (then UserError); floating-point tensors are stored as `dtype`, but for those
+    that `dtype` would overflow. Tensors that are not finite are refused."""
+    state = weights.model.state_dict()
+    require_finite(state, f"the weights for {path} are", "nothing was written: lower --lr")
+    tensors = {name: _stored(tensor, dtype).contiguous().cpu() for name, tensor in state.items()}
     metadata = {
         "format": FORMAT,
         "cfg": to_json(weights.cfg),
@@ -65,10 +65,16 @@ def save_weights(path: Path, weights: Weights, dtype: torch.dtype = torch.float3
         "licence": weights.licence,
     }
     try:
-        with _replacing(path) as unfinished:
+        with replacing(path) as unfinished:
             save_file(tensors, unfinished, metadata)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} cannot be written ({error}); make room, or choose another place") from None
+
+
+def _stored(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The tensor as `dtype` if it holds floating-point numbers, none of which becomes infinite."""
+    converted = tensor.to(dtype) if tensor.is_floating_point() else tensor
+    return converted if bool(torch.isfinite(converted).all()) else tensor
 
 
 def write_metadata(path: Path, changes: Mapping[str, str]) -> None:
@@ -79,23 +85,11 @@ def write_metadata(path: Path, changes: Mapping[str, str]) -> None:
             header["__metadata__"] |= changes
             text = json.dumps(header).encode()
             text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
-            with _replacing(path) as unfinished, unfinished.open("wb") as copy:
+            with replacing(path) as unfinished, unfinished.open("wb") as copy:
                 copy.write(len(text).to_bytes(8, "little") + text)
                 shutil.copyfileobj(file, copy)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be written ({error}); make room, or copy it to another place") from None
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` for a file that takes its place when it is complete; after an error none is left."""
-    unfinished = path.with_name(path.name + ".partial")
-    try:
-        yield unfinished
-        unfinished.chmod(0o644)  # safetensors lets nobody else read it
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def load_weights(path: Path) -> Weights:
@@ -122,6 +116,7 @@ def load_weights(path: Path) -> Weights:
         words = (_plain(metadata.get(name, "")) for name in ("domain", "licence"))
     except (ValueError, KeyError, TypeError, AttributeError, UserError) as error:
         raise UserError(f"the settings in {path} cannot be read ({error!r}); get it again") from None
+    require_finite(tensors, f"{path} is", "it predicts nothing: get another, or train it again with a lower --lr")
     model = Pix2Seq(cfg.model).eval()
     fit(model, tensors, path)
     return Weights(model, cfg, class_names, text, keypoints, category_ids, step, decoding, *words)

@@ -1,32 +1,84 @@
-"""What a run needs to go on where it stopped."""
+"""What a run needs to go on where it stopped: one file, and the one before it."""
 
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pix2seq.errors import UserError
+from pix2seq.runtime.console import tell
+from pix2seq.runtime.files import flush, replacing
+from pix2seq.runtime.finite import require_finite
 
 CHECKPOINT = "checkpoint.pt"  # its name in a run's folder
+PREVIOUS = "checkpoint.previous.pt"
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors and plain numbers to `path`, whole or not at all."""
-    unfinished = path.with_name(path.name + ".partial")
-    torch.save(state, unfinished)
-    os.replace(unfinished, path)
+    """Write tensors and plain values to `path`, whole or not at all; what was there becomes PREVIOUS beside it.
+
+    The new file is read back before it takes the place. Raises UserError if it cannot be written, or if a tensor is not
+    finite: the file of before stays.
+    """
+    require_finite(state, "the state of the run is", f"{path} stays as it was: go on from it with a lower --lr")
+    try:
+        with replacing(path) as unfinished:
+            with unfinished.open("wb") as file:
+                torch.save(state, file)
+            if not _is_whole(unfinished):
+                raise OSError("it reads back damaged")
+            flush(unfinished)  # from here on only names change
+            if path.exists():
+                os.replace(path, path.with_name(PREVIOUS))
+    except (OSError, RuntimeError) as error:  # torch's writer turns errors of the disk into its own
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise UserError(
+            f"{path} cannot be written ({reason}); the last one is kept: make room and go on with --resume "
+            f"{path.parent}"
+        ) from None
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
-    """Read what `save_checkpoint` wrote; nothing but tensors and plain values is ever unpickled."""
-    if not path.is_file():
+    """Read what `save_checkpoint` wrote, or if that is damaged the one before it, which a line says.
+
+    Nothing but tensors and plain values is ever unpickled. Raises UserError if there is none that can be used.
+    """
+    found = [file for file in (path, path.with_name(PREVIOUS)) if file.is_file()]
+    if not found:
         raise UserError(f"there is no checkpoint {path}; name a run's folder that has one, or start without --resume")
+    reasons = []
+    for file in found:
+        try:
+            state = _load(file, device)
+        except UserError as error:
+            reasons.append(str(error))
+            continue
+        if file != path:
+            tell(f"{reasons[0] if reasons else f'{path} is missing'}; going on from {file.name}, the one before it")
+        return state
+    raise UserError(f"{'; '.join(reasons)}; name another run, or start without --resume")
+
+
+def _load(path: Path, device: torch.device) -> dict[str, Any]:
+    """The state in one file; raises UserError without what to do."""
+    if not _is_whole(path):
+        raise UserError(f"{path} cannot be read (it is damaged)")
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
-        raise UserError(
-            f"{path} cannot be read ({type(error).__name__}); name another run, or start without --resume"
-        ) from error
+        raise UserError(f"{path} cannot be read ({type(error).__name__})") from error
+    require_finite(state, f"{path} is", "it cannot be used")
+    return state
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether every part of the archive has its checksum, which torch does not compare when it reads."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, RuntimeError):
+        return False

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pix2seq.errors import UserError
 
@@ -53,3 +57,11 @@ def computes_bf16(device: torch.device) -> bool:
     if device.type != "cpu":
         return True
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+@contextlib.contextmanager
+def arithmetic(device: torch.device, precision: str) -> Iterator[None]:
+    """Mixed precision where it gains time, and on the CPU plain attention, which is quicker there to train through."""
+    kernel = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
+    with kernel, torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16" and computes_bf16(device)):
+        yield

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -75,6 +76,42 @@ def gather(items: list) -> list:
     parts: list[list] = [[] for _ in range(world_size())]
     dist.all_gather_object(parts, items)
     return [item for part in parts for item in part]
+
+
+def any_of(flags: list[bool]) -> list[bool]:
+    """For each flag whether it is set in any process; every process must call this with as many."""
+    if world_size() == 1:
+        return flags
+    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else "cpu"
+    numbers = torch.tensor(flags, dtype=torch.int32, device=device)
+    dist.all_reduce(numbers, dist.ReduceOp.MAX)
+    return [bool(number) for number in numbers.tolist()]
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Run the block in every process; a UserError in one of them is raised in all."""
+    error = None
+    try:
+        yield
+    except UserError as mistake:
+        error = mistake
+    if world_size() > 1:
+        messages = [message for message in gather([str(error) if error else ""]) if message]
+        error = UserError(messages[0]) if messages else None
+        if error:
+            error.everywhere = True
+    if error:
+        raise error
+
+
+def from_first(make: Callable[[], Any]) -> Any:
+    """What `make` gives in the first process, in all of them."""
+    value = None
+    with together():
+        if rank() == 0:
+            value = make()
+    return gather([value])[0]
 
 
 def average(tensors: list[torch.Tensor]) -> None:

@@ -11,6 +11,44 @@ from pathlib import Path
 
 from pix2seq.errors import UserError
 
+PARTIAL = ".partial"  # how the names of unfinished files end
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a new path beside `path` for a file that takes its place once it is complete and on the disk.
+
+    After an error, or a kill, `path` is what it was; a killed process leaves at most a file that ends in PARTIAL.
+    """
+    number, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent)
+    os.close(number)
+    unfinished = Path(name)
+    try:
+        yield unfinished
+        unfinished.chmod(0o644)  # temporary files are for their owner alone
+        flush(unfinished)
+        os.replace(unfinished, path)
+        flush(path.parent)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with replacing(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+def flush(path: Path) -> None:
+    """Have a file, or the names in a folder, written to the disk: a rename may otherwise come before the contents."""
+    if path.is_dir() and os.name == "nt":
+        return  # folders cannot be opened there
+    number = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:

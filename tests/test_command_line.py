@@ -182,7 +182,7 @@ def test_several_images_follow_one_flag():
         ("--no-such-flag 1", "there is no flag --no-such-flag"),
         ("--imagesize 1", "there is no flag --imagesize; did you mean --image-size?"),
         ("--no-lr", "there is no flag --no-lr; did you mean --lr?"),
-        ("--resume yes", "expected a flag such as --seed, got 'yes'"),
+        ("--resume yes", "there is no folder yes; --resume expects the folder of a run"),
         ("-x", "there is no flag -x"),
         ("--resum", "there is no flag --resum; did you mean --resume?"),
     ],

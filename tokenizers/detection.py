@@ -90,8 +90,11 @@ class DetectionTokenizer:
         return TokenSequence.from_response(self.prompt(), response, np.concatenate([weight.reshape(-1), ends]))
 
     def grammar(self) -> Grammar:
-        """Four coordinates, then the likeliest class that exists; the end only between objects, if not `full`."""
-        grammar = Grammar(5, self.vocab_size, greedy_states=(4,))
+        """Four coordinates, then the likeliest class that exists; the end only between objects, if not `full`.
+
+        Instead of the class, sampling may draw the fake one for the decoder to read.
+        """
+        grammar = Grammar(5, self.vocab_size, greedy_states=(4,), unreported=(FAKE,))
         if not self.full:
             grammar.allow(0, END, grammar.end)
         for state in range(4):

@@ -91,12 +91,13 @@ class Grammar:
 
     `allowed` (states, vocab_size) bool, `next_state` (states, vocab_size) int64. A sequence that has ended stays in
     the state `end`, where only the end token is allowed. In `greedy_states` the likeliest token is chosen, never a
-    sampled one.
+    sampled one; `unreported` tokens may only be drawn there, for the decoder to read.
     """
 
     num_states: int
     vocab_size: int
     greedy_states: tuple[int, ...] = ()
+    unreported: tuple[int, ...] = ()
     allowed: np.ndarray = field(init=False)
     next_state: np.ndarray = field(init=False)
 

@@ -5,19 +5,38 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from pix2seq.runtime.console import tell
+from pix2seq.runtime.files import write_whole
+from pix2seq.runtime.run_folder import METRICS
 from pix2seq.runtime.tensorboard import open_events
 
 
 class Metrics:
-    """Rows of named numbers by step, appended to `metrics.csv` and to TensorBoard's events in a run folder."""
+    """Rows of named numbers by step, appended to `metrics.csv` and to TensorBoard's events in a run folder.
 
-    def __init__(self, folder: Path, columns: list[str], first_step: int) -> None:
-        self.path = folder / "metrics.csv"
+    After a resume at `first_step` its rows up to there are kept, at most `rows` if that many are known; damaged ones
+    are left out, which a line says.
+    """
+
+    def __init__(self, folder: Path, columns: list[str], first_step: int, rows: int | None = None) -> None:
+        self.path = folder / METRICS
         self.columns = ["step", *columns]
         self.events = open_events(folder / "tensorboard", purge_step=first_step + 1)
-        kept = self.path.read_text(encoding="utf-8").splitlines()[1:] if first_step and self.path.exists() else []
-        kept = [row for row in kept if int(row.split(",")[0]) <= first_step]  # later ones come again after a resume
-        self.path.write_text("\n".join([",".join(self.columns), *kept]) + "\n", encoding="utf-8")
+        kept = self._sound_rows(first_step)[:rows] if first_step else []
+        self.rows = len(kept)
+        write_whole(self.path, "".join(f"{','.join(row)}\n" for row in [self.columns, *kept]))
+
+    def _sound_rows(self, last_step: int) -> list[list[str]]:
+        """The file's rows up to a step, with the columns of now; later ones come again after a resume."""
+        if not self.path.exists():
+            return []
+        text = self.path.read_text(encoding="utf-8", errors="replace").replace("\0", "")
+        header, *lines = list(csv.reader(text.splitlines())) or [[]]
+        sound = [dict(zip(header, line, strict=True)) for line in lines if len(line) == len(header) and _is_row(line)]
+        sound = [row for row in sound if "step" in row]
+        if len(sound) < len(lines):
+            tell(f"{self.path}: {len(lines) - len(sound)} of {len(lines)} rows were damaged and are left out")
+        return [[row.get(name, "") for name in self.columns] for row in sound if int(row["step"]) <= last_step]
 
     def add(self, step: int, numbers: dict[str, float]) -> None:
         """Append one row; columns without a number stay empty."""
@@ -25,9 +44,18 @@ class Metrics:
             csv.DictWriter(file, self.columns, lineterminator="\n").writerow(
                 {"step": step} | {name: f"{value:.6g}" for name, value in numbers.items()}
             )
+        self.rows += 1
         for name, value in numbers.items():
             self.events.add_scalar(name, value, step)
         self.events.flush()
+
+
+def _is_row(cells: list[str]) -> bool:
+    """Whether a row has a step number, and numbers or nothing behind it."""
+    try:
+        return int(cells[0]) >= 0 and all(float(cell) is not None for cell in cells[1:] if cell)
+    except ValueError:
+        return False
 
 
 def draw_curves(csv_path: Path, png_path: Path) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pix2seq.config import CFG, TrainCFG, check_training, decoding_of, parse_tasks, replace, to_json
+from pix2seq.config import CFG, check_training, decoding_of, replace, to_json
 from pix2seq.dataset.batches import Batch, build_loader
 from pix2seq.dataset.caption_vocabulary import training_tokenizers
 from pix2seq.dataset.inspection import mixture_table, report
@@ -29,72 +27,53 @@ from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.models.weights import Weights, load_weights, save_weights
 from pix2seq.runtime import distributed
 from pix2seq.runtime.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
-from pix2seq.runtime.device import check_precision, computes_bf16, image_format, pick_device
-from pix2seq.runtime.paths import writable_folder
+from pix2seq.runtime.device import arithmetic, check_precision, image_format, pick_device
+from pix2seq.runtime.files import write_whole
+from pix2seq.runtime.interrupt import StopRequest
+from pix2seq.runtime.run_folder import BEST, CURVES, LAST, METRICS, SETTINGS, RunFolder, claim
 from pix2seq.tasks import choose_tasks
+from pix2seq.tokenizers.captioning import TextVocabulary
+from pix2seq.train import resume
 from pix2seq.train.announce import SCENES_ARE_DRAWN, Forecast, describe_data, describe_steps, steps_left
-from pix2seq.train.auxiliary_loss import auxiliary_loss
 from pix2seq.train.curves import Metrics, draw_curves
 from pix2seq.train.finetune import lacks_backbone, start_from, table
-from pix2seq.train.loss import token_loss
-from pix2seq.train.optimizer import Optimizers, learning_rate
+from pix2seq.train.finite import FiniteSteps
+from pix2seq.train.loss import batch_losses
+from pix2seq.train.optimizer import Optimizers, learning_rate, update_average
+from pix2seq.train.preflight import failures, require_room, try_longest_batch
 from pix2seq.train.progress import Progress
 from pix2seq.weights.find import find_weights
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, step: int, decay: float) -> None:
-    """Move the averaged weights towards the model's; early steps count more, so that the start is soon forgotten."""
-    decay = min(decay, (1 + step) / (10 + step))
-    for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-        if mean.is_floating_point():
-            mean.lerp_(value, 1 - decay)
-        else:
-            mean.copy_(value)
-
-
-@contextlib.contextmanager
-def arithmetic(device: torch.device, precision: str) -> Iterator[None]:
-    """Mixed precision where it gains time, and on the CPU plain attention, which is quicker there to train through."""
-    kernel = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
-    with kernel, torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16" and computes_bf16(device)):
-        yield
-
-
-def batch_losses(
-    model: Pix2Seq,
-    batch: Batch,
-    train: TrainCFG,
-    auxiliary_head: AuxiliaryHead | None = None,
-    counts: Mapping[str, TokenCounts] | None = None,
-) -> dict[str, Tensor]:
-    """Token loss of each task in the batch, and with a head its loss `auxiliary` on the memory's cells.
-
-    With `counts` the target tokens are added to those of their task.
-    """
-    memory = model.encode(batch.images)
-    groups = [(part.tokens, part.image_index) for part in batch.tasks.values()]
-    losses = {}
-    for (task, part), logits in zip(batch.tasks.items(), model.decode_groups(memory, groups), strict=True):
-        losses[task] = token_loss(logits, part.targets, part.weights, train.coord_sigma, train.label_smoothing)
-        if counts:
-            counts[task].add(logits, part.targets, part.weights)
-    return losses | ({"auxiliary": auxiliary_loss(auxiliary_head, memory, batch.objects)} if auxiliary_head else {})
 
 
 class Trainer:
     """One run: data, model, optimizer, and what is written about them."""
 
     def __init__(self, cfg: CFG) -> None:
-        self.cfg = cfg
-        self.folder = Path(cfg.train.run_dir)
         check_training(cfg)
         self.tasks = choose_tasks(cfg.tasks)
         self.device = distributed.start(pick_device(cfg.device))
         check_precision(cfg.train.precision, self.device)
-        writable_folder(self.folder, "--run-dir")
+        self.run_folder: RunFolder | None = None  # in the first process, which alone writes
+        self.folder = distributed.from_first(lambda: self._claim(cfg))
+        self.cfg = cfg = replace(cfg, run_dir=str(self.folder))
+        with distributed.together():
+            self._prepare(cfg)
+        with distributed.together():
+            if distributed.rank() == 0:
+                self._begin_files()
+
+    def _claim(self, cfg: CFG) -> Path:
+        self.run_folder = claim(Path(cfg.train.run_dir), cfg.train.resume, cfg.train.overwrite)
+        return self.run_folder.path
+
+    def _prepare(self, cfg: CFG) -> None:
+        """Data, model and optimizers, at the start or where a checkpoint was written."""
+        state = load_checkpoint(self.folder / CHECKPOINT, self.device) if cfg.train.resume else {}
+        if state:
+            resume.require_same_run(state, cfg)
         torch.manual_seed(cfg.seed)
-        self._open_data()
+        self._open_data(resume.vocabulary_in(state))
+        resume.require_same_labels(state, self)
         cfg = self.cfg  # with token ids for all words of the captions
         self.model = self._new_model()
         if cfg.train.small_epochs and self.model.encoder.backbone.is_vit:
@@ -111,16 +90,33 @@ class Trainer:
             self.loss_weights["auxiliary"] = cfg.train.auxiliary_weight
         self.trained = nn.ModuleList(part for part in (self.model, self.auxiliary_head) if part)
         self.optimizers = Optimizers(self.model, self.auxiliary_head, cfg)
+        self.finite = FiniteSteps(self.model)
         self.step, self.epoch, self.best = 0, 0, math.inf
-        self.metrics = None
-        if cfg.train.resume:
-            self._resume()
-        if distributed.rank() == 0:
-            (self.folder / "cfg.json").write_text(to_json(cfg), encoding="utf-8")
-            columns = [f"loss/{name}" for name in self.loss_weights] + [f"val/{task}" for task in cfg.tasks]
-            columns += ["lr", "grad_norm", "images_per_s", "data_wait"]
-            columns += [f"{kind}{name}" for kind in ("", "val_") for name in token_columns(self.tokenizers.by_task)]
-            self.metrics = Metrics(self.folder, columns, self.step)
+        self.seen = 0  # images of this epoch that all processes have learned
+        self.recent: list[dict[str, float]] = []  # losses since the last row of metrics, of a run that goes on
+        self.progress: Progress | None = None
+        self.metrics: Metrics | None = None
+        self.rows = state.get("rows")  # of metrics when the checkpoint was written
+        self.clock = resume.SaveClock(cfg.train.save_steps, cfg.train.save_minutes)
+        self.stopped_by = 0
+        if state:
+            resume.restore(self, state)
+
+    def _begin_files(self) -> None:
+        """Settings and metrics of the run; what was written after the checkpoint, or by an earlier run, goes."""
+        require_room(self.folder, self.trained, self.average)
+        if not self.cfg.train.resume:
+            self.run_folder.clear()
+        write_whole(self.folder / SETTINGS, to_json(self.cfg))
+        columns = [f"loss/{name}" for name in self.loss_weights] + [f"val/{task}" for task in self.cfg.tasks]
+        columns += ["lr", "grad_norm", "images_per_s", "data_wait"]
+        columns += [f"{kind}{name}" for kind in ("", "val_") for name in token_columns(self.tokenizers.by_task)]
+        self.metrics = Metrics(self.folder, columns, self.step, self.rows)
+
+    def close(self) -> None:
+        """Let other processes write to the run folder."""
+        if self.run_folder:
+            self.run_folder.close()
 
     def _new_model(self) -> Pix2Seq:
         """As initialised, or with what a weights file knows: backbone layers that it lacks are ImageNet's."""
@@ -139,12 +135,13 @@ class Trainer:
             print(f"started from {path}\n{table(rows)}")
         return fresh
 
-    def _open_data(self) -> None:
+    def _open_data(self, text: TextVocabulary | None) -> None:
+        """Images and tokenizers; `text` is the caption vocabulary that a run began with."""
         cfg = self.cfg
         training, validation = open_training(cfg, self.tasks, complete=False)
         self.class_names, self.skeleton = training.class_names, training.skeleton
         self.category_ids = training.category_ids
-        self.tokenizers = training_tokenizers(training, self.tasks, cfg)
+        self.tokenizers = training_tokenizers(training, self.tasks, cfg, text)
         self.text, vocab_size = self.tokenizers.labels.text, self.tokenizers.vocab_size
         if vocab_size > cfg.model.vocab_size and distributed.rank() == 0:
             print(f"{vocab_size} token ids, more than --vocab-size, for {len(self.text)} words or word pieces")
@@ -174,46 +171,80 @@ class Trainer:
     def begin_epoch(self, epoch: int) -> None:
         size = self.cfg.model.image_size
         small = size * 2 // 3 if epoch < self.cfg.train.small_epochs else size
-        self.sampler.set_epoch(epoch, small, self.cfg.train.steps_per_epoch)
+        self.sampler.set_epoch(epoch, small, self.cfg.train.steps_per_epoch, self.seen)
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of the whole run."""
+        """Optimizer steps of the whole run: those done, and those to come with as many images each as now."""
         self.begin_epoch(self.epoch)
-        return len(self.sampler) * self.cfg.train.epochs
+        return self.step - self.sampler.done + len(self.sampler) * (self.cfg.train.epochs - self.epoch)
 
     def run(self) -> None:
-        """Train all epochs; after each, validate and write checkpoint, weights and curves."""
+        """Train all epochs; after each, validate and write checkpoint, weights and curves.
+
+        Ctrl-C and SIGTERM end it after a step, with a checkpoint: `stopped_by` is then the signal's number.
+        """
         started, total = time.monotonic(), self.total_steps
         if distributed.rank() == 0:
             print(describe_steps(self.cfg, self.step, total, self.device, self.folder), flush=True)
-        while self.epoch < self.cfg.train.epochs:
-            self._train_epoch(total)
-            self.epoch += 1
-            if distributed.rank() == 0:
-                self._finish_epoch()
-            distributed.barrier()
-            if self.cfg.train.eval_every and self.epoch % self.cfg.train.eval_every == 0:
-                self._evaluate()
-            clock = torch.tensor([(time.monotonic() - started) / 60], device=self.device)
-            distributed.average([clock])  # all processes must agree on when to stop
-            if self.cfg.train.limit_minutes and clock.item() >= self.cfg.train.limit_minutes:
-                if distributed.rank() == 0:
-                    print(f"stopped after {clock.item():.0f} minutes; go on with --resume")
-                break
+        if self.device.type == "cuda":
+            try_longest_batch(self)
+        with StopRequest() as stop:
+            while self.epoch < self.cfg.train.epochs and not self.stopped_by:
+                self._train_epoch(total, stop)
+                if self.stopped_by:
+                    break
+                self._end_epoch()
+                if any(distributed.any_of([bool(stop.signal)])):
+                    self._stop(stop)
+                elif self._is_late(started):
+                    break
+        if self.stopped_by and distributed.rank() == 0:
+            print(f"stopped after step {self.step} of {total}; go on with --resume {self.folder}")
 
-    def _train_epoch(self, total: int) -> None:
+    def _is_late(self, started: float) -> bool:
+        """Whether the time limit has passed, for all processes alike."""
+        minutes, limit = (time.monotonic() - started) / 60, self.cfg.train.limit_minutes
+        (is_late,) = distributed.any_of([bool(limit) and minutes >= limit])
+        if is_late and distributed.rank() == 0:
+            print(f"stopped after {minutes:.0f} minutes; go on with --resume {self.folder}")
+        return is_late
+
+    def _train_epoch(self, total: int, stop: StopRequest) -> None:
         self.begin_epoch(self.epoch)
         self.model.train()
         train = self.cfg.train
         title, images = f"epoch {self.epoch + 1}/{train.epochs}", train.batch_size * distributed.world_size()
-        progress = Progress(title, images, self.metrics, self.forecast)
-        for batch in progress.follow(self.loader):
+        self.progress = Progress(title, images, self.metrics, self.forecast)
+        self.progress.recall(self.recent)
+        for batch in self.progress.follow(self.loader, len(self.sampler), self.sampler.done):
             rate = learning_rate(self.step, total, self.cfg)
-            counts = self._token_counts() if progress.is_logged(self.step + 1) else {}
+            counts = self._token_counts() if self.progress.is_logged(self.step + 1) else {}
             losses, grad_norm = self.train_step(batch.to(self.device), rate, counts)
-            self.step += 1
-            progress.step_done(self.step, losses, rate, grad_norm, counts, steps_left(self.cfg, self.step, total))
+            self.step, self.seen = self.step + 1, self.seen + images
+            self.progress.step_done(self.step, losses, rate, grad_norm, counts, steps_left(self.cfg, self.step, total))
+            is_due, is_asked = distributed.any_of([self.clock.is_due(self.step), bool(stop.signal)])
+            if is_due or is_asked:
+                self.save()
+            if is_asked:
+                return self._stop(stop)
+        self.progress, self.recent = None, []
+
+    def _stop(self, stop: StopRequest) -> None:
+        """Remember the signal that asked some process to stop."""
+        self.stopped_by = max(distributed.gather([stop.signal]))
+
+    def save(self) -> None:
+        """Write a checkpoint; every process must call this."""
+        state = resume.collect(self)
+        with distributed.together():
+            if distributed.rank() == 0:
+                save_checkpoint(self.folder / CHECKPOINT, state)
+        self.clock.restart()
+
+    def recent_losses(self) -> list[dict[str, float]]:
+        """The losses of the steps since the last row of metrics."""
+        return self.progress.recent_losses() if self.progress else []
 
     def _token_counts(self) -> dict[str, TokenCounts]:
         return {task: TokenCounts(self.text.end) for task in self.cfg.tasks}
@@ -221,29 +252,35 @@ class Trainer:
     def train_step(
         self, batch: Batch, rate: float, counts: Mapping[str, TokenCounts] | None = None
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """One update, unless no process's batch has anything to learn; each loss and the gradient's norm."""
+        """One update, unless no process's batch has anything to learn or something is not finite; each loss of it, and
+        the gradient's norm."""
         train = self.cfg.train
         if not (self.auxiliary_head or any(distributed.gather([bool(batch.tasks)]))):
             return {}, torch.zeros(())
-        with arithmetic(self.device, train.precision):
-            if batch.tasks or self.auxiliary_head:
-                losses = batch_losses(self.model, batch, train, self.auxiliary_head, counts)
-                total = sum(self.loss_weights[name] * loss for name, loss in losses.items())
-            else:  # batch norms of the other processes wait for this one's images, forward and back
-                losses, total = {}, 0 * self.model.encode(batch.images).sum()
-        if not torch.isfinite(total):
-            values = ", ".join(f"{task} {loss.item():.3g}" for task, loss in losses.items())
-            raise UserError(
-                f"the loss is not finite at step {self.step} ({values}); lower --lr or use --precision fp32"
-            )
-        self.optimizers.zero_grad()
-        total.backward()
+        self.finite.begin()
+        losses, total = self.backward(batch, counts)
         distributed.average(self._gradients())
         grad_norm = nn.utils.clip_grad_norm_(self.trained.parameters(), train.clip_norm or math.inf)
+        if not self.finite.accept(self.step, total, grad_norm, losses, batch.names):
+            return {}, grad_norm
         self.optimizers.step(rate)
         if train.ema_decay:
             update_average(self.average, self.model, self.step, train.ema_decay)
         return losses, grad_norm
+
+    def backward(
+        self, batch: Batch, counts: Mapping[str, TokenCounts] | None = None
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """The gradients of one process's batch; each loss, and their weighted sum."""
+        with arithmetic(self.device, self.cfg.train.precision):
+            if batch.tasks or self.auxiliary_head:
+                losses = batch_losses(self.model, batch, self.cfg.train, self.auxiliary_head, counts)
+                total = sum(self.loss_weights[name] * loss for name, loss in losses.items())
+            else:  # batch norms of the other processes wait for this one's images, forward and back
+                losses, total = {}, 0 * self.model.encode(batch.images).sum()
+        self.optimizers.zero_grad()
+        total.backward()
+        return losses, total.detach()
 
     def _gradients(self) -> list[Tensor]:
         """Those of all weights that learn: zeros where this process's batch gave none but another's may have."""
@@ -266,7 +303,18 @@ class Trainer:
                 sums.setdefault(task, []).append(loss.item())
         return {task: sum(values) / len(values) for task, values in sums.items()}
 
-    def _finish_epoch(self) -> None:
+    def _end_epoch(self) -> None:
+        """Validate, write weights and a checkpoint, and evaluate where that is due."""
+        self.epoch, self.seen = self.epoch + 1, 0
+        with resume.undisturbed(self.device):
+            with distributed.together():
+                if distributed.rank() == 0:
+                    self._validate_and_write()
+            self.save()
+            if self.cfg.train.eval_every and self.epoch % self.cfg.train.eval_every == 0:
+                self._evaluate()
+
+    def _validate_and_write(self) -> None:
         counts = self._token_counts()
         losses = self.validate(counts)
         numbers = {f"val/{task}": loss for task, loss in losses.items()}
@@ -278,16 +326,15 @@ class Trainer:
         words = self.cfg.train.domain, self.cfg.train.licence
         weights = Weights(self.average, self.cfg, *described, self.step, decoding_of(self.cfg), *words)
         dtype = torch.float16 if self.cfg.train.store == "fp16" else torch.float32
-        save_weights(self.folder / "last.safetensors", weights, dtype)
+        save_weights(self.folder / LAST, weights, dtype)
         if total < self.best:
             self.best = total
-            save_weights(self.folder / "best.safetensors", weights, dtype)
-        save_checkpoint(self.folder / CHECKPOINT, self._state())
-        draw_curves(self.folder / "metrics.csv", self.folder / "curves.png")
+            save_weights(self.folder / BEST, weights, dtype)
+        draw_curves(self.folder / METRICS, self.folder / CURVES)
 
     def _evaluate(self) -> None:
         """All figures of the weights that were just written, on all processes; what hinders it ends no training."""
-        weights = str(self.folder / "last.safetensors")
+        weights = str(self.folder / LAST)
         cfg = replace(self.evaluated, weights=weights, device=str(self.device))
         try:
             evaluate_weights(cfg, self.folder)
@@ -295,34 +342,17 @@ class Trainer:
             if distributed.rank() == 0:
                 print(f"the evaluation failed, the training goes on: {error}")
 
-    def _state(self) -> dict:
-        parts = {"trained": self.trained, "average": self.average, "optimizers": self.optimizers}
-        numbers = {"step": self.step, "epoch": self.epoch, "best": self.best, "task": self.cfg.task}
-        return {name: part.state_dict() for name, part in parts.items()} | numbers
-
-    def _resume(self) -> None:
-        state = load_checkpoint(self.folder / CHECKPOINT, self.device)
-        tasks = parse_tasks(state.get("task", self.cfg.task))  # older checkpoints do not name them
-        if tasks != self.cfg.tasks:
-            raise UserError(
-                f"--task is {self.cfg.task}, but {self.folder}/checkpoint.pt was written with {','.join(tasks)}; "
-                "resume with these tasks in this order, or start from its weights with --start-from"
-            )
-        try:
-            for name in ("trained", "average", "optimizers"):
-                getattr(self, name).load_state_dict(state[name])
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise UserError(
-                f"{self.folder}/checkpoint.pt was written by a run with other settings; resume with those of "
-                f"{self.folder}/cfg.json ({str(error).splitlines()[0]})"
-            ) from None
-        self.step, self.epoch, self.best = state["step"], state["epoch"], state["best"]
-
 
 def train(cfg: CFG) -> None:
-    """Train as `cfg` says; results are in its run folder."""
-    trainer = Trainer(cfg)
-    trainer.run()
-    if distributed.rank() == 0:
-        print(f"wrote {trainer.folder}: best.safetensors, last.safetensors, metrics.csv, curves.png")
+    """Train as `cfg` says; results are in its run folder. Ends the program if a signal stopped it."""
+    with failures(cfg):
+        trainer = Trainer(cfg)
+        try:
+            trainer.run()
+        finally:
+            trainer.close()
+    if distributed.rank() == 0 and not trainer.stopped_by:
+        print(f"wrote {trainer.folder}: {BEST}, {LAST}, {METRICS}, {CURVES}")
     distributed.stop()
+    if trainer.stopped_by:
+        raise SystemExit(128 + trainer.stopped_by)

@@ -1,11 +1,19 @@
-"""The token loss."""
+"""The token loss, and all losses of a batch."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from pix2seq.config import TrainCFG
+from pix2seq.dataset.batches import Batch
+from pix2seq.evaluate.tokens import TokenCounts
+from pix2seq.models.auxiliary_head import AuxiliaryHead
+from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.token_ids import is_coord
+from pix2seq.train.auxiliary_loss import auxiliary_loss
 
 
 def token_loss(
@@ -41,3 +49,24 @@ def _target_shares(targets: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
     inside = torch.where(is_bin[:, reach, None], is_bin, offsets == 0)
     heights = (-0.5 * (offsets / sigma) ** 2).expand_as(near)
     return near, heights.masked_fill(~inside, -torch.inf).softmax(1)
+
+
+def batch_losses(
+    model: Pix2Seq,
+    batch: Batch,
+    train: TrainCFG,
+    auxiliary_head: AuxiliaryHead | None = None,
+    counts: Mapping[str, TokenCounts] | None = None,
+) -> dict[str, Tensor]:
+    """Token loss of each task in the batch, and with a head its loss `auxiliary` on the memory's cells.
+
+    With `counts` the target tokens are added to those of their task.
+    """
+    memory = model.encode(batch.images)
+    groups = [(part.tokens, part.image_index) for part in batch.tasks.values()]
+    losses = {}
+    for (task, part), logits in zip(batch.tasks.items(), model.decode_groups(memory, groups), strict=True):
+        losses[task] = token_loss(logits, part.targets, part.weights, train.coord_sigma, train.label_smoothing)
+        if counts:
+            counts[task].add(logits, part.targets, part.weights)
+    return losses | ({"auxiliary": auxiliary_loss(auxiliary_head, memory, batch.objects)} if auxiliary_head else {})

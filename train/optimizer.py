@@ -36,6 +36,17 @@ def learning_rate(step: int, total: int, cfg: CFG) -> float:
     return train.lr * (train.end_lr_factor + (1 - train.end_lr_factor) * falling[train.schedule])
 
 
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, step: int, decay: float) -> None:
+    """Move the averaged weights towards the model's; early steps count more, so that the start is soon forgotten."""
+    decay = min(decay, (1 + step) / (10 + step))
+    for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(value, 1 - decay)
+        else:
+            mean.copy_(value)
+
+
 class Optimizers:
     """AdamW, or Muon for the transformers' matrices and AdamW for the rest, behind one `step`.
 
@@ -43,6 +54,7 @@ class Optimizers:
     """
 
     def __init__(self, model: Pix2Seq, head: nn.Module | None, cfg: CFG) -> None:
+        self.model, self.head = model, head
         train = cfg.train
         muon, others = _split(model, head, train.optimizer == "muon")
         own_backbone = {id(p) for p in model.encoder.backbone.parameters()}
@@ -74,10 +86,13 @@ class Optimizers:
         """State of every optimizer."""
         return [part.state_dict() for part in self.parts]
 
-    def load_state_dict(self, states: list[dict]) -> None:
-        """What `state_dict` gave; raise ValueError if it is of other optimizers."""
-        for part, state in zip(self.parts, states, strict=True):
-            part.load_state_dict(state)
+    def load_state_dict(self, states: list[dict], written_with: CFG) -> None:
+        """Take the moments that `state_dict` gave in a run with the settings `written_with`; rates and decays stay as
+        they are set now, and so may parameters be grouped otherwise. Raise ValueError if it is of other optimizers."""
+        before = Optimizers(self.model, self.head, written_with)
+        for part, other, state in zip(self.parts, before.parts, states, strict=True):
+            other.load_state_dict(state)
+            part.state.update(other.state)
 
 
 def _join_eps_to_uncorrected_moment(adamw: torch.optim.Optimizer) -> None:

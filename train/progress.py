@@ -26,16 +26,26 @@ class Progress:
         self._restart()
 
     def _restart(self) -> None:
-        self.waited_s, self.since, self.recent = 0.0, time.monotonic(), []
+        self.waited_s, self.since, self.steps = 0.0, time.monotonic(), 0
+        self.recent: list[dict[str, Tensor]] = []  # losses of the steps since the last row
 
-    def follow(self, loader: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches, with a progress bar; the time between asking for one and getting it counts as waiting."""
-        self.bar = tqdm(loader, self.title, unit="step", disable=distributed.rank() > 0)
+    def follow(self, loader: Iterable[Batch], steps: int, done: int = 0) -> Iterator[Batch]:
+        """The batches, with a progress bar that begins at `done` of `steps`; the time between asking for one and
+        getting it counts as waiting."""
+        self.bar = tqdm(loader, self.title, unit="step", total=steps, initial=done, disable=distributed.rank() > 0)
         asked = time.monotonic()
         for batch in self.bar:
             self.waited_s += time.monotonic() - asked
             yield batch
             asked = time.monotonic()
+
+    def recall(self, recent: list[dict[str, float]]) -> None:
+        """Count losses of before a resume, from `recent_losses`, in the next row."""
+        self.recent = [{name: torch.tensor(loss) for name, loss in losses.items()} for losses in recent]
+
+    def recent_losses(self) -> list[dict[str, float]]:
+        """The losses of the steps since the last row."""
+        return [{name: loss.item() for name, loss in losses.items()} for losses in self.recent]
 
     @staticmethod
     def is_logged(step: int) -> bool:
@@ -53,16 +63,17 @@ class Progress:
     ) -> None:
         """Step number `step` is done; `steps_left` more of its kind are to come."""
         self.recent.append({name: loss.detach() for name, loss in losses.items()})
+        self.steps += 1
         if distributed.rank() > 0:
             return
         self.forecast.step_done(steps_left)
         if not self.is_logged(step):
             return
         spent = time.monotonic() - self.since
-        speed, means = len(self.recent) * self.images_per_step / spent, _means(self.recent)
+        speed, means = self.steps * self.images_per_step / spent, _means(self.recent)
         self.bar.set_postfix({name: f"{loss:.2f}" for name, loss in means.items()} | {"images/s": f"{speed:.0f}"})
         numbers = {f"loss/{name}": loss for name, loss in means.items()} | token_numbers(counts)
-        numbers |= {"lr": rate, "grad_norm": float(grad_norm)}
+        numbers |= {"lr": rate} | ({"grad_norm": float(grad_norm)} if torch.isfinite(grad_norm) else {})
         self.metrics.add(step, numbers | {"images_per_s": speed, "data_wait": self.waited_s / spent})
         self._restart()
 
@@ -70,4 +81,9 @@ class Progress:
 def _means(steps: list[dict[str, Tensor]]) -> dict[str, float]:
     """Mean of each loss over the steps that have it."""
     names = dict.fromkeys(name for losses in steps for name in losses)
-    return {name: torch.stack([losses[name] for losses in steps if name in losses]).mean().item() for name in names}
+    return {name: _mean([losses[name] for losses in steps if name in losses]) for name in names}
+
+
+def _mean(values: list[Tensor]) -> float:
+    """The mean of scalars; those of before a resume are on the CPU."""
+    return torch.stack([value.to(values[-1].device) for value in values]).mean().item()

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pix2seq.config import CFG, decoding_of, replace
+from pix2seq.config import CFG, replace
 from pix2seq.errors import UserError
 from pix2seq.weights.official_config import OfficialConfig, config_of
 from pix2seq.weights.tf_checkpoint import ObjectCheckpoint, open_checkpoint
@@ -50,7 +50,7 @@ def convert_checkpoint(
     import torch  # now that there is something to convert: this takes seconds
 
     from pix2seq.models.weights import Weights, save_weights
-    from pix2seq.weights.official_settings import official_cfg
+    from pix2seq.weights.official_settings import official_cfg, published_decoding
     from pix2seq.weights.official_tensors import check_fit, empty_model, fill, find_sources
 
     class_names = read_class_names(classes)
@@ -61,7 +61,7 @@ def convert_checkpoint(
     model = empty_model(cfg)
     check_fit(sources, model.state_dict())
     fill(model, checkpoint, sources, getattr(torch, DTYPES[dtype]))
-    weights = Weights(model, cfg, class_names, text, decoding=decoding_of(cfg))
+    weights = Weights(model, cfg, class_names, text, decoding=published_decoding(cfg))
     save_weights(out, weights, getattr(torch, DTYPES[dtype]))
     return weights
 

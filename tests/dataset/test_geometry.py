@@ -210,6 +210,13 @@ def test_a_crop_inside_holds_its_box(width: int, height: int, image_boxes: np.nd
         assert np.all((placed >= -SIZE / (x2 - x1)) & (placed <= SIZE * (1 + 1 / min(x2 - x1, y2 - y1))))
 
 
+def test_margins_of_a_crop_inside_are_those_of_all_its_pixels_rounded_down():
+    for padding, margin in ((0.0, 0), (0.25, 3), (0.3, 3), (0.5, 6), (0.6, 7)):
+        geometry = Geometry.crop_inside(np.array([40.1, 40.1, 50.1, 50.1]), padding, 100, 100, SIZE)
+        # 39.7 … 49.6 become the 12 pixels from 39 to 50
+        assert geometry.region == (39 - margin, 39 - margin, 51 + margin, 51 + margin)
+
+
 @pytest.mark.parametrize("flipped", [False, True], ids=["upright", "mirrored"])
 def test_outside_its_region_a_canvas_is_padding(flipped: bool):
     geometry = Geometry.crop_inside(np.array([40.0, 20, 50, 60]), 0.25, 100, 100, 64)

@@ -80,6 +80,22 @@ def test_evaluation_samples_are_the_letterboxed_image(tiny_cfg: CFG):
     assert np.array_equal(dataset[(0, 2, SIZE)].canvases[0], expected)
 
 
+@pytest.mark.parametrize("mosaics", [0.0, 1.0])
+def test_canvases_of_exact_pixels_are_trained_on(tiny_cfg: CFG, mosaics: float):
+    """Gray levels that are not whole, those between 0 and 255, with the same sequences."""
+    cfg = config.replace(tiny_cfg, mosaic=mosaics)
+    rounded, exact = (samples_for(config.replace(cfg, pixels=name))[(0, 5, SIZE)] for name in ("uint8", "float32"))
+    for whole, canvas in zip(rounded.canvases, exact.canvases, strict=True):
+        assert (whole.dtype, canvas.dtype) == (np.uint8, np.float32)
+        assert canvas.min() >= 0 and canvas.max() <= 255
+        assert 0 < np.abs(canvas - whole).mean() < 1
+    images = collate([exact]).to(torch.device("cpu")).images
+    np.testing.assert_array_equal(images.permute(0, 2, 3, 1).numpy(), np.stack(exact.canvases) / np.float32(255))
+    for task, pairs in rounded.sequences.items():
+        for (_, one), (_, other) in zip(pairs, exact.sequences[task], strict=True):
+            assert np.array_equal(one.target, other.target)
+
+
 def test_the_number_of_workers_changes_nothing(tiny_cfg: CFG):
     dataset = samples_for(tiny_cfg)
     batches = []

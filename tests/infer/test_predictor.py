@@ -1,5 +1,6 @@
 """Predictions are in pixels of the image, one for each image or prompt."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from pix2seq.models.generate import generate
 from pix2seq.models.sampling import GREEDY
 from pix2seq.runtime.paths import ROOT
 from pix2seq.tasks import TASKS
-from pix2seq.token_ids import CLASS_SHIFT, COORDS, INVISIBLE, TEXT_SHIFT
+from pix2seq.token_ids import CLASS_SHIFT, COORDS, INVISIBLE, TEXT_SHIFT, is_coord
 from pix2seq.tokenizers.vocabulary import Grammar, quantize
 from tests.exact_model import with_exact_model
 
@@ -328,3 +329,52 @@ def test_suppressed_invisible_keypoints_are_placed_by_their_likeliest_tokens(mak
     np.testing.assert_allclose(pose.keypoints[:, :2], expected, atol=1e-3)
     assert not pose.keypoints[:, 2].any()
     assert 0 < pose.score < 0.9
+
+
+def test_a_sampled_pose_keeps_its_visible_points_and_places_the_others(make_predictor):
+    predictor = make_predictor(suppress_invisible=True, keypoint_top_p=0.5)
+    found = []
+    generator = predictor.generator
+    generate = generator.generate
+    generator.generate = lambda *asked: found.extend(generate(*asked)) or found
+    predictor.predict("keypoint", [noise(80, 80)], [Prompt(0, BOX[[1, 1, 3, 3]], 1)])
+    tokens, coords = found[0].tokens, found[0].coords
+    assert is_coord(coords).all()
+    assert np.array_equal(coords[is_coord(tokens)], tokens[is_coord(tokens)])
+
+
+@pytest.mark.parametrize(("task", "setting"), [("keypoint", "keypoint_top_p"), ("captioning", "caption_top_p")])
+def test_a_nucleus_samples_and_without_one_decoding_is_greedy(make_predictor, task: str, setting: str):
+    for value, greedy in ((0.0, True), (0.5, False)):
+        predictor = make_predictor(**{setting: value})
+        sampling, count = predictor.tasks[task].inference.sampling(predictor.settings)
+        assert (sampling.greedy, count) == (greedy, 1)
+        assert greedy or (sampling.top_p, sampling.temperature) == (0.5, 1.0)
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_outlines_end_at_mask_tokens(make_predictor, samples: int):
+    for limit in (0, 10):
+        predictor = make_predictor(num_samples=samples, mask_tokens=limit, segment_whole=True)
+        sampling, count = predictor.tasks["segmentation"].inference.sampling(predictor.settings)
+        encoded = predictor.encode_images([noise(50, 50)])
+        prompt = predictor.tokenizers["segmentation"].prompt(np.array([0.1, 0.1, 0.9, 0.9]), 1)
+        found = predictor.generator.generate("segmentation", encoded, [prompt], sampling, count)
+        assert len(found) == samples
+        assert all(len(response.tokens) == limit for response in found) if limit else len(found[0].tokens) > 10
+
+
+def test_canvases_of_exact_pixels_are_not_rounded(make_predictor):
+    """Whatever the canvas, the model sees a photograph alike; only gray levels between whole ones tell them apart."""
+    seen = {}
+    for pixels in ("uint8", "float32"):
+        predictor = make_predictor()
+        model = predictor.generator.model
+        model.cfg = dataclasses.replace(model.cfg, pixels=pixels)
+        model.encode = lambda batch, pixels=pixels: seen.update({pixels: batch}) or torch.zeros(len(batch), 1, 32)
+        predictor.encode_images([noise(50, 80)])
+    whole, exact = (seen[pixels] * 255 for pixels in ("uint8", "float32"))
+    torch.testing.assert_close(whole, whole.round(), atol=1e-3, rtol=0)
+    assert exact.dtype == torch.float32 and (exact - exact.round()).abs().max() > 0.3
+    torch.testing.assert_close(whole, exact, atol=1.0, rtol=0)
+    assert (seen["float32"][..., -1] == np.float32(0.3)).all() or (seen["float32"][:, :, -1] == np.float32(0.3)).all()

@@ -13,7 +13,7 @@ from pix2seq.models.generate import GrammarTables, choose, choose_likeliest, gen
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.models.sampling import Sampling
 from pix2seq.tasks import TASKS
-from pix2seq.token_ids import COORDS, END
+from pix2seq.token_ids import COORDS, END, FAKE
 from pix2seq.tokenizers import vocabulary
 from pix2seq.tokenizers.captioning import CaptioningTokenizer, WordVocabulary
 from pix2seq.tokenizers.detection import DetectionTokenizer
@@ -38,7 +38,7 @@ tokenizers = {
 
 def on_device(grammar: Grammar) -> GrammarTables:
     tables = torch.from_numpy(grammar.allowed), torch.from_numpy(grammar.next_state)
-    return GrammarTables(*tables, grammar.end, grammar.greedy_states)
+    return GrammarTables(*tables, grammar.end, grammar.greedy_states, grammar.unreported)
 
 
 def tables(task: str) -> GrammarTables:
@@ -184,6 +184,45 @@ def test_greedy_states_choose_the_likeliest_token_even_when_others_are_sampled(t
     assert are_likeliest(found.tokens[:, 1] - 100, logits[:, 100:1000])
     likeliest = logits.softmax(-1).gather(1, found.tokens[:, 1:])[:, 0]
     torch.testing.assert_close(found.probs[:, 1], likeliest, atol=1e-6, rtol=1e-4)
+
+
+class Recorder:
+    """A model with the same `logits` (V,) at every step, which keeps the tokens that it reads."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        self.logits, self.read = logits, []
+
+    def start(self, memory: torch.Tensor, image_index: torch.Tensor, length: int) -> None:
+        return None
+
+    def step(self, tokens: torch.Tensor, cache: None) -> torch.Tensor:
+        self.read.append(tokens)
+        return self.logits.expand(len(tokens), -1)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "drawn"),
+    [
+        (Sampling(1.0, read_drawn=True), {FAKE, 101, 103, 118}),
+        (Sampling(1.0, top_p=0.4, read_drawn=True), {FAKE}),
+        (Sampling(read_drawn=True), {FAKE}),
+        (Sampling(1.0), {103}),
+        (Sampling(), {103}),
+    ],
+)
+def test_what_is_drawn_is_read_and_the_likeliest_class_is_reported(sampling: Sampling, drawn: set[int]):
+    logits = torch.zeros(VOCAB_SIZE)
+    logits[FAKE], logits[103], logits[[101, 118]] = 8.0, 7.5, 7.0
+    recorder, tokenizer = Recorder(logits), dataclasses.replace(tokenizers["detection"], full=True)
+    asked, grammar = prompts("detection", 1), on_device(tokenizer.grammar())
+    found = generate(recorder, torch.zeros(1, 1, 1), asked, INDEX[:1], grammar, 20, sampling, 40, draws(40, 20))
+    read = torch.cat(recorder.read, dim=1)
+    assert torch.equal(read[:, :1], asked.expand(40, 1))
+    assert (found.tokens[:, 4::5] == 103).all()
+    torch.testing.assert_close(found.probs[:, 4::5], logits.softmax(-1)[103].expand(40, 4))
+    assert set(read[:, 5::5].ravel().tolist()) == drawn
+    coords = np.arange(1, 20)[np.arange(1, 20) % 5 > 0]
+    assert torch.equal(read[:, coords], found.tokens[:, coords - 1])
 
 
 def test_decoding_stops_soon_after_all_have_ended(tiny_model: Pix2Seq, memory):

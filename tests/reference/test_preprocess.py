@@ -16,6 +16,7 @@ from pix2seq.dataset.views import keypoints_on_canvas
 from tests.conftest import reference_cases
 
 PAD = 0.3
+EXACT = 1e-5
 OFFICIAL = replace(ModelCFG(), crop_inside=True, crop_padding=0.5)
 CASES = reference_cases("tasks/preprocess_eval.npz", r"(\d+)_image_uint8")
 
@@ -36,16 +37,20 @@ def test_resized_sizes_are_rounded_alike(reference_json):
 
 @pytest.mark.parametrize("case", CASES)
 def test_images_are_resized_alike(reference, case: str):
-    """Within a gray level of 255: both filters are triangles as wide as a canvas pixel, but PIL's rounds in between."""
+    """Both filters are triangles as wide as a canvas pixel; with uint8, gray levels are rounded in between."""
     data = reference("preprocess_eval.npz")
     image, expected = data[f"{case}_image_uint8"], data[f"{case}_image_out"]
     height, width = data[f"{case}_unpadded_image_size"]
     geometry = Geometry.letterbox(image.shape[1], image.shape[0], int(max(height, width)))
-    canvas = geometry.warp(image, PAD)
-    shared = canvas[: expected.shape[0], : expected.shape[1]] / 255
-    difference = np.abs(shared - expected[: len(canvas), : len(canvas)])
-    assert difference.max() <= 1 / 255
-    assert difference[:height, :width].mean() <= 0.35 / 255
+    for pixels, most, mean in (("uint8", 1 / 255, 0.35 / 255), ("float32", EXACT, EXACT)):
+        canvas = geometry.warp(image, PAD, pixels) / 255
+        assert canvas.dtype == np.float32 or pixels == "uint8"
+        shared = canvas[: expected.shape[0], : expected.shape[1]]
+        difference = np.abs(shared - expected[: len(canvas), : len(canvas)])
+        assert difference.max() <= most
+        assert difference[:height, :width].mean() <= mean
+        if pixels == "float32":
+            assert (shared[height:] == np.float32(PAD)).all() and (shared[:, width:] == np.float32(PAD)).all()
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -84,9 +89,11 @@ def test_crops_begin_and_end_alike(crops):
 def test_crops_have_the_same_pixels(reference, crops):
     image = reference("keypoint_eval_pipeline.npz")["image_uint8"]
     for _, out, geometry in crops:
-        canvas, expected = geometry.warp(image, PAD) / 255, out["image"]
-        shared = canvas[: expected.shape[0], : expected.shape[1]]
-        assert np.abs(shared - expected[: len(canvas), : len(canvas)]).max() <= 1 / 255
+        expected = out["image"]
+        for pixels, most in (("uint8", 1 / 255), ("float32", EXACT)):
+            canvas = geometry.warp(image, PAD, pixels) / 255
+            shared = canvas[: expected.shape[0], : expected.shape[1]]
+            assert np.abs(shared - expected[: len(canvas), : len(canvas)]).max() <= most
         height, width = out["unpadded_image_size"]
         outside = np.ones(expected.shape[:2], bool)
         outside[:height, :width] = False

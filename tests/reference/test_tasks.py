@@ -9,12 +9,13 @@ from pix2seq.dataset.geometry import Geometry
 from pix2seq.dataset.masks import decode_mask, rasterize
 from pix2seq.dataset.skeleton import COCO_PERSON
 from pix2seq.dataset.views import keypoints_on_canvas
+from pix2seq.infer import detection as detection_inference
 from pix2seq.infer import keypoint as keypoint_inference
-from pix2seq.infer.generator import likeliest_coords
+from pix2seq.infer.generator import coords_of
 from pix2seq.infer.masks import vote
 from pix2seq.infer.responses import Response
 from pix2seq.infer.results import Canvas, Instances, Prompt, Result, coco_results
-from pix2seq.models.generate import truncate_logits
+from pix2seq.models.generate import GrammarTables, generate, truncate_logits
 from pix2seq.tasks import TASKS
 from pix2seq.token_ids import CLASS_SHIFT, COORD_SHIFT, END, FAKE, INVISIBLE, TEXT_SHIFT, is_coord
 from pix2seq.tokenizers.captioning import CaptioningTokenizer, drop_words
@@ -22,6 +23,7 @@ from pix2seq.tokenizers.detection import CLASS_TOKENS, CORRUPTIONS, DetectionTok
 from pix2seq.tokenizers.keypoint import KeypointTokenizer, mask_points
 from pix2seq.tokenizers.segmentation import SegmentationTokenizer
 from pix2seq.tokenizers.vocabulary import TokenSequence, dequantize, quantize, until_end
+from pix2seq.weights.official_settings import PUBLISHED
 from tests.conftest import reference_cases
 
 VOCAB_SIZE = 3000
@@ -183,6 +185,49 @@ def test_classes_and_scores_are_decoded_alike(reference, case: str):
             np.testing.assert_allclose(found.scores[0], data[f"dec_{case}_score"][row, number], rtol=0, atol=1e-6)
             compared += 1
     assert compared
+
+
+class Script:
+    """A model whose `logits` (B, T, V) do not depend on what it reads, which it keeps."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        self.logits, self.read = logits, []
+
+    def start(self, memory: torch.Tensor, image_index: torch.Tensor, length: int) -> None:
+        return None
+
+    def step(self, tokens: torch.Tensor, cache: None) -> torch.Tensor:
+        self.read.append(tokens[:, 0])
+        return self.logits[:, len(self.read) - 1]
+
+
+@pytest.mark.parametrize("case", reference_cases("tasks/detection.npz", r"dec_(\w+)_logits_f16"))
+def test_classes_are_reported_alike_whatever_is_drawn_and_read(reference, case: str):
+    """The official code reads on from the tokens that it drew, and reports the likeliest classes at their places."""
+    data = reference("detection.npz")
+    logits = torch.from_numpy(data[f"dec_{case}_logits_f16"].astype(np.float32))
+    rows, length, vocab_size = logits.shape
+    tokenizer = detection_tokenizer(full=True, vocab_size=vocab_size)
+    grammar = tokenizer.grammar()
+    tables = torch.from_numpy(grammar.allowed), torch.from_numpy(grammar.next_state)
+    tables = GrammarTables(*tables, grammar.end, grammar.greedy_states, grammar.unreported)
+    model, prompts = Script(logits), torch.from_numpy(np.tile(tokenizer.prompt(), (rows, 1)))
+    draws = torch.rand(rows, length, generator=torch.Generator().manual_seed(0))
+    sampling, _ = detection_inference.sampling(InferCFG(**PUBLISHED))
+    length -= length % 5
+    found = generate(
+        model, torch.zeros(rows, 1, 1), prompts, torch.arange(rows), tables, length, sampling, 1, draws[:, :length]
+    )
+    at_class = slice(4, length, 5)
+    count = length // 5
+    known = data[f"dec_{case}_class"][:, :count] > 0  # class 0 is padding, which our grammar does not allow
+    classes = found.tokens[:, at_class].numpy() - CLASS_SHIFT
+    np.testing.assert_array_equal(classes[known], data[f"dec_{case}_class"][:, :count][known])
+    scores = found.probs[:, at_class].numpy()
+    np.testing.assert_allclose(scores[known], data[f"dec_{case}_score"][:, :count][known], rtol=0, atol=1e-6)
+    read = torch.stack(model.read[5::5], dim=1)  # of all class tokens but the last
+    assert ((read == FAKE) | ((read > CLASS_SHIFT) & (read < COORD_SHIFT))).all()
+    assert (read.numpy() - CLASS_SHIFT != classes[:, :-1]).any()
 
 
 def test_boxes_return_to_pixels_alike(reference):
@@ -426,11 +471,15 @@ def test_suppression_puts_a_coordinate_at_every_place(reference):
     coords = slice(COORD_SHIFT, COORD_SHIFT + logits.shape[-1] - 50)
     shifted[..., coords] = logits[..., 50:]  # where coordinates are in the vocabulary
     shifted[..., INVISIBLE] = 30.0
-    tokens, probs = likeliest_coords(shifted)
+    tokens, probs = coords_of(torch.full(logits.shape[:2], INVISIBLE), shifted)
     assert torch.equal(tokens - COORD_SHIFT, logits[..., 50:].argmax(-1))
     shifted[..., INVISIBLE] = -1e9
     expected = shifted.softmax(-1).amax(-1)
     torch.testing.assert_close(probs, expected, atol=1e-6, rtol=0)
+    chosen = torch.full(logits.shape[:2], COORD_SHIFT)  # a coordinate that was chosen stays, as likely as it is
+    tokens, probs = coords_of(chosen, shifted)
+    assert torch.equal(tokens, chosen)
+    torch.testing.assert_close(probs, shifted.softmax(-1)[..., COORD_SHIFT], atol=1e-6, rtol=0)
     best = logits.index_fill(-1, torch.tensor(INVISIBLE), -1e9).argmax(-1, keepdim=True)
     for name in data:
         if name.startswith("suppress_top_logits_rank3"):

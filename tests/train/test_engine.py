@@ -19,7 +19,7 @@ from pix2seq.models.weights import load_weights
 from pix2seq.runtime.checkpoint import load_checkpoint, save_checkpoint
 from pix2seq.runtime.paths import ROOT
 from pix2seq.tasks import TASKS
-from pix2seq.train import progress
+from pix2seq.train import finite, progress, resume
 from pix2seq.train.engine import Trainer, batch_losses, train
 
 
@@ -145,10 +145,10 @@ def test_a_batch_without_targets_changes_nothing(tiny_cfg: CFG):
     trainer.begin_epoch(0)
     batch = next(iter(trainer.loader)).to(trainer.device)
     trainer.train_step(batch, 1e-3)  # the optimizers have moments now, which would move the weights on
-    before = copy.deepcopy(trainer._state())
+    before = copy.deepcopy(resume.collect(trainer))
     losses, grad_norm = trainer.train_step(dataclasses.replace(batch, tasks={}), 1e-3)
     assert losses == {} and grad_norm == 0
-    after = trainer._state()
+    after = resume.collect(trainer)
     for part in ("trained", "average"):
         assert all(torch.equal(after[part][name], tensor) for name, tensor in before[part].items())
 
@@ -183,10 +183,8 @@ def test_mixed_precision_gives_nearly_the_same_losses(tiny_cfg: CFG):
 
 def test_one_epoch_and_resume_equal_two_epochs(finished: CFG, tmp_path: Path):
     cfg = config.replace(finished, run_dir=str(tmp_path / "run"), steps_per_epoch=0)
-    trainer = Trainer(cfg)  # stopped after its first epoch, as by a time limit
-    trainer._train_epoch(trainer.total_steps)
-    trainer.epoch += 1
-    trainer._finish_epoch()
+    train(config.replace(cfg, limit_minutes=1e-6))  # stops after its first epoch
+    cfg = config.replace(cfg, limit_minutes=0.0)
     train(config.replace(cfg, resume=True))
     expected = weights_of(finished)
     for name, found in weights_of(cfg).items():
@@ -279,13 +277,32 @@ def test_a_run_folder_that_cannot_be_written_to_is_refused(tiny_cfg: CFG, tmp_pa
         Trainer(config.replace(tiny_cfg, run_dir=str(tmp_path / name)))
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tiny_cfg: CFG):
+def test_a_step_that_is_not_finite_changes_nothing_and_names_its_images(tiny_cfg: CFG, capsys: pytest.CaptureFixture):
+    trainer = Trainer(tiny_cfg)
+    trainer.begin_epoch(0)
+    batch = next(iter(trainer.loader)).to(trainer.device)
+    trainer.train_step(batch, 1e-3)
+    before = copy.deepcopy(resume.collect(trainer))
+    bad = dataclasses.replace(batch, images=torch.full_like(batch.images, torch.nan))
+    losses, grad_norm = trainer.train_step(bad, 1e-3)
+    assert losses == {} and not torch.isfinite(grad_norm)
+    assert "not finite at step 0 (detection nan" in (printed := capsys.readouterr().out)
+    assert all(name in printed for name in batch.names) and "1 steps skipped so far" in printed
+    after = resume.collect(trainer)
+    for part in ("trained", "average"):
+        assert all(torch.equal(after[part][name], tensor) for name, tensor in before[part].items())
+    assert after["skipped"] == [1, 1]
+    assert trainer.train_step(batch, 1e-3)[0] and trainer.finite.in_a_row == 0
+
+
+def test_too_many_steps_in_a_row_that_are_not_finite_stop_the_run(tiny_cfg: CFG, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(finite, "MOST_IN_A_ROW", 2)
     trainer = Trainer(tiny_cfg)
     with torch.no_grad():
         trainer.model.decoder.bias[5] = torch.nan
-    trainer.begin_epoch(0)
-    with pytest.raises(UserError, match=r"not finite at step 0 .*nan"):
-        trainer.train_step(next(iter(trainer.loader)).to(trainer.device), 1e-3)
+    with pytest.raises(UserError, match=r"not finite at step 1 .*nan.*as in the 1 steps before: .*--resume"):
+        trainer.run()
+    assert not (trainer.folder / "checkpoint.pt").exists()
 
 
 def test_missing_images_are_one_clear_line_with_worker_processes_too(tiny_cfg: CFG, tmp_path: Path):

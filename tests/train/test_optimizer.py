@@ -153,7 +153,7 @@ def test_eps_joins_the_uncorrected_moment(resumed_at: int, tiny_model_cfg: CFG):
         if t == resumed_at:
             states = optimizers.state_dict()
             optimizers = Optimizers(model, None, cfg)
-            optimizers.load_state_dict(states)
+            optimizers.load_state_dict(states, cfg)
         optimizers.step(1e-3)
     assert expected.abs().min() > 1e-5
     torch.testing.assert_close(weight.detach().double(), expected, rtol=1e-4, atol=0)
@@ -182,4 +182,4 @@ def test_states_of_other_optimizers_are_refused(tiny_model, tiny_model_cfg: CFG)
         Optimizers(tiny_model, None, config.replace(tiny_model_cfg, optimizer=name)) for name in ("adamw", "muon")
     )
     with pytest.raises(ValueError):
-        adamw.load_state_dict(muon.state_dict())
+        adamw.load_state_dict(muon.state_dict(), tiny_model_cfg)

@@ -13,16 +13,18 @@ import pytest
 import torch
 
 from pix2seq import config
+from pix2seq.command_line import parse_args
 from pix2seq.config import PRESETS, InferCFG
 from pix2seq.errors import UserError
+from pix2seq.infer.load import load_predictor
 from pix2seq.infer.predictor import Predictor
-from pix2seq.models.weights import Weights, load_weights
+from pix2seq.models.weights import Weights, load_weights, save_weights
 from pix2seq.runtime.paths import ROOT
 from pix2seq.tasks import TASKS
 from pix2seq.weights.conversion import convert, read_class_names
 from pix2seq.weights.convert_official import main
 from pix2seq.weights.official_names import place
-from pix2seq.weights.official_settings import official_cfg
+from pix2seq.weights.official_settings import PUBLISHED, official_cfg
 from pix2seq.weights.official_tensors import Source, check_fit, empty_model, find_sources
 from pix2seq.weights.tf_checkpoint import Variable, find_checkpoint, open_checkpoint
 from tests.weights.bundle_writer import write_bundle, write_checkpoint
@@ -62,7 +64,7 @@ def test_every_variable_of_a_published_model_is_converted(listing: Callable, pre
     shapes, content = listing(name)
     sources = sources_of(shapes)
     cfg = settings_of(sources)
-    assert cfg == config.replace(PRESETS[preset], task="detection")
+    assert cfg == config.replace(PRESETS[preset], task="detection", **PUBLISHED)
     model = empty_model(cfg)
     check_fit(sources, model.state_dict())
     trained = sum(parameter.numel() for parameter in model.parameters())
@@ -281,6 +283,29 @@ def test_config_json_tells_the_number_of_objects_and_the_decoding(damaged: Path,
     weights = load_weights(damaged / "out.safetensors")
     chosen = config.with_decoding(config.CFG(), weights.decoding).infer
     assert (weights.cfg.model.max_objects, chosen.detection_top_p, chosen.temperature) == (25, nucleus, 0.7)
+
+
+def test_a_converted_file_decodes_as_published_unless_told_otherwise(converted: Weights, tmp_path: Path):
+    path = tmp_path / "official.safetensors"
+    save_weights(path, converted)
+    assert converted.cfg.model.pixels == "float32"
+    settings = load_predictor(config.CFG(device="cpu", infer=InferCFG(weights=str(path)))).settings
+    published = {name: getattr(settings, name) for name in PUBLISHED}
+    # Figures of Google's multi-task configuration; captions are greedy on its authors' advice.
+    assert published == {
+        **{"temperature": 1, "detection_top_p": 0.4, "read_drawn_class": True, "coord_window": 0},
+        **{"num_samples": 8, "top_k": 0, "top_p": 0.8, "mask_threshold": 0.5, "mask_tokens": 256},
+        **{"keypoint_top_p": 0.1, "suppress_invisible": True, "points_score_weight": 1, "caption_top_p": 0},
+    }
+    others = {
+        **{"temperature": 0.5, "detection_top_p": 0.0, "read_drawn_class": False, "coord_window": 3},
+        **{"num_samples": 1, "top_k": 5, "top_p": 0.5, "mask_threshold": 0.25, "mask_tokens": 0},
+        **{"keypoint_top_p": 0.0, "suppress_invisible": False, "points_score_weight": 0.5, "caption_top_p": 0.9},
+    }
+    flags = [f"{config.flag(name)}={value}" for name, value in others.items() if not isinstance(value, bool)]
+    flags += [f"--no-{name.replace('_', '-')}" for name, value in others.items() if value is False]
+    chosen = load_predictor(parse_args([*flags, "--device", "cpu", "--weights", str(path)])).settings
+    assert {name: getattr(chosen, name) for name in PUBLISHED} == others
 
 
 @pytest.mark.parametrize(

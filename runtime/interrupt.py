@@ -1,0 +1,40 @@
+"""Ctrl-C and SIGTERM ask a run to stop where it can go on from; a second one stops it at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from types import FrameType, TracebackType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SAME_S = 1.0  # torchrun passes on a Ctrl-C that the terminal has sent to its processes already
+
+
+class StopRequest:
+    """Within this context the first signal only sets `signal`, its number; a later one raises KeyboardInterrupt."""
+
+    def __init__(self) -> None:
+        self.signal, self.since, self.process = 0, 0.0, os.getpid()
+        self.before: dict[int, object] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():  # Python handles signals there alone
+            self.before = {number: signal.signal(number, self._ask) for number in SIGNALS}
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, _: FrameType | None) -> None:
+        if os.getpid() != self.process:
+            return  # a process that loads data ends with this one
+        if not self.signal:
+            self.signal, self.since = number, time.monotonic()
+            if os.environ.get("RANK", "0") == "0":
+                print("\nfinishing the step, then saving; once more stops at once", file=sys.stderr, flush=True)
+        elif time.monotonic() - self.since > SAME_S:
+            raise KeyboardInterrupt

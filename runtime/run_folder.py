@@ -1,0 +1,114 @@
+"""The folder of a run has one owner, and a past that nothing overwrites in silence."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shutil
+import socket
+import time
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from pix2seq.errors import UserError
+from pix2seq.runtime.checkpoint import CHECKPOINT, PREVIOUS
+from pix2seq.runtime.console import tell
+from pix2seq.runtime.files import PARTIAL
+from pix2seq.runtime.paths import writable_folder
+
+SETTINGS, METRICS = "cfg.json", "metrics.csv"
+LAST, BEST, CURVES = "last.safetensors", "best.safetensors", "curves.png"
+WRITTEN = (SETTINGS, METRICS, CHECKPOINT, PREVIOUS, LAST, BEST, CURVES)
+FOLDERS = ("tensorboard", "evaluation")
+LOCK, OWNER = ".lock", ".owner"
+GRACE_S = 15  # data loading processes of a killed run keep its folder locked until they notice, some seconds later
+
+
+class RunFolder:
+    """`path`, which this process alone writes to until `close`."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises UserError, which names the owner, if another process has the folder."""
+        self.path = writable_folder(path, "--run-dir")
+        self._lock = FileLock(path / LOCK)
+        try:
+            self._acquire()
+        except Timeout:
+            owner = _read(path / OWNER) or "another process"
+            raise UserError(
+                f"{path} is in use by {owner}; wait until it has ended, or name another folder with --run-dir"
+            ) from None
+        except (OSError, NotImplementedError):
+            tell(f"{path} is on a file system without locks: start no second run there")
+        now = time.strftime("%Y-%m-%d %H:%M")
+        (path / OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()}, since {now}", encoding="utf-8")
+        for left in path.glob("*" + PARTIAL):  # by a process that was killed
+            left.unlink(missing_ok=True)
+
+    def _acquire(self) -> None:
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            if not _is_gone(_read(self.path / OWNER)):
+                raise
+            self._lock.acquire(timeout=GRACE_S)
+
+    def clear(self) -> None:
+        """Remove what an earlier run wrote."""
+        for name in WRITTEN:
+            (self.path / name).unlink(missing_ok=True)
+        for name in FOLDERS:
+            shutil.rmtree(self.path / name, ignore_errors=True)
+
+    def close(self) -> None:
+        """Let others write to the folder."""
+        if self._lock.is_locked:
+            (self.path / OWNER).unlink(missing_ok=True)
+            self._lock.release()
+
+
+def claim(path: Path, resume: bool = False, overwrite: bool = False) -> RunFolder:
+    """The folder `path` for this process. A new run in one that has been used gets `path`-2, -3, … unless it may
+    `overwrite`, and a line says so. Raises UserError if another process has it, or it cannot be written to."""
+    if resume or overwrite or not is_used(path):
+        return RunFolder(path)
+    RunFolder(path).close()  # nobody trains in it now: two runs that share its name would rather be a mistake
+    for number in itertools.count(2):
+        other = path.with_name(f"{path.name}-{number}")
+        if not is_used(other):
+            with contextlib.suppress(UserError):  # a run has just begun there
+                folder = RunFolder(other)
+                tell(f"{path} holds an earlier run: this one goes to {other} (--overwrite replaces the earlier one)")
+                return folder
+        if not os.access(path.parent, os.W_OK):
+            return RunFolder(other)  # its UserError
+    raise AssertionError  # numbers do not end
+
+
+def is_used(path: Path) -> bool:
+    """Whether a run has written to the folder."""
+    return any((path / name).exists() for name in WRITTEN)
+
+
+def _read(path: Path) -> str:
+    """The text of a file; empty if it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _is_gone(owner: str) -> bool:
+    """Whether the owner was a process of this machine that has ended."""
+    words = owner.replace(",", " ").split()
+    if os.name == "nt" or len(words) < 4 or words[3] != socket.gethostname() or not words[1].isdecimal():
+        return False
+    try:
+        os.kill(int(words[1]), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False

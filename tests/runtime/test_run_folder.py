@@ -1,0 +1,55 @@
+"""A run folder has one owner, and what an earlier run wrote is not overwritten in silence."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pix2seq.errors import UserError
+from pix2seq.runtime.run_folder import claim
+
+HOLD = """
+import sys
+from pathlib import Path
+from pix2seq.runtime.run_folder import claim
+folder = claim(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_second_writer_is_refused_with_the_first_ones_process(tmp_path: Path):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "run")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        for resume in (False, True):
+            with pytest.raises(UserError, match=rf"run is in use by process {holder.pid} on .*, since"):
+                claim(tmp_path / "run", resume=resume)
+    finally:
+        holder.kill()
+        holder.communicate()
+    claim(tmp_path / "run").close()  # a killed process holds nothing
+
+
+def test_a_new_run_in_a_used_folder_gets_another_one(tmp_path: Path, capsys: pytest.CaptureFixture):
+    for expected in ("run", "run-2", "run-3"):
+        folder = claim(tmp_path / "run")
+        assert folder.path == tmp_path / expected
+        (folder.path / "cfg.json").write_text("{}", encoding="utf-8")
+        folder.close()
+    assert "holds an earlier run: this one goes to" in capsys.readouterr().err
+    for values in (dict(resume=True), dict(overwrite=True)):
+        folder = claim(tmp_path / "run", **values)
+        assert folder.path == tmp_path / "run"
+        folder.close()
+
+
+def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path):
+    (tmp_path / ".checkpoint.pt.x1.partial").touch()
+    folder = claim(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [".lock", ".owner"]
+    folder.close()

@@ -1,0 +1,301 @@
+"""A run that was stopped anywhere goes on as if it had not been, with nothing but the name of its folder."""
+
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pix2seq import config
+from pix2seq.command_line import TRAINING, parse_args
+from pix2seq.config import CFG
+from pix2seq.errors import UserError
+from pix2seq.runtime import checkpoint
+from pix2seq.runtime.checkpoint import load_checkpoint, save_checkpoint
+from pix2seq.runtime.paths import ROOT
+from pix2seq.train import engine, progress
+from pix2seq.train.engine import Trainer, train
+from tests.train.test_engine import as_flags
+
+CPU = torch.device("cpu")
+RANDOM = dict(task="detection", dropout=0.2, attention_dropout=0.1, drop_path=0.2, batch_size=2, check_data=False)
+STEPS = 12  # two epochs of six
+
+
+@pytest.fixture(scope="module")
+def run_cfg(tiny_model_cfg: CFG, scenes_root: Path) -> CFG:
+    """Two epochs that draw at random in every layer, with a checkpoint every other step."""
+    values = dict(epochs=2, data_root=str(scenes_root), save_steps=2, lr=1e-3)
+    return config.replace(tiny_model_cfg, **RANDOM, **values)
+
+
+@pytest.fixture(scope="module")
+def whole(run_cfg: CFG, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """The final state of a run that nothing stopped, and its metrics."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(progress, "LOG_EVERY", 4)
+        folder = tmp_path_factory.mktemp("whole")
+        train(config.replace(run_cfg, run_dir=str(folder)))
+    return final(folder)
+
+
+def final(folder: Path) -> dict:
+    """The last checkpoint and the metrics but for times."""
+    rows = (folder / "metrics.csv").read_text(encoding="utf-8").splitlines()
+    timed = [rows[0].split(",").index(name) for name in ("images_per_s", "data_wait")]
+    cells = [[cell for place, cell in enumerate(row.split(",")) if place not in timed] for row in rows]
+    return load_checkpoint(folder / "checkpoint.pt", CPU) | {"metrics": cells}
+
+
+def assert_same(found: object, expected: object, name: str = "") -> None:
+    """Bit for bit."""
+    if isinstance(expected, torch.Tensor):
+        assert torch.equal(found, expected), name
+    elif isinstance(expected, dict):
+        assert found.keys() == expected.keys(), name
+        for key in expected.keys() - {"cfg"}:
+            assert_same(found[key], expected[key], f"{name}.{key}")
+    elif isinstance(expected, (list, tuple)):
+        assert len(found) == len(expected), name
+        for place, (one, other) in enumerate(zip(found, expected, strict=True)):
+            assert_same(one, other, f"{name}.{place}")
+    else:
+        assert found == expected, name
+
+
+def train_until(cfg: CFG, step: int, patch: pytest.MonkeyPatch, stop=KeyboardInterrupt) -> None:
+    """Train until before step number `step`, where `stop` is raised, or called if it is a function."""
+    learning_rate = engine.learning_rate
+
+    def rate(now: int, *rest: object) -> float:
+        if now == step:
+            if isinstance(stop, type):
+                raise stop
+            stop()
+        return learning_rate(now, *rest)
+
+    with patch.context() as inner:
+        inner.setattr(engine, "learning_rate", rate)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            train(cfg)
+
+
+def resumed(folder: Path, *flags: str) -> CFG:
+    return parse_args(["--resume", str(folder), *flags], None, TRAINING)
+
+
+# Exactly
+
+
+@pytest.mark.parametrize("step", [3, 7, 11])
+def test_a_killed_run_goes_on_bit_for_bit(
+    run_cfg: CFG, whole: dict, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(progress, "LOG_EVERY", 4)
+    train_until(config.replace(run_cfg, run_dir=str(tmp_path / "run")), step, monkeypatch)
+    assert load_checkpoint(tmp_path / "run" / "checkpoint.pt", CPU)["step"] == step // 2 * 2
+    train(resumed(tmp_path / "run"))
+    assert_same(final(tmp_path / "run"), whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_a_signal_ends_a_run_after_the_step_with_a_checkpoint(
+    run_cfg: CFG,
+    whole: dict,
+    number: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+):
+    monkeypatch.setattr(progress, "LOG_EVERY", 4)
+    cfg = config.replace(run_cfg, run_dir=str(tmp_path / "run"), save_steps=0)
+    before = signal.getsignal(number)
+    train_until(cfg, 4, monkeypatch, lambda: os.kill(os.getpid(), number))
+    assert signal.getsignal(number) is before
+    assert f"stopped after step 5 of {STEPS}; go on with --resume {tmp_path / 'run'}" in capsys.readouterr().out
+    assert load_checkpoint(tmp_path / "run" / "checkpoint.pt", CPU)["step"] == 5
+    train(resumed(tmp_path / "run"))
+    assert_same(final(tmp_path / "run"), whole)
+
+
+def killed_and_resumed(cfg: CFG, kills: list[tuple[int, int]]) -> tuple[int, list[str]]:
+    """Train in processes of which each gets (signal, step); the exit status of the last, and what all printed."""
+    script = [sys.executable, str(ROOT / "tests" / "train" / "resumed_run.py")]
+    flags, printed, status = as_flags(cfg), [], 0
+    for kill in [*kills, None]:
+        environment = os.environ | ({"PIX2SEQ_TEST_KILL": f"{kill[0]}:{kill[1]}"} if kill else {})
+        environment |= {} if kill else {"PIX2SEQ_TEST_KILL": ""}
+        done = subprocess.run([*script, *flags], env=environment, capture_output=True, text=True, timeout=300)
+        printed.append(done.stdout + done.stderr)
+        status = done.returncode
+        if (Path(cfg.train.run_dir) / "checkpoint.pt").exists():
+            flags = ["--resume", cfg.train.run_dir]
+    return status, printed
+
+
+@pytest.mark.slow
+def test_twenty_four_random_kills_change_no_bit(run_cfg: CFG, tmp_path: Path):
+    chance = random.Random(0)
+    runs = [config.replace(run_cfg, run_dir=str(tmp_path / str(number)), workers=number % 2) for number in range(5)]
+    status, _ = killed_and_resumed(runs[0], [])
+    assert status == 0
+    expected = final(tmp_path / "0")
+    for cfg in runs[1:]:
+        steps = sorted(chance.sample(range(2, STEPS), 6))
+        kills = [(chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT]), at) for at in steps]
+        status, printed = killed_and_resumed(cfg, kills)
+        assert status == 0, printed[-1]
+        assert_same(final(Path(cfg.train.run_dir)), expected)
+        assert not list(Path(cfg.train.run_dir).glob("*.partial"))
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_bit_for_bit(run_cfg: CFG, torchrun: list[str], tmp_path: Path):
+    script = str(ROOT / "tests" / "train" / "resumed_run.py")
+    states = []
+    for name, kill in (("whole", ""), ("killed", f"{signal.SIGKILL}:3")):
+        flags = as_flags(config.replace(run_cfg, run_dir=str(tmp_path / name), batch_size=1))
+        environment = os.environ | {"PIX2SEQ_TEST_KILL": kill}
+        done = subprocess.run([*torchrun, script, *flags], env=environment, capture_output=True, text=True, timeout=300)
+        assert bool(done.returncode) == bool(kill), done.stderr[-2000:]
+        if kill:
+            command = [*torchrun, script, "--resume", str(tmp_path / name)]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+            assert done.returncode == 0, done.stderr[-2000:]
+            assert "not exact" not in done.stdout
+        states.append(final(tmp_path / name))
+    assert len(states[0]["random"]) == 2
+    for state in states:
+        del state["metrics"]
+    assert_same(states[1], states[0])
+
+
+# With what changes
+
+
+@pytest.fixture(scope="module")
+def stopped(run_cfg: CFG, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was killed after its sixth step, with the checkpoints of two steps."""
+    folder = tmp_path_factory.mktemp("stopped") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        train_until(config.replace(run_cfg, run_dir=str(folder)), 5, patch)
+    return folder
+
+
+@pytest.fixture
+def copied(stopped: Path, tmp_path: Path) -> Path:
+    """A copy of that folder."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for path in stopped.iterdir():
+        if path.is_file() and not path.name.startswith("."):
+            (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def test_changed_settings_are_listed_and_reach_the_optimizers(copied: Path, capsys: pytest.CaptureFixture):
+    trainer = Trainer(resumed(copied, "--lr", "0.5", "--epochs", "3", "--weight-decay", "0", "--beta2", "0.9"))
+    printed = capsys.readouterr().out
+    assert "changed from here on: epochs 2 → 3, lr 0.001 → 0.5, weight_decay 0.05 → 0.0, beta2 0.95 → 0.9" in printed
+    assert "not exact" not in printed
+    groups = [group for part in trainer.optimizers.parts for group in part.param_groups]
+    assert all(group["weight_decay"] == 0 for group in groups) and groups[0]["betas"][1] == 0.9
+    assert all(len(state) for part in trainer.optimizers.parts for state in part.state.values())
+    assert (trainer.step, trainer.total_steps) == (4, 18)
+    trainer.close()
+
+
+@pytest.mark.parametrize("flags", ["--image-size 96", "--seed 3", "--optimizer adamw", "--decoder-width 48"])
+def test_settings_that_made_the_run_cannot_change(copied: Path, flags: str):
+    with pytest.raises(UserError, match=rf"{flags.split()[0]} is {flags.split()[1]}, but .* --start-from"):
+        Trainer(resumed(copied, *flags.split()))
+
+
+def test_another_batch_size_goes_on_behind_the_images_that_were_seen(copied: Path):
+    trainer = Trainer(resumed(copied, "--batch-size", "4"))
+    trainer.begin_epoch(0)
+    assert (trainer.sampler.done, len(trainer.sampler)) == (2, 3)
+    assert trainer.total_steps == 4 + 1 + 3
+    trainer.close()
+
+
+def test_other_classes_are_refused_and_never_renumbered(copied: Path):
+    state = load_checkpoint(copied / "checkpoint.pt", CPU)
+    names = state["labels"]["class_names"]
+    one, two, *_ = names
+    names[one], names[two] = names[two], names[one]
+    save_checkpoint(copied / "checkpoint.pt", state)
+    with pytest.raises(UserError, match=f"the classes of the data are not those .*{one}: {names[one]} then"):
+        Trainer(resumed(copied))
+
+
+def test_a_checkpoint_of_an_earlier_version_goes_on_and_says_what_is_not_exact(
+    copied: Path, capsys: pytest.CaptureFixture
+):
+    state = load_checkpoint(copied / "checkpoint.pt", CPU)
+    known = ("trained", "average", "optimizers", "step", "epoch", "best", "task")
+    save_checkpoint(copied / "checkpoint.pt", {name: state[name] for name in known})
+    trainer = Trainer(resumed(copied))
+    assert trainer.step == 4 and "not exact: the checkpoint is of an earlier version" in capsys.readouterr().out
+    trainer.close()
+
+
+# What may be damaged
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "gone", "nan"])
+def test_the_checkpoint_before_is_used_if_the_newest_is_damaged(
+    copied: Path, damage: str, capsys: pytest.CaptureFixture
+):
+    path = copied / "checkpoint.pt"
+    content = bytearray(path.read_bytes())
+    if damage == "nan":
+        state = load_checkpoint(path, CPU)
+        next(iter(state["trained"].values()))[0] = torch.nan
+        torch.save(state, path)
+    elif damage == "gone":
+        path.unlink()
+    else:
+        middle = len(content) // 2
+        content[middle] ^= 0xFF
+        path.write_bytes(content[:middle] if damage == "cut" else content)
+    assert load_checkpoint(path, CPU)["step"] == 2
+    assert "going on from checkpoint.previous.pt, the one before it" in capsys.readouterr().err
+
+
+def test_damaged_rows_of_metrics_stop_no_resume(copied: Path, capsys: pytest.CaptureFixture):
+    with (copied / "metrics.csv").open("ab") as file:
+        file.write(b"x,1,2\n\0\0\0\n\xff\xfe\n3")
+    Trainer(resumed(copied)).close()
+    assert "rows were damaged and are left out" in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_nothing_else(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    before = sorted(path.name for path in copied.iterdir())
+    state = load_checkpoint(copied / "checkpoint.pt", CPU)
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for module, name in ((checkpoint.torch, "save"), (os, "fsync")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, fail)
+            with pytest.raises(UserError, match=r"cannot be written \(No space left on device\); .*--resume"):
+                save_checkpoint(copied / "checkpoint.pt", state)
+        assert sorted(path.name for path in copied.iterdir()) == before
+    assert load_checkpoint(copied / "checkpoint.pt", CPU)["step"] == 4
+
+
+def test_a_state_that_is_not_finite_is_not_saved(copied: Path):
+    state = load_checkpoint(copied / "checkpoint.pt", CPU)
+    next(iter(state["trained"].values()))[0] = torch.inf
+    with pytest.raises(UserError, match=r"not finite in 1 tensors, among them trained\."):
+        save_checkpoint(copied / "checkpoint.pt", state)
+    assert load_checkpoint(copied / "checkpoint.pt", CPU)["step"] == 4

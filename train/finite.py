@@ -1,0 +1,69 @@
+"""Steps whose loss or gradient is not finite change nothing: they are skipped, counted and reported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pix2seq.errors import UserError
+from pix2seq.runtime import distributed
+
+MOST_IN_A_ROW = 10
+NAMES_SHOWN = 4
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of batch norms: the forward pass changes them
+
+
+class FiniteSteps:
+    """Decides for each step, with all processes, whether its update may be made.
+
+    `skipped` counts those that were not, `in_a_row` the ones since the last that was.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.statistics = [buffer for name, buffer in model.named_buffers() if name.endswith(STATISTICS)]
+        self.kept: list[Tensor] = []
+        self.skipped, self.in_a_row = 0, 0
+
+    def begin(self) -> None:
+        """Remember what the forward pass of a step changes."""
+        self.kept = [statistic.clone() for statistic in self.statistics]
+
+    @torch.no_grad()
+    def undo(self) -> None:
+        """Put back what the forward pass has changed."""
+        for statistic, before in zip(self.statistics, self.kept, strict=True):
+            statistic.copy_(before)
+
+    def accept(self, step: int, loss: Tensor, grad_norm: Tensor, losses: Mapping[str, Tensor], names: tuple) -> bool:
+        """Whether the loss and the gradient of update `step` are finite in all processes; if not, it is reported.
+
+        `names` are the images of this process's batch. Raises UserError after MOST_IN_A_ROW such steps.
+        """
+        mine = not bool(torch.isfinite(loss))
+        if not any(distributed.any_of([mine or not bool(torch.isfinite(grad_norm))])):
+            self.in_a_row = 0
+            return True
+        self.undo()
+        self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
+        values = ", ".join(f"{name} {value.item():.3g}" for name, value in losses.items())
+        found = distributed.gather([(mine, values, names)])
+        guilty = [part for part in found if part[0]] or found  # else the gradient alone is not finite
+        self._report(step, float(grad_norm), guilty[0][1], [name for part in guilty for name in part[2]])
+        return False
+
+    def _report(self, step: int, grad_norm: float, values: str, names: list[str]) -> None:
+        what = f"the loss or its gradient is not finite at step {step} ({values}; gradient {grad_norm:.3g})"
+        if self.in_a_row >= MOST_IN_A_ROW:
+            error = UserError(
+                f"{what}, as in the {MOST_IN_A_ROW - 1} steps before: go on from the last checkpoint with --resume and "
+                "a lower --lr, or with --precision fp32"
+            )
+            error.everywhere = True
+            raise error
+        if distributed.rank() == 0:
+            more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+            images = f"{', '.join(names[:NAMES_SHOWN])}{more}"
+            tqdm.write(f"skipped: {what} on {images}; {self.skipped} steps skipped so far")

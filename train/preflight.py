@@ -1,0 +1,98 @@
+"""What is found out before the first step rather than after hours: room on the disk, memory, and how failures read."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pix2seq.config import CFG
+from pix2seq.dataset.batches import Batch, TaskBatch, collate
+from pix2seq.errors import UserError
+from pix2seq.runtime import distributed
+from pix2seq.tokenizers.vocabulary import max_length
+from pix2seq.train.resume import undisturbed
+
+if TYPE_CHECKING:
+    from pix2seq.train.engine import Trainer
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "ncclRemoteError")
+
+
+def require_room(folder: Path, trained: nn.Module, average: nn.Module) -> None:
+    """Raise UserError if the disk of `folder` has no room for what a run writes: two checkpoints of the weights, their
+    average and two moments of each, a third while it is written, and two files of weights."""
+    weights, averaged, learned = (
+        4 * sum(tensor.numel() for tensor in tensors)
+        for tensors in (
+            trained.state_dict().values(),
+            average.state_dict().values(),
+            (parameter for parameter in trained.parameters() if parameter.requires_grad),
+        )
+    )
+    needed, free = 3 * (weights + averaged + 2 * learned) + 2 * averaged, shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{folder} has room for {free / 1e6:,.0f} MB, but checkpoints and weights of this run take up to "
+            f"{needed / 1e6:,.0f} MB; make room, or name another folder with --run-dir"
+        )
+
+
+def try_longest_batch(trainer: Trainer) -> None:
+    """One forward and backward pass of a batch whose sequences are as long as any can be; it changes nothing."""
+    dataset, keys = trainer.loader.dataset.items, next(iter(trainer.sampler), None)
+    if keys is None:
+        return
+    size = trainer.cfg.model.image_size
+    with undisturbed(trainer.device):
+        batch = collate([dataset[(epoch, index, size, *turn)] for epoch, index, _, *turn in keys])
+        lengths = {name: max_length(tokenizer) for name, tokenizer in trainer.tokenizers.by_task.items()}
+        trainer.model.train()
+        trainer.finite.begin()
+        trainer.backward(_longest(batch, lengths).to(trainer.device))
+        trainer.finite.undo()
+        trainer.optimizers.zero_grad()
+
+
+def _longest(batch: Batch, lengths: dict[str, int]) -> Batch:
+    """The batch with the sequences of each task padded to a length."""
+
+    def padded(part: TaskBatch, length: int) -> TaskBatch:
+        parts: list[Tensor] = [
+            F.pad(tensor, (0, max(length - tensor.shape[1], 0))) for tensor in (part.tokens, part.targets, part.weights)
+        ]
+        return TaskBatch(*parts, part.image_index)
+
+    return replace(batch, tasks={task: padded(part, lengths[task]) for task, part in batch.tasks.items()})
+
+
+@contextlib.contextmanager
+def failures(cfg: CFG) -> Iterator[None]:
+    """Turn what ends a run without being its fault into a UserError: memory, a full disk, another process."""
+    go_on = f"go on with --resume {cfg.train.run_dir}"
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise UserError(
+            f"there is not enough memory for --batch-size {cfg.train.batch_size} at --image-size "
+            f"{cfg.model.image_size} ({str(error).partition('.')[0] or 'of the machine'}); lower one of them"
+        ) from None
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise UserError(f"the disk is full ({error}); the last checkpoint is kept: make room and {go_on}") from None
+    except RuntimeError as error:
+        if distributed.world_size() == 1 or not any(words in str(error) for words in LOST):
+            raise
+        mistake = UserError(f"another process of the run has ended; see what it says, then {go_on}")
+        mistake.everywhere = True
+        raise mistake from None

@@ -1,0 +1,196 @@
+"""What a checkpoint holds of a run, and how a run goes on from it: exactly, or with a line that says what is not."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pix2seq.config import CFG, DECODING, FIELDS, GROUP_OF, flag, from_json, parse_tasks, to_json, value_of
+from pix2seq.errors import UserError
+from pix2seq.runtime import distributed
+from pix2seq.tokenizers.captioning import TextVocabulary, read_text
+
+if TYPE_CHECKING:
+    from pix2seq.train.engine import Trainer
+
+# Settings that made the model, its optimizers, or the meaning of its tokens what they are.
+FIXED = {
+    *(name for name, group in GROUP_OF.items() if group == "model"),
+    *("preset", "task", "seed", "vocab", "text_model", "caption_min_count"),
+    *("start_from", "pretrained", "optimizer", "frozen_stages"),
+} - {"dropout", "attention_dropout", "drop_path"}
+# Where a run lies and how it was begun is no setting of it; the number of token ids follows from the captions.
+IGNORED = {"run_dir", "resume", "overwrite", "vocab_size"}
+COMPARED = [name for name in FIELDS if (GROUP_OF[name] != "infer" or name in DECODING) and name not in IGNORED]
+
+
+class SaveClock:
+    """When a checkpoint within an epoch is due: by number of steps, and by time in the first process."""
+
+    def __init__(self, steps: int, minutes: float) -> None:
+        self.steps, self.seconds, self.since = steps, 60 * minutes, time.monotonic()
+
+    def is_due(self, step: int) -> bool:
+        """Whether a checkpoint is due after step number `step`."""
+        is_late = self.seconds and distributed.rank() == 0 and time.monotonic() - self.since >= self.seconds
+        return bool(is_late or (self.steps and step % self.steps == 0))
+
+    def restart(self) -> None:
+        """A checkpoint was written."""
+        self.since = time.monotonic()
+
+
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """The states of the generators that this process draws dropout and sampling from."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type in ("cuda", "mps"):
+        states[device.type] = getattr(torch, device.type).get_rng_state()
+    return states
+
+
+def set_random_state(states: Mapping[str, torch.Tensor], device: torch.device) -> None:
+    """Let this process draw on from `states`."""
+    torch.set_rng_state(states["cpu"].cpu())
+    if device.type != "cpu" and device.type in states:
+        getattr(torch, device.type).set_rng_state(states[device.type].cpu())
+
+
+@contextlib.contextmanager
+def undisturbed(device: torch.device) -> Iterator[None]:
+    """Whatever the block draws, training goes on as without it: a resumed run may not have it."""
+    before = random_state(device)
+    try:
+        yield
+    finally:
+        set_random_state(before, device)
+
+
+def collect(trainer: Trainer) -> dict[str, Any]:
+    """The state of a run in tensors and plain values; every process must call this."""
+    parts = {name: getattr(trainer, name).state_dict() for name in ("trained", "average", "optimizers")}
+    numbers = {"step": trainer.step, "epoch": trainer.epoch, "best": trainer.best, "task": trainer.cfg.task}
+    position = {"seen": trainer.seen, "images": trainer.sampler.length, "world_size": distributed.world_size()}
+    return {
+        **parts,
+        **numbers,
+        **position,
+        "cfg": to_json(trainer.cfg),
+        "labels": labels_of(trainer),
+        "random": distributed.gather([random_state(trainer.device)]),
+        "skipped": [trainer.finite.skipped, trainer.finite.in_a_row],
+        "recent": trainer.recent_losses(),
+        "rows": trainer.metrics.rows if trainer.metrics else 0,
+    }
+
+
+def labels_of(trainer: Trainer) -> dict[str, Any]:
+    """What gives the token ids of a run their meaning."""
+    return {
+        "class_names": dict(trainer.class_names),
+        "text": trainer.text.describe(),
+        "keypoints": trainer.skeleton.to_dict(),
+    }
+
+
+def settings_in(state: Mapping[str, Any], cfg: CFG) -> CFG:
+    """The settings that a checkpoint was written with; those given where an earlier version wrote none."""
+    try:
+        return from_json(state["cfg"]) if "cfg" in state else cfg
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"the checkpoint's settings cannot be read ({error}); start without --resume") from None
+
+
+def vocabulary_in(state: Mapping[str, Any]) -> TextVocabulary | None:
+    """The caption vocabulary of a run; None where an earlier version did not keep it."""
+    return read_text(state["labels"]["text"]) if "labels" in state else None
+
+
+def require_same_run(state: Mapping[str, Any], cfg: CFG) -> None:
+    """List the settings that are other than in the run; raise UserError if one of them cannot change any more."""
+    folder, tasks = cfg.train.run_dir, parse_tasks(state.get("task", cfg.task))  # older checkpoints name no tasks
+    if tasks != cfg.tasks:
+        raise UserError(
+            f"--task is {cfg.task}, but {folder}/checkpoint.pt was written with {','.join(tasks)}; "
+            "resume with these tasks in this order, or start from its weights with --start-from"
+        )
+    before = settings_in(state, cfg)
+    changed = [name for name in COMPARED if value_of(cfg, name) != value_of(before, name)]
+    switched = "auxiliary_weight" in changed and not (cfg.train.auxiliary_weight and before.train.auxiliary_weight)
+    for name in changed:
+        if name in FIXED or (name == "auxiliary_weight" and switched):
+            raise UserError(
+                f"{flag(name)} is {_shown(value_of(cfg, name))}, but the run in {folder} was made with other settings: "
+                f"{_shown(value_of(before, name))}; leave it out, or start from its weights with --start-from"
+            )
+    if changed and distributed.rank() == 0:
+        rows = (f"{name} {_shown(value_of(before, name))} → {_shown(value_of(cfg, name))}" for name in changed)
+        print(f"changed from here on: {', '.join(rows)}")
+
+
+def _shown(value: Any) -> str:
+    return "on" if value is True else "off" if value is False else str(value) or "empty"
+
+
+def require_same_labels(state: Mapping[str, Any], trainer: Trainer) -> None:
+    """Raise UserError if the data now give class ids or keypoints another meaning than in the run."""
+    if "labels" not in state:
+        return
+    now = labels_of(trainer)
+    for kind, name in (("classes", "class_names"), ("keypoints", "keypoints")):
+        before = state["labels"][name]
+        if now[name] != before:
+            raise UserError(
+                f"the {kind} of the data are not those of the run in {trainer.cfg.train.run_dir} "
+                f"({_difference(before, now[name])}): token ids would change their meaning; bring back the data of the "
+                "run, or start a new one with --start-from, which matches names"
+            )
+
+
+def _difference(before: Mapping, now: Mapping) -> str:
+    key = next(key for key in [*before, *now] if before.get(key) != now.get(key))
+    return f"{key}: {before.get(key, 'nothing')} then, {now.get(key, 'nothing')} now"
+
+
+def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
+    """Put a run where it was; a line says what cannot be as it was. Raises UserError for a state of another run."""
+    cfg, device = trainer.cfg, trainer.device
+    try:
+        for name in ("trained", "average"):
+            getattr(trainer, name).load_state_dict(state[name])
+        trainer.optimizers.load_state_dict(state["optimizers"], settings_in(state, cfg))
+        trainer.step, trainer.epoch, trainer.best = state["step"], state["epoch"], state["best"]
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{cfg.train.run_dir}/checkpoint.pt was written by a run with other settings; resume with those of "
+            f"{cfg.train.run_dir}/cfg.json ({str(error).splitlines()[0]})"
+        ) from None
+    trainer.seen = state.get("seen", 0)
+    trainer.finite.skipped, trainer.finite.in_a_row = state.get("skipped", (0, 0))
+    trainer.recent = state.get("recent", [])
+    states = state.get("random", [])
+    if distributed.rank() < len(states):
+        set_random_state(states[distributed.rank()], device)
+    else:
+        torch.manual_seed(cfg.seed + state["step"] + distributed.rank())
+    if distributed.rank() == 0:
+        for line in _what_is_not_exact(trainer, state):
+            print(f"not exact: {line}")
+
+
+def _what_is_not_exact(trainer: Trainer, state: Mapping[str, Any]) -> Iterator[str]:
+    if "random" not in state:
+        yield "the checkpoint is of an earlier version, without random states (dropout begins anew) and class names"
+        return
+    before, now = state["world_size"], distributed.world_size()
+    if before != now:
+        images = trainer.cfg.train.batch_size
+        yield (
+            f"{now} processes instead of {before}: a step has {images * now} images instead of {images * before}, and "
+            "dropout begins anew in added ones"
+        )
+    if state["images"] != trainer.sampler.length:
+        yield f"an epoch has {trainer.sampler.length} images instead of {state['images']}, in another order"
