@@ -10,6 +10,7 @@ from typing import Any
 from pix2seq import coco_person
 from pix2seq.errors import UserError
 from pix2seq.names import match_names
+from pix2seq.token_ids import MOST_KEYPOINTS
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,8 @@ def read_skeleton(categories: Iterable[dict], class_ids: dict[int, int], class_n
         return default_skeleton(class_names)
     first = posed[0]
     names = tuple(map(str, first["keypoints"]))
+    if len(names) > MOST_KEYPOINTS:
+        raise UserError(f"{first['name']} has {len(names)} keypoints; a model has at most {MOST_KEYPOINTS}")
     for category in posed[1:]:
         if tuple(map(str, category["keypoints"])) != names:
             raise UserError(

@@ -45,7 +45,7 @@ def run(cfg: CFG) -> None:
         said = introduce(weights_path(cfg.infer.weights), predictor.about)
         names = unique_names(images)
         for path, name in zip(images, names, strict=True):
-            image = read_image(path)
+            image = read_image(path, cfg.infer.max_megapixels)
             instances = prompted_instance(predictor, cfg, box, image) if box else None
             result = predictor.describe(image, list(tasks), instances)
             folder = staging / name if len(images) > 1 else staging
