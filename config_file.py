@@ -14,7 +14,7 @@ from pix2seq.errors import UserError, plain, shown
 from pix2seq.runtime.paths import ROOT, recipe_path
 from pix2seq.schema import Settings, convert, read_bytes
 
-MOST_BYTES = 256 * 2**10  # of a file of settings
+MOST_BYTES = 64 * 2**10  # of a file of settings
 
 
 def read_settings(name_or_path: str) -> dict[str, Any]:

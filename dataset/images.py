@@ -45,7 +45,7 @@ def open_image(path: str | Path, max_megapixels: float = MEGAPIXELS) -> Iterator
         warnings.simplefilter("ignore")  # invalid metadata do not affect pixels
         with Image.open(path, formats=FORMATS) as file:
             width, height = file.size
-            if width * height > max_megapixels * 1e6:
+            if width * height / 1e6 > max_megapixels:
                 raise TooLarge(f"{width} × {height} pixels")
             yield file
 

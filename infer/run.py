@@ -15,6 +15,7 @@ import numpy as np
 
 from pix2seq.config import CFG
 from pix2seq.errors import UserError
+from pix2seq.metadata import read_metadata
 from pix2seq.runtime.files import output_folder, writing
 from pix2seq.runtime.paths import weights_path
 
@@ -30,6 +31,7 @@ IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tif
 def run(cfg: CFG) -> None:
     """Do `cfg.tasks` on the images of `--image`; all files are written at the end, or none."""
     images, target = find_images(cfg.infer.image), Path(cfg.infer.output_dir)
+    read_metadata(weights_path(cfg.infer.weights))  # a file that is none is refused before torch is imported
     from pix2seq.dataset.images import read_image
     from pix2seq.tasks import choose_tasks
 
