@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pix2seq.backbone_arguments import read_arguments
 from pix2seq.errors import UserError, shown
 from pix2seq.schema import Settings, decode
 
@@ -58,7 +59,7 @@ class ModelCFG:
         tasks=PROMPTED,
     )
     backbone: str = setting("tf_efficientnet_lite0", "any timm model name, or patches, or resnet50_official")
-    backbone_kwargs: str = setting("{}", "arguments for timm.create_model, JSON")
+    backbone_kwargs: str = setting("{}", "sizes of the backbone for timm.create_model, JSON")
     backbone_stage: int = setting(
         3, "index of the convnet's feature map that is used (plain ViTs have only one)", low=0, high=9
     )
@@ -397,6 +398,7 @@ class CFG:
             if expected := what_is_wrong(name, value_of(self, name)):
                 raise UserError(f"{flag(name)} expects {expected}, got {shown(value_of(self, name))}")
         check_widths(self.model)
+        read_arguments(self.model.backbone_kwargs)
         parse_task_weights(self.task_weights, self.tasks)
 
     @property

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pix2seq.backbone_arguments import read_arguments
 from pix2seq.config import ModelCFG
 from pix2seq.errors import UserError, plain, shown
-from pix2seq.models.backbone_arguments import read_arguments
 from pix2seq.models.layers import EncoderLayer, LayerCFG, glorot_uniform, init_weights, rotary_2d, sincos_2d
 from pix2seq.models.pretrained import packaged_weights
 from pix2seq.models.resnet import ResNet

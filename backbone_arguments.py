@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 
 from pix2seq.schema import decode
 
-ADVICE = 'give a JSON object of sizes such as {"depth": 6}, which models/backbone_arguments.py lists'
+ADVICE = 'give a JSON object of sizes such as {"depth": 6}, which backbone_arguments.py lists'
 STAGES = 8  # most of a network
 Width = Annotated[int, Meta(ge=1, le=8192)]
 Depth = Annotated[int, Meta(ge=0, le=200)]
