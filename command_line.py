@@ -105,7 +105,12 @@ INFERENCE = Uses(
         *("image", "weights", "output_dir", "box", "box_class", "score_threshold", "end_threshold", "num_samples"),
         *("task", "seed", "device"),
     ),
-    others=(*(name for name in DECODING if name != "points_score_weight"), "eval_batch_size", "max_megapixels"),
+    others=(
+        *(name for name in DECODING if name != "points_score_weight"),
+        "eval_batch_size",
+        "max_megapixels",
+        "skip_existing",
+    ),
     detects=True,
 )
 EVALUATION = Uses(

@@ -305,6 +305,7 @@ class InferCFG:
 
     weights: str = setting("scenes", "weights file, or the name of a shipped one (scenes)")
     image: tuple[str, ...] = setting((), "images or folders of images")
+    skip_existing: bool = setting(False, "leave out images whose result.json is in the output folder")
     max_megapixels: float = setting(200.0, "largest image that is read, in millions of pixels", low=0.001, high=4000)
     box: str = setting("", "x,y,w,h in pixels: box of the instance; empty: detect instances first", tasks=PROMPTED)
     box_class: str = setting("person", "class name of the box", tasks=PROMPTED)

@@ -1,4 +1,4 @@
-"""The one kind of error that a user is shown without a traceback, and how a stranger's words are shown."""
+"""The kind of error that a user is shown without a traceback, and how a stranger's words are shown."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ MOST_SHOWN = 200  # characters of a text that a stranger wrote
 
 class UserError(Exception):
     """A mistake that the user can fix: one sentence with what was expected, what came and what to do."""
+
+
+class Unreadable(UserError):
+    """A file cannot be read; of many, the others can be used."""
 
 
 def plain(text: str, most: int = MOST_SHOWN) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from pix2seq.config import InferCFG
-from pix2seq.errors import UserError, plain
+from pix2seq.errors import Unreadable, plain
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MEGAPIXELS = InferCFG.max_megapixels  # of the largest image that is read unless told otherwise
@@ -51,7 +51,7 @@ def open_image(path: str | Path, max_megapixels: float = MEGAPIXELS) -> Iterator
 
 
 def read_image(path: str | Path, max_megapixels: float = MEGAPIXELS) -> np.ndarray:
-    """Pixels (H, W, 3) uint8 RGB of an image file; raise UserError if it cannot be read completely.
+    """Pixels (H, W, 3) uint8 RGB of an image file; raise Unreadable if it cannot be read completely.
 
     EXIF rotation is applied, transparent images are composited over white, 16-bit gray is scaled to 8 bits.
     """
@@ -90,15 +90,15 @@ def read_reduced(path: str | Path, shrink: int, max_megapixels: float = MEGAPIXE
             reduced = min(width, height) >= 2 * shrink > 2 and file.draft(None, (width // shrink, height // shrink))
             return upright_rgb(file), shrink if reduced else 1
     except FileNotFoundError:
-        raise UserError(f"there is no image {path}; check the path") from None
+        raise Unreadable(f"there is no image {path}; check the path") from None
     except TooLarge as error:
-        raise UserError(
+        raise Unreadable(
             f"{path} has {error}, more than {max_megapixels:g} megapixels; make it smaller, or raise --max-megapixels"
         ) from None
     except UnidentifiedImageError:
-        raise UserError(f"{path} is not an image that can be read; expected a {', '.join(FORMATS)} file") from None
+        raise Unreadable(f"{path} is not an image that can be read; expected a {', '.join(FORMATS)} file") from None
     except DAMAGES as error:
-        raise UserError(
+        raise Unreadable(
             f"{path} cannot be read completely ({plain(str(error))}); it is damaged: get it again"
         ) from None
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pix2seq.config import CFG
-from pix2seq.errors import UserError
+from pix2seq.errors import Unreadable, UserError, plain
 from pix2seq.metadata import read_metadata
+from pix2seq.runtime.console import tell
 from pix2seq.runtime.files import output_folder, writing
 from pix2seq.runtime.paths import weights_path
 
@@ -24,40 +25,67 @@ if TYPE_CHECKING:
     from pix2seq.infer.results import Instances, Result
     from pix2seq.task import Task
 
+RESULT = "result.json"  # moved last (in alphabetical order): where it is, an image's files are whole
 LISTED = 8  # files that are named at the end
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
 def run(cfg: CFG) -> None:
-    """Do `cfg.tasks` on the images of `--image`; all files are written at the end, or none."""
+    """Do `cfg.tasks` on the images of `--image`. The files of each are written when it is done, all of them or none; of
+    several images, those that cannot be read are left out and named at the end, in a UserError."""
     images, target = find_images(cfg.infer.image), Path(cfg.infer.output_dir)
     read_metadata(weights_path(cfg.infer.weights))  # a file that is none is refused before torch is imported
-    from pix2seq.dataset.images import read_image
     from pix2seq.tasks import choose_tasks
 
     tasks = choose_tasks(cfg.tasks)
     box = parse_box(cfg, tasks)
-    written: list[Path] = []
-    with output_folder(target) as staging:
+    with output_folder(target):  # it can be written to; where nothing is written, none is left
         from pix2seq.infer.introduction import introduce
         from pix2seq.infer.load import load_predictor
 
         predictor = load_predictor(cfg)
         predictor.require(needed(tasks, box))
         said = introduce(weights_path(cfg.infer.weights), predictor.about)
-        names = unique_names(images)
-        for path, name in zip(images, names, strict=True):
-            image = read_image(path, cfg.infer.max_megapixels)
-            instances = prompted_instance(predictor, cfg, box, image) if box else None
-            result = predictor.describe(image, list(tasks), instances)
-            folder = staging / name if len(images) > 1 else staging
-            with writing(target):
-                files = write_result(folder, path, image, result, predictor)
-            written += (target / file.relative_to(staging) for file in files)
-            print(f"{path}\n{summary(result, predictor)}")
+        written: list[Path] = []
+        skipped, unreadable = 0, []
+        for path, name in zip(images, unique_names(images), strict=True):
+            folder = target / name if len(images) > 1 else target
+            if cfg.infer.skip_existing and (folder / RESULT).is_file():
+                skipped += 1
+                continue
+            try:
+                result, files = describe_image(predictor, cfg, box, list(tasks), path, folder)
+            except Unreadable as error:
+                if len(images) == 1:
+                    raise
+                tell(str(error))
+                unreadable.append(path)
+                continue
+            written += files
+            print(f"{plain(str(path))}\n{summary(result, predictor)}")
             if not (said or len(result.instances)) and any(task.about_objects for task in tasks.values()):
                 said = introduce(weights_path(cfg.infer.weights), predictor.about, again=True)
-    print(f"wrote {listed(written)}")
+        if skipped:
+            tell(f"{skipped} of {len(images)} images were left out, whose {RESULT} is there (--skip-existing)")
+        print(f"wrote {listed(written)}" if written else "wrote nothing")
+        if unreadable:
+            raise UserError(
+                f"{len(unreadable)} of {len(images)} images cannot be read and were left out: {listed(unreadable)}"
+            )
+
+
+def describe_image(
+    predictor: Predictor, cfg: CFG, box: tuple[float, ...], tasks: list[str], path: Path, folder: Path
+) -> tuple[Result, list[Path]]:
+    """The predictions about the image at `path`, and their files, which are moved into `folder` together."""
+    from pix2seq.dataset.images import read_image
+
+    image = read_image(path, cfg.infer.max_megapixels)
+    instances = prompted_instance(predictor, cfg, box, image) if box else None
+    result = predictor.describe(image, tasks, instances)
+    with output_folder(folder) as staging, writing(folder):
+        files = write_result(staging, path, image, result, predictor)
+    return result, [folder / file.name for file in files]
 
 
 def needed(tasks: Mapping[str, Task], box: Sequence[float]) -> list[str]:
@@ -71,7 +99,7 @@ def needed(tasks: Mapping[str, Task], box: Sequence[float]) -> list[str]:
 
 def listed(files: Sequence[Path]) -> str:
     """The files by folder, the first few of many."""
-    names = [str(path) for path in files[:LISTED]]
+    names = [plain(str(path)) for path in files[:LISTED]]
     more = len(files) - len(names)
     return ", ".join(names) + (f" and {more} more" if more else "")
 
@@ -148,10 +176,9 @@ def write_result(folder: Path, path: Path, image: np.ndarray, result: Result, pr
     from pix2seq.infer.overlay import save_png
     from pix2seq.infer.results import coco_results
 
-    folder.mkdir(exist_ok=True)
     image_id = int(path.stem) if path.stem.isdecimal() else path.stem  # COCO's files are named after their ids
     entries = coco_results(image_id, result, predictor.tasks, predictor.category_ids)
-    files = [folder / "result.json"]
+    files = [folder / RESULT]
     files[0].write_text(json.dumps(entries, indent=1), encoding="utf-8")
     for name, predictions in result.predictions.items():
         inference = predictor.tasks[name].inference

@@ -207,7 +207,6 @@ def refused(run_script, capsys, name: str, *flags: str | Path) -> str:
         (["--image", "{tmp}/missing.png"], "there is no image"),
         (["--image", "{tmp}/notes.png"], "is not an image"),
         (["--image", "{tmp}/cut.jpg"], "cannot be read completely"),
-        (["--image", "{image}", "{tmp}/cut.jpg"], "cannot be read completely"),
         (["--image", "{tmp}/empty"], "holds no images"),
         ([], "--image expects"),
         (["--image", "{image}", "--box", "1,2,3"], "four numbers"),
@@ -282,9 +281,46 @@ def test_old_output_is_kept_after_a_failure(run_script, responsive, capsys, imag
     run_script("object_detection", "--image", image)
     before = (out / "result.json").read_bytes()
     (tmp_path / "notes.png").write_text("no image", encoding="utf-8")
-    refused(run_script, capsys, "object_detection", "--image", image, tmp_path / "notes.png")
+    refused(run_script, capsys, "object_detection", "--image", tmp_path / "notes.png")
     assert (out / "result.json").read_bytes() == before
     assert files(out) == {"object_detection.png", "result.json"}
+
+
+def test_of_several_images_the_readable_ones_are_written(run_script, responsive, capsys, image, out, tmp_path):
+    (tmp_path / "notes.png").write_text("no image", encoding="utf-8")
+    with pytest.raises(SystemExit, match="2"):
+        run_script("object_detection", "--image", tmp_path / "notes.png", image)
+    assert files(out) == {f"{image.stem}/object_detection.png", f"{image.stem}/result.json"}
+    assert "1 of 2 images cannot be read and were left out: " in capsys.readouterr().err
+
+
+def test_images_that_are_done_can_be_skipped(run_script, responsive, capsys, image, out, tmp_path):
+    other = tmp_path / "other.png"
+    other.write_bytes(image.read_bytes())
+    run_script("caption", "--image", image, other)
+    done, left = out / image.stem / "result.json", out / "other" / "result.json"
+    left.unlink()
+    done.write_text("as it was", encoding="utf-8")
+    run_script("caption", "--image", image, other, "--skip-existing")
+    assert done.read_text(encoding="utf-8") == "as it was" and left.is_file()
+    assert "1 of 2 images were left out" in capsys.readouterr().err
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path: Path):
+    program = f"""
+import os
+from pathlib import Path
+from pix2seq.runtime.files import output_folder
+with output_folder(Path({str(tmp_path)!r})) as staging:
+    (staging / "half.png").touch()
+    os._exit(9)
+"""
+    subprocess.run([sys.executable, "-c", program], check=False)
+    assert len(list(tmp_path.iterdir())) == 1
+    with output_folder(tmp_path) as mine:
+        assert list(tmp_path.iterdir()) == [mine]
+        with output_folder(tmp_path):  # of another thread, which is alive
+            assert mine.is_dir()
 
 
 def test_nothing_is_left_behind_after_an_interruption(tmp_path: Path):
