@@ -22,7 +22,6 @@ from pix2seq.config import (
     RENAMED,
     TEXTS,
     check_training,
-    decoding_in,
     flag,
     from_json,
     notices,
@@ -32,13 +31,14 @@ from pix2seq.config import (
     with_decoding,
 )
 from pix2seq.config_file import read_settings
-from pix2seq.errors import UserError
+from pix2seq.errors import UserError, plain
 from pix2seq.runtime.console import print_anything, tell
 from pix2seq.runtime.threads import let_threads_sleep
 from pix2seq.weights.find import describe_names, find_weights
 
 TITLES = {"": "run", "model": "model", "data": "data", "train": "training", "infer": "inference and evaluation"}
 NAMES_SHOWN = 5
+MOST_OF_ERROR = 4000  # characters: lists of classes are long
 HELP_COLUMN = 31
 WIDTH_OFF_TERMINAL = (120, 40)  # of help that goes into a file or another program
 
@@ -106,7 +106,12 @@ INFERENCE = Uses(
         *("image", "weights", "output_dir", "box", "box_class", "score_threshold", "end_threshold", "num_samples"),
         *("task", "seed", "device"),
     ),
-    others=(*(name for name in DECODING if name != "points_score_weight"), "eval_batch_size"),
+    others=(
+        *(name for name in DECODING if name != "points_score_weight"),
+        "eval_batch_size",
+        "max_megapixels",
+        "skip_existing",
+    ),
     detects=True,
 )
 EVALUATION = Uses(
@@ -132,7 +137,7 @@ def run_script(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {plain(str(error), MOST_OF_ERROR)}", file=sys.stderr)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -176,18 +181,14 @@ def parse_args(
 def settings_of_start(cfg: CFG, path: Path) -> CFG:
     """`cfg` with the model's and the decoding settings of a weights file, read without its tensors; how its scores are
     calibrated means nothing to another model."""
-    from safetensors import SafetensorError, safe_open
+    from pix2seq.metadata import read_metadata  # --help does not need it
 
-    if not path.is_file():
-        raise UserError(f"there is no weights file {path}; --start-from expects one that this toolkit wrote")
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            cfg = dataclasses.replace(cfg, model=from_json(metadata["cfg"]).model)
-            decoding = {name: value for name, value in decoding_in(metadata).items() if name not in CALIBRATION}
-            return with_decoding(cfg, decoding)
-    except (SafetensorError, KeyError, ValueError, TypeError, UserError):
-        raise UserError(f"{path} is no weights file of this toolkit; name another with --start-from") from None
+        metadata = read_metadata(path)
+    except UserError as error:
+        raise UserError(f"--start-from expects a weights file of this toolkit: {error}") from None
+    decoding = {name: value for name, value in metadata.decoding.items() if name not in CALIBRATION}
+    return with_decoding(dataclasses.replace(cfg, model=metadata.cfg.model), decoding)
 
 
 def settings_of_run(folder: Path, only: str = "") -> CFG | None:

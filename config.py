@@ -15,7 +15,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pix2seq.errors import UserError
+from pix2seq.backbone_arguments import read_arguments
+from pix2seq.errors import UserError, shown
+from pix2seq.schema import Settings, decode
 
 # Groups of tasks, for settings that not all tasks use.
 DETECTION, SEGMENTATION, CAPTIONING = ("detection",), ("segmentation",), ("captioning",)
@@ -24,11 +26,14 @@ WHOLE_IMAGE = ("detection", "captioning")
 LOCATED = ("detection", "segmentation", "keypoint")  # their sequences hold coordinates
 
 
+MOST = 2**53  # whole numbers up to here are exact in every format: the upper limit where a setting has no other
+
+
 def setting(
     default: Any,
     help: str,
     low: float = -math.inf,
-    high: float = math.inf,
+    high: float = MOST,
     choices: tuple[str, ...] = (),
     tasks: tuple[str, ...] = (),
 ) -> Any:
@@ -44,7 +49,7 @@ def setting(
 class ModelCFG:
     """The model that is trained; at inference these settings come from the weights file."""
 
-    image_size: int = setting(192, "side of the square canvas that is the model's input, pixels", low=1)
+    image_size: int = setting(192, "side of the square canvas that is the model's input, pixels", low=1, high=2048)
     pad_value: float = setting(0.3, "gray level of the canvas outside the image", low=0, high=1)
     pixels: str = setting(
         "uint8",
@@ -56,24 +61,25 @@ class ModelCFG:
         0.25,
         "margin of a crop on each side of a box, fraction of its longer side (with crop_inside of each side)",
         low=0,
+        high=100,
         tasks=PROMPTED,
     )
     backbone: str = setting("tf_efficientnet_lite0", "any timm model name, or patches, or resnet50_official")
-    backbone_kwargs: str = setting("{}", "arguments for timm.create_model, JSON")
+    backbone_kwargs: str = setting("{}", "sizes of the backbone for timm.create_model, JSON")
     backbone_stage: int = setting(
-        3, "index of the convnet's feature map that is used (plain ViTs have only one)", low=0
+        3, "index of the convnet's feature map that is used (plain ViTs have only one)", low=0, high=9
     )
     backbone_levels: int = setting(
         1, "feature maps of a convnet that are used, from backbone_stage on: deeper ones are magnified", low=1, high=4
     )
-    encoder_width: int = setting(192, "channels of the transformer encoder on top of a convnet", low=4)
-    encoder_layers: int = setting(3, "transformer layers on top of the backbone", low=0)
-    encoder_heads: int = setting(3, "attention heads of the encoder's layers", low=1)
-    decoder_width: int = setting(192, "channels of the decoder", low=4)
-    decoder_layers: int = setting(3, "layers of the decoder", low=1)
-    decoder_heads: int = setting(3, "attention heads of the decoder", low=1)
-    mlp_ratio: int = setting(4, "hidden width of every MLP, times its width", low=1)
-    decoder_mlp_ratio: int = setting(0, "mlp_ratio of the decoder's layers; 0: the same", low=0)
+    encoder_width: int = setting(192, "channels of the transformer encoder on top of a convnet", low=4, high=8192)
+    encoder_layers: int = setting(3, "transformer layers on top of the backbone", low=0, high=100)
+    encoder_heads: int = setting(3, "attention heads of the encoder's layers", low=1, high=64)
+    decoder_width: int = setting(192, "channels of the decoder", low=4, high=8192)
+    decoder_layers: int = setting(3, "layers of the decoder", low=1, high=100)
+    decoder_heads: int = setting(3, "attention heads of the decoder", low=1, high=64)
+    mlp_ratio: int = setting(4, "hidden width of every MLP, times its width", low=1, high=32)
+    decoder_mlp_ratio: int = setting(0, "mlp_ratio of the decoder's layers; 0: the same", low=0, high=32)
     transformer: str = setting(
         "standard", "llama: RMSNorm, SwiGLU, rotary positions, no biases", choices=("standard", "llama")
     )
@@ -99,18 +105,23 @@ class ModelCFG:
         choices=("normal", "sincos"),
     )
     vocab_size: int = setting(
-        3400, "smallest number of token ids (3000 without text); a larger caption vocabulary raises it", low=2000
+        3400,
+        "smallest number of token ids (3000 without text); a larger caption vocabulary raises it",
+        low=2000,
+        high=100_000,
     )
-    max_tokens: int = setting(256, "longest sequence, prompt included", low=1)
+    max_tokens: int = setting(256, "longest sequence, prompt included", low=8, high=16_384)
     max_objects: int = setting(
-        40, "most objects of an image that detection is trained on and predicts", low=1, tasks=DETECTION
+        40, "most objects of an image that detection is trained on and predicts", low=1, high=1000, tasks=DETECTION
     )
     max_points: int = setting(
-        36, "most polygon points of an instance: longer polygons are resampled", low=3, tasks=SEGMENTATION
+        36, "most polygon points of an instance: longer polygons are resampled", low=3, high=4096, tasks=SEGMENTATION
     )
-    separators: int = setting(1, "separator tokens between two polygons of an instance", low=1, tasks=SEGMENTATION)
+    separators: int = setting(
+        1, "separator tokens between two polygons of an instance", low=1, high=8, tasks=SEGMENTATION
+    )
     max_words: int = setting(
-        64, "most words or word pieces of a caption: longer captions are cut", low=1, tasks=CAPTIONING
+        64, "most words or word pieces of a caption: longer captions are cut", low=1, high=4096, tasks=CAPTIONING
     )
     segment_whole: bool = setting(
         False, "prompt segmentation on the whole image instead of a crop around the instance", tasks=SEGMENTATION
@@ -142,7 +153,7 @@ class DataCFG:
     scenes_seed: int = setting(0, "seed of the synthetic images", low=0)
     train_split: str = setting("train2017", "training split: name of COCO's image folder, or VOC's image set")
     val_split: str = setting("val2017", "validation split: name of COCO's image folder, or VOC's image set")
-    workers: int = setting(2, "data loading processes", low=0)
+    workers: int = setting(2, "data loading processes", low=0, high=1024)
     cache_gb: float = setting(0.0, "disk space for decoded training images, GB; 0: no cache", low=0)
     check_data: bool = setting(True, "check the annotations and headers of images before training")
     crops_per_image: int = setting(1, "prompted instances that are cropped from each image", low=1, tasks=PROMPTED)
@@ -238,8 +249,10 @@ class TrainCFG:
     run_dir: str = setting("runs/multi_task", "folder for checkpoints, metrics and curves")
     overwrite: bool = setting(False, "replace an earlier run in the run folder; else a new folder's name ends in -2")
     resume: bool = setting(False, "continue the run in this folder, or in --run-dir, with the settings that it has")
-    save_steps: int = setting(0, "steps between two checkpoints within an epoch; 0: by time alone", low=0)
-    save_minutes: float = setting(10.0, "minutes between two checkpoints within an epoch; 0: none", low=0)
+    save_steps: int = setting(
+        0, "steps between two checkpoints within an epoch; 0: by time alone", low=0, high=10_000_000
+    )
+    save_minutes: float = setting(10.0, "minutes between two checkpoints within an epoch; 0: none", low=0, high=100_000)
     start_from: str = setting(
         "", "weights to finetune: a file, a name (--list-weights), hf://...; classes match by name"
     )
@@ -248,7 +261,7 @@ class TrainCFG:
     )
     epochs: int = setting(14, "passes over the training images", low=1)
     steps_per_epoch: int = setting(300, "most optimizer steps of an epoch; 0: all images", low=0)
-    batch_size: int = setting(32, "images per optimizer step and process", low=1)
+    batch_size: int = setting(32, "images per optimizer step and process", low=1, high=65_536)
     optimizer: str = setting(
         "muon", "muon: Muon for the transformers' matrices, AdamW for the rest", choices=("adamw", "muon")
     )
@@ -307,12 +320,16 @@ class InferCFG:
 
     weights: str = setting("photos", "weights: a file, a name (--list-weights), or hf://owner/repo[/file]")
     image: tuple[str, ...] = setting((), "images or folders of images")
+    skip_existing: bool = setting(False, "leave out images whose results are in the output folder")
+    max_megapixels: float = setting(200.0, "largest image that is read, in millions of pixels", low=0.001, high=4000)
     box: str = setting("", "x,y,w,h in pixels: box of the instance; empty: detect instances first", tasks=PROMPTED)
     box_class: str = setting("person", "class name of the box", tasks=PROMPTED)
     output_dir: str = setting(".", "folder for the output files")
     score_threshold: float = setting(0.3, "lowest score of a detection that is used", low=0, high=1, tasks=DETECTION)
-    temperature: float = setting(1.0, "sampling temperature, of whatever is sampled; 0: greedy", low=0)
-    top_k: int = setting(0, "sample polygons among the k likeliest tokens; 0: all", low=0, tasks=SEGMENTATION)
+    temperature: float = setting(1.0, "sampling temperature, of whatever is sampled; 0: greedy", low=0, high=100)
+    top_k: int = setting(
+        0, "sample polygons among the k likeliest tokens; 0: all", low=0, high=100_000, tasks=SEGMENTATION
+    )
     top_p: float = setting(
         0.8, "sample polygons from the nucleus of this probability", low=0.001, high=1, tasks=SEGMENTATION
     )
@@ -336,7 +353,11 @@ class InferCFG:
         tasks=DETECTION,
     )
     detection_votes: int = setting(
-        1, "sampled lists of objects that vote for the boxes; 1: one list, greedy by default", low=1, tasks=DETECTION
+        1,
+        "sampled lists of objects that vote for the boxes; 1: one list, greedy by default",
+        low=1,
+        high=64,
+        tasks=DETECTION,
     )
     calibration_slope: float = setting(
         1.0,
@@ -354,7 +375,7 @@ class InferCFG:
         tasks=("detection", "keypoint"),
     )
     num_samples: int = setting(
-        8, "sampled polygons that vote for a mask; 1: one greedy polygon", low=1, tasks=SEGMENTATION
+        8, "sampled polygons that vote for a mask; 1: one greedy polygon", low=1, high=64, tasks=SEGMENTATION
     )
     mask_threshold: float = setting(
         0.5, "share of the votes that a pixel of the mask needs", low=0, high=1, tasks=SEGMENTATION
@@ -375,7 +396,7 @@ class InferCFG:
     suppress_invisible: bool = setting(
         False, "place invisible keypoints where they are likeliest, not at the center", tasks=("keypoint",)
     )
-    eval_batch_size: int = setting(32, "images, crops or prompts per batch", low=1)
+    eval_batch_size: int = setting(32, "images, crops or prompts per batch", low=1, high=65_536)
     points_score_weight: float = setting(
         1.0,
         "weight of the keypoints' score in a pose's score; the rest is the box's score",
@@ -407,9 +428,10 @@ class CFG:
     def __post_init__(self) -> None:
         for name in FIELDS:
             if expected := what_is_wrong(name, value_of(self, name)):
-                raise UserError(f"{flag(name)} expects {expected}, got {value_of(self, name)!r}")
+                raise UserError(f"{flag(name)} expects {expected}, got {shown(value_of(self, name))}")
         check_widths(self.model)
         parse_grid(self.model.positions_grid)
+        read_arguments(self.model.backbone_kwargs)
         parse_task_weights(self.task_weights, self.tasks)
 
     @property
@@ -480,14 +502,14 @@ def what_is_wrong(name: str, value: Any) -> str:
         right = right and all(isinstance(text, str) for text in value)
     if limits["choices"]:
         return "" if right and value in limits["choices"] else f"one of {', '.join(limits['choices'])}"
-    if kind == "str" and limits["high"] < math.inf:
+    if kind == "str" and limits["high"] < MOST:
         return "" if right and len(value) <= limits["high"] else f"a text of at most {limits['high']} characters"
     if kind not in ("int", "float"):
         return "" if right else EXPECTED[kind]
     low, high = limits["low"], limits["high"]
     if right and low <= value <= high and -math.inf < value < math.inf:
         return ""
-    return f"{EXPECTED[kind]} of at least {low}" if high == math.inf else f"{EXPECTED[kind]} from {low} to {high}"
+    return f"{EXPECTED[kind]} of at least {low}" if high == MOST else f"{EXPECTED[kind]} from {low} to {high}"
 
 
 def parse_tasks(text: str) -> tuple[str, ...]:
@@ -502,11 +524,11 @@ def parse_task_weights(text: str, tasks: tuple[str, ...]) -> dict[str, float]:
     try:
         weights = [float(weight) for weight in text.split(",")]
     except ValueError:
-        raise UserError(f"--task-weights expects numbers with commas, got {text!r}") from None
+        raise UserError(f"--task-weights expects numbers with commas, got {shown(text)}") from None
     if len(weights) != len(tasks):
         raise UserError(f"--task-weights needs {len(tasks)} numbers, one for each of --task {','.join(tasks)}")
     if not all(0 <= weight < math.inf for weight in weights):
-        raise UserError(f"--task-weights expects numbers of at least 0, got {text}")
+        raise UserError(f"--task-weights expects numbers of at least 0, got {shown(text)}")
     return dict(zip(tasks, weights, strict=True))
 
 
@@ -728,18 +750,16 @@ def decoding_in(metadata: Mapping[str, str]) -> dict[str, Any]:
     """The decoding settings in the metadata of a weights file; names that this version does not know are left out.
 
     A file of an earlier version has one, a model's setting then: the bins over which coordinates are averaged.
-    Raises ValueError, KeyError or UserError for what holds no settings, or values that they cannot have.
+    Raises UserError for what holds no settings, or values that they cannot have.
     """
     if "decoding" not in metadata:
         return {"coord_window": from_json(metadata["cfg"]).infer.coord_window}
-    values = json.loads(metadata["decoding"])
-    if not isinstance(values, dict):
-        raise ValueError(f"expected decoding settings by name, got {values!r}")
+    values = decode(metadata["decoding"], Settings, "decoding")
     known = {RENAMED.get(name, name): value for name, value in values.items()}
     known = {name: value for name, value in known.items() if name in DECODING}
     for name, value in known.items():
         if expected := what_is_wrong(name, value):
-            raise UserError(f"the decoding setting {name} expects {expected}, got {value!r}")
+            raise UserError(f"the decoding setting {name} expects {expected}, got {shown(value)}")
     return known
 
 
@@ -754,11 +774,11 @@ def from_json(text: str) -> CFG:
     """The CFG that `to_json` wrote, in this version or an earlier one.
 
     Settings that were renamed or moved to another group are recognized, those unknown to this version are ignored, and
-    new ones keep their default. Raises ValueError or UserError if the text does not hold settings.
+    new ones keep their default. Raises UserError if the text does not hold settings.
     """
-    values = json.loads(text)
-    if not isinstance(values, dict) or not all(isinstance(values.get(group), dict) for group in GROUPS):
-        raise ValueError(f"expected the settings of {', '.join(GROUPS)}")
+    values = decode(text, Settings, "cfg")
+    if missing := [group for group in GROUPS if not isinstance(values.get(group), dict)]:
+        raise UserError(f"cfg cannot be read: expected the settings of {', '.join(GROUPS)}, {missing[0]} has none")
     named = {RENAMED.get(name, name): value for name, value in flat(values)}
     return replace(CFG(), **{name: as_tuple(value) for name, value in named.items() if name in FIELDS})
 

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from pix2seq.config import FIELDS, PRESETS, RENAMED, as_tuple, flat, parse_tasks, what_is_wrong
-from pix2seq.errors import UserError
+from pix2seq.errors import UserError, plain, shown
 from pix2seq.runtime.paths import ROOT, recipe_path
-from pix2seq.runtime.text import read_text
+from pix2seq.runtime.text import decode_text
+from pix2seq.schema import Settings, convert, read_bytes
+
+MOST_BYTES = 64 * 2**10  # of a file of settings
 
 
 def read_settings(name_or_path: str) -> dict[str, Any]:
@@ -27,11 +30,13 @@ def read_settings(name_or_path: str) -> dict[str, Any]:
         name, value = RENAMED.get(key, key), as_tuple(value)
         if name not in FIELDS:
             near = get_close_matches(str(key).replace("-", "_"), FIELDS, 1)
-            raise UserError(f"{path}: there is no setting {key}" + (f"; did you mean {near[0]}?" if near else ""))
+            raise UserError(
+                f"{path}: there is no setting {plain(str(key))}" + (f"; did you mean {near[0]}?" if near else "")
+            )
         if name in settings:
             raise UserError(f"{path}: {key} is there twice; leave one of them out")
         if expected := _what_is_wrong(name, value):
-            raise UserError(f"{path}: {key} expects {expected}, got {value!r}")
+            raise UserError(f"{path}: {key} expects {expected}, got {shown(value)}")
         settings[name] = value
     return settings
 
@@ -57,10 +62,10 @@ def _what_is_wrong(name: str, value: Any) -> str:
     return ""
 
 
-def _read(path: Path, name: str) -> Mapping[str, Any]:
+def _read(path: Path, name: str) -> Settings:
     """The mapping in a file."""
     try:
-        text = read_text(path)
+        text = decode_text(read_bytes(path, MOST_BYTES), path)
     except FileNotFoundError:
         raise UserError(
             f"there is no {name}: --config expects a file, or one of the recipes {', '.join(recipes())}"
@@ -69,11 +74,13 @@ def _read(path: Path, name: str) -> Mapping[str, Any]:
         raise UserError(f"{path} cannot be read ({error}); --config expects a text file") from None
     try:
         content = json.loads(text, object_pairs_hook=_once) if path.suffix == ".json" else _load_yaml(text)
+    except RecursionError:
+        raise UserError(f"{path} is nested too deep; settings stand at most below their group's name") from None
     except ValueError as error:
-        raise UserError(f"{path}: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: {plain(str(error))}") from None
     if not isinstance(content, Mapping):
         raise UserError(f"{path} expects settings such as image_size: 640, one a line")
-    return content
+    return convert(content, Settings, str(path), "settings stand at most below their group's name")
 
 
 def _once(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
@@ -81,9 +88,9 @@ def _once(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
     found: dict[Any, Any] = {}
     for key, value in pairs:
         if not isinstance(key, str):
-            raise ValueError(f"the key {key!r} is no setting")
+            raise ValueError(f"the key {shown(key)} is no setting")
         if key in found:
-            raise ValueError(f"{key} is there twice; leave one of them out")
+            raise ValueError(f"{plain(key)} is there twice; leave one of them out")
         found[key] = value
     return found
 
@@ -93,7 +100,13 @@ def _load_yaml(text: str) -> Any:
     import yaml  # not needed by anyone without a --config
 
     class Loader(yaml.SafeLoader):
-        """YAML 1.2 where people expect it: 1e-4 is a number, and no key is there twice."""
+        """YAML 1.2 where people expect it: 1e-4 is a number, and no key is there twice. A small file with aliases can
+        stand for a huge one: there are none."""
+
+        def compose_node(self, parent: Any, index: Any) -> yaml.Node:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError("aliases such as *name are not read; write the value again")
+            return super().compose_node(parent, index)
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
             return _once(

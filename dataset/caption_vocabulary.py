@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,8 @@ from pix2seq.dataset.coco import ImageDataset
 from pix2seq.dataset.plausibility import doubt_about_words
 from pix2seq.errors import UserError
 from pix2seq.runtime.console import tell
-from pix2seq.runtime.text import read_text
+from pix2seq.runtime.text import decode_text
+from pix2seq.schema import decode, read_bytes
 from pix2seq.token_ids import TEXT_SHIFT
 from pix2seq.tokenizers.build import Tokenizers
 from pix2seq.tokenizers.captioning import UNKNOWN, SentencePieceVocabulary, TextVocabulary, WordVocabulary
@@ -60,15 +60,12 @@ def token_ids_for(text: TextVocabulary, least: int) -> int:
 def read_vocab(path: Path) -> list[str]:
     """The words of a file that build_captioning_vocab.py wrote."""
     try:
-        words = json.loads(read_text(path))
+        text = decode_text(read_bytes(path), path)
     except OSError as error:
         raise UserError(
             f"the word list {path} cannot be read ({error.strerror}); make it with build_captioning_vocab.py"
         ) from None
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); make it again with build_captioning_vocab.py") from None
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise UserError(f"{path} is not a JSON list of words; make it again with build_captioning_vocab.py")
+    words = decode(text, list[str], f"the word list {path}", "make it again with build_captioning_vocab.py")
     if words[:1] != [UNKNOWN]:
         raise UserError(f"{path} must begin with {UNKNOWN}; make it again with build_captioning_vocab.py")
     return words

@@ -311,7 +311,7 @@ class ImageDataset:
         if image is not None:
             return target.shrunk(image, shrink)
         as_stored = self.images[index].get("as_stored", False)
-        image, factor = read_reduced(self.path(index), shrink, as_stored)
+        image, factor = read_reduced(self.path(index), shrink, as_stored=as_stored)
         if self.cache and factor == shrink:
             self.cache.put(index, shrink, image)
         return target.shrunk(image, factor)

@@ -6,6 +6,7 @@ upright image, others the stored one; the annotated size tells which.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,7 +36,8 @@ class Frame:
 def look_up(folder: Path, names: Sequence[str]) -> list[tuple[str, str, Header | str]]:
     """For each name of an image file below `folder`: its path there, how it was found ("" if by its own spelling), and
     its header or what is wrong with it, in words."""
-    with ThreadPoolExecutor(OPENERS) as pool:
+    # Each thread silences warnings in `open_image`; only out here is it sure that they are heard again.
+    with warnings.catch_warnings(), ThreadPoolExecutor(OPENERS) as pool:
         headers = list(pool.map(read_header, [folder / name for name in names]))
     files, found = FileNames(folder), []
     for name, header in zip(names, headers, strict=True):

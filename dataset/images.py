@@ -1,34 +1,69 @@
-"""Read an image file as upright RGB with 8 bits per channel."""
+"""Read an image file as upright RGB with 8 bits per channel.
+
+A file is opened as one of the formats that are meant, whatever it is called: others of Pillow's start programs (EPS) or
+open further files. Its size is known, and too large a one refused, before a pixel is decoded.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import math
+import stat
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from pix2seq.errors import UserError
+from pix2seq.config import InferCFG
+from pix2seq.errors import Unreadable, plain
 
-Image.MAX_IMAGE_PIXELS = 400_000_000  # larger than usual photographs, small enough to fit into memory
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+MEGAPIXELS = InferCFG.max_megapixels  # of the largest image that is read unless told otherwise
+Image.MAX_IMAGE_PIXELS = None  # checked in `open_image`, which can say what to do
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")  # in any case
 # Images that Pillow does not read without additions.
 OTHER_SUFFIXES = (".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".jxl", ".nef", ".psd", ".raw", ".svg")
 UNREADABLE, MISSING = "image that cannot be read", "image that is not there"
 DEPTHS = (8, 10, 12, 14, 16)  # bits of gray values that cameras and scanners write
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
-DAMAGES = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises for damaged files
+DAMAGES = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    OverflowError,
+)  # what Pillow raises for damaged files
 
 
-def read_image(path: str | Path, as_stored: bool = False) -> np.ndarray:
-    """Pixels (H, W, 3) uint8 RGB of an image file; raise UserError if it cannot be read completely.
+class TooLarge(ValueError):
+    """An image has more pixels than are allowed."""
+
+
+@contextlib.contextmanager
+def open_image(path: str | Path, max_megapixels: float = MEGAPIXELS) -> Iterator[Image.Image]:
+    """An image file whose pixels are not decoded yet; raise one of DAMAGES, TooLarge among them, if it is none."""
+    if not stat.S_ISREG(Path(path).stat().st_mode):  # a pipe would wait for ever
+        raise UnidentifiedImageError(f"{path} is no regular file")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # invalid metadata do not affect pixels
+        with Image.open(path, formats=FORMATS) as file:
+            width, height = file.size
+            if width * height / 1e6 > max_megapixels:
+                raise TooLarge(f"{width} × {height} pixels")
+            yield file
+
+
+def read_image(path: str | Path, max_megapixels: float = MEGAPIXELS, as_stored: bool = False) -> np.ndarray:
+    """Pixels (H, W, 3) uint8 RGB of an image file; raise Unreadable if it cannot be read completely.
 
     EXIF rotation is applied unless the image is wanted `as_stored`, transparent images are composited over white, other
     depths are scaled to 8 bits.
     """
-    return read_reduced(path, 1, as_stored)[0]
+    return read_reduced(path, 1, max_megapixels, as_stored)[0]
 
 
 @dataclass(frozen=True)
@@ -47,10 +82,12 @@ class Header:
 def read_header(path: Path) -> Header | str:
     """The header of an image file, or what is wrong with it, in words. No pixel is read."""
     try:
-        with Image.open(path) as file:
+        with open_image(path) as file:
             return Header(file.size, _orientation(file) in SIDEWAYS)
     except FileNotFoundError:
         return MISSING
+    except TooLarge:
+        return f"image of more than {MEGAPIXELS:g} megapixels"
     except DAMAGES:
         return UNREADABLE
 
@@ -62,26 +99,32 @@ def _orientation(file: Image.Image) -> int:
     return file.getexif().get(ExifTags.Base.Orientation, 1)
 
 
-def read_reduced(path: str | Path, shrink: int, as_stored: bool = False) -> tuple[np.ndarray, int]:
+def read_reduced(
+    path: str | Path, shrink: int, max_megapixels: float = MEGAPIXELS, as_stored: bool = False
+) -> tuple[np.ndarray, int]:
     """Like `read_image`, but a JPEG is decoded `shrink` (1, 2, 4, 8) times smaller; also return the factor used.
 
     The decoder leaves out high frequencies of a JPEG, which takes much less time. Pixel i of the smaller image covers
     [i · shrink, (i + 1) · shrink) of the full one; the last may reach beyond its edge. Other files are not reduced.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid metadata do not affect pixels
-            with Image.open(path) as file:
-                width, height = file.size
-                reduced = min(width, height) >= 2 * shrink > 2 and file.draft(None, (width // shrink, height // shrink))
-                pixels = np.asarray(_to_rgb(file)) if as_stored else upright_rgb(file)
-                return pixels, shrink if reduced else 1
+        with open_image(path, max_megapixels) as file:
+            width, height = file.size
+            reduced = min(width, height) >= 2 * shrink > 2 and file.draft(None, (width // shrink, height // shrink))
+            pixels = np.asarray(_to_rgb(file)) if as_stored else upright_rgb(file)
+            return pixels, shrink if reduced else 1
     except FileNotFoundError:
-        raise UserError(f"there is no image {path}; check the path") from None
+        raise Unreadable(f"there is no image {path}; check the path") from None
+    except TooLarge as error:
+        raise Unreadable(
+            f"{path} has {error}, more than {max_megapixels:g} megapixels; make it smaller, or raise --max-megapixels"
+        ) from None
     except UnidentifiedImageError:
-        raise UserError(f"{path} is not an image that can be read; expected JPEG, PNG or the like") from None
+        raise Unreadable(f"{path} is not an image that can be read; expected a {', '.join(FORMATS)} file") from None
     except DAMAGES as error:
-        raise UserError(f"{path} cannot be read completely ({error}); the file is damaged: get it again") from None
+        raise Unreadable(
+            f"{path} cannot be read completely ({plain(str(error))}); it is damaged: get it again"
+        ) from None
 
 
 def upright_rgb(image: Image.Image) -> np.ndarray:

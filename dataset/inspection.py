@@ -151,7 +151,7 @@ def read_all(examples: ImageDataset | Mixture, workers: int) -> Problems:
     def check(index: int) -> tuple[str, str] | None:
         entry = examples.images[index]
         try:
-            image = read_image(examples.path(index), entry.get("as_stored", False))
+            image = read_image(examples.path(index), as_stored=entry.get("as_stored", False))
         except UserError as error:
             return UNREADABLE, str(error)
         (height, width), brightest = image.shape[:2], int(image.max())

@@ -12,6 +12,7 @@ from pix2seq import coco_person
 from pix2seq.dataset.annotations import Problems
 from pix2seq.errors import UserError
 from pix2seq.names import match_names
+from pix2seq.token_ids import MOST_KEYPOINTS
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,8 @@ def _skeleton_of(posed: Sequence[dict], class_ids: dict[int, int], problems: Pro
     """The skeleton of the categories with keypoints; raise TypeError for what is no list or has no numbers."""
     first = posed[0]
     names = tuple(map(str, first["keypoints"]))
+    if len(names) > MOST_KEYPOINTS:
+        raise UserError(f"{first['name']} has {len(names)} keypoints; a model has at most {MOST_KEYPOINTS}")
     for category in posed[1:]:
         if tuple(map(str, category["keypoints"])) != names:
             raise UserError(

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 from pycocotools import mask as coco_mask
 
 from pix2seq.dataset.coco import ImageDataset
 from pix2seq.dataset.file_names import FileNames
-from pix2seq.dataset.images import DAMAGES, IMAGE_SUFFIXES
+from pix2seq.dataset.images import DAMAGES, IMAGE_SUFFIXES, open_image
 from pix2seq.dataset.skeleton import Skeleton
 from pix2seq.errors import UserError
 from pix2seq.names import match_names
@@ -204,7 +203,7 @@ def _add_masks(objects: list[dict], path: Path) -> bool:
     if not path.is_file():
         return True
     try:
-        with Image.open(path) as file:
+        with open_image(path) as file:
             numbers = np.asarray(file)
     except DAMAGES:
         return False

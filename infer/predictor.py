@@ -66,8 +66,8 @@ class Predictor:
         trained = weights.cfg
         tasks = {name: task for name, task in tasks.items() if name in trained.tasks}
         skeleton = Skeleton.of_weights(weights.keypoints, weights.class_names)
-        labels = LabelSpace(sorted(weights.class_names), len(skeleton), read_text(weights.text))
-        tokenizers = Tokenizers.build(tasks, trained, labels)
+        text = read_text(weights.text, trained.model.vocab_size)
+        tokenizers = Tokenizers.build(tasks, trained, LabelSpace(sorted(weights.class_names), len(skeleton), text))
         generator = ModelGenerator(weights.model, tokenizers.by_task, device, settings.eval_batch_size, seed)
         about = f"{weights.domain} (licence: {weights.licence})" if weights.licence else weights.domain
         described = weights.class_names, skeleton, tokenizers, weights.category_ids, weights.step, about

@@ -8,14 +8,15 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pix2seq.config import CFG
-from pix2seq.errors import PartlyFailed, UserError
+from pix2seq.errors import PartlyFailed, UserError, plain
+from pix2seq.metadata import read_metadata
 from pix2seq.runtime.console import tell
 from pix2seq.runtime.files import move_contents, output_folder, writing
 from pix2seq.weights.find import find_weights
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from pix2seq.infer.results import Instances, Result
     from pix2seq.task import Task
 
+RESULT = "result.json"  # moved last (in alphabetical order): where it is, an image's files are whole
 LISTED = 8  # files that are named at the end
-RESULT = "result.json"
 
 
 def run(cfg: CFG) -> None:
@@ -35,6 +36,8 @@ def run(cfg: CFG) -> None:
     An image that cannot be used keeps no other from being written: it is named at the end, by a UserError.
     """
     images, target = find_images(cfg.infer.image), Path(cfg.infer.output_dir)
+    weights = find_weights(cfg.infer.weights)
+    read_metadata(weights)  # a file that is none is refused before torch is imported
     from pix2seq.dataset.images import read_image
     from pix2seq.tasks import choose_tasks
 
@@ -42,33 +45,38 @@ def run(cfg: CFG) -> None:
     box = parse_box(cfg, tasks)
     written: list[Path] = []
     failures: list[str] = []
+    skipped = 0
     with output_folder(target) as staging:
         from pix2seq.infer.introduction import introduce
         from pix2seq.infer.load import load_predictor
 
         predictor = load_predictor(cfg)
         predictor.require(needed(tasks, box))
-        weights = find_weights(cfg.infer.weights)
         said = introduce(weights, predictor.about)
         for path, name, image_id in zip(images, unique_names(images), image_ids(images), strict=True):
+            below = name if len(images) > 1 else "."
+            if cfg.infer.skip_existing and is_done(target / below, tasks):
+                skipped += 1
+                continue
             try:
-                image = read_image(path)
+                image = read_image(path, cfg.infer.max_megapixels)
                 instances = prompted_instance(predictor, cfg, box, image) if box else None
             except UserError as error:
                 failures.append(str(error))
                 continue
             result = predictor.describe(image, list(tasks), instances)
-            below = name if len(images) > 1 else "."
             with writing(target):
                 files = write_result(staging / below, target / below, image_id, image, result, predictor)
                 move_contents(staging, target)
             written += files
-            print(f"{path}\n{summary(result, predictor)}")
+            print(f"{plain(str(path))}\n{summary(result, predictor)}")
             if not (said or len(result.instances)) and any(task.about_objects for task in tasks.values()):
                 said = introduce(weights, predictor.about, again=True)
-        if not written:
+        if len(failures) == len(images):
             raise UserError(failures[0] if len(images) == 1 else named_failures(failures, len(images)))
-    print(f"wrote {listed(written)}")
+    if skipped:
+        tell(f"{skipped} of {len(images)} images were left out, whose results are there (--skip-existing)")
+    print(f"wrote {listed(written)}" if written else "wrote nothing")
     if failures:
         raise PartlyFailed(named_failures(failures, len(images)))
 
@@ -90,7 +98,7 @@ def needed(tasks: Mapping[str, Task], box: Sequence[float]) -> list[str]:
 
 def listed(files: Sequence[Path]) -> str:
     """The files by folder, the first few of many."""
-    names = [str(path) for path in files[:LISTED]]
+    names = [plain(str(path)) for path in files[:LISTED]]
     more = len(files) - len(names)
     return ", ".join(names) + (f" and {more} more" if more else "")
 
@@ -202,6 +210,20 @@ def write_result(
     return [target / name for name in names]
 
 
+def is_done(folder: Path, tasks: Mapping[str, Task]) -> bool:
+    """Whether `folder` holds the results of `tasks` about an image, not only those of others (see `results_file`)."""
+    if (folder / _own_name(tasks)).is_file():
+        return True
+    pictures = [task.inference.IMAGE_FILE for task in tasks.values() if task.inference.IMAGE_FILE]
+    try:
+        there = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        has_whole = any("category_id" not in entry for entry in there)
+    except (OSError, ValueError, TypeError):
+        return False
+    needs_whole = not all(task.about_objects for task in tasks.values())
+    return has_whole >= needs_whole and all((folder / name).is_file() for name in pictures)
+
+
 def results_file(folder: Path, entries: Sequence[dict], result: Result, predictor: Predictor) -> str:
     """`result.json`, or a name with the tasks if a file of that name in `folder` has fields that would be lost."""
     try:
@@ -212,7 +234,12 @@ def results_file(folder: Path, entries: Sequence[dict], result: Result, predicto
     own = {field for entry in entries for field in entry}
     if any(predictor.tasks[name].about_objects for name in result.predictions):
         own |= {"category_id", "bbox", "score"}  # of what is not found, too
-    return RESULT if fields <= own | {"image_id"} else f"result_{'_'.join(result.predictions)}.json"
+    return RESULT if fields <= own | {"image_id"} else _own_name(result.predictions)
+
+
+def _own_name(tasks: Iterable[str]) -> str:
+    """The name of a file of results that leaves the place of `result.json` to other tasks."""
+    return f"result_{'_'.join(tasks)}.json"
 
 
 def summary(result: Result, predictor: Predictor) -> str:

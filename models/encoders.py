@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import re
 
 import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pix2seq.backbone_arguments import read_arguments
 from pix2seq.config import ModelCFG, parse_grid
-from pix2seq.errors import UserError
+from pix2seq.errors import UserError, plain, shown
 from pix2seq.models.layers import EncoderLayer, LayerCFG, glorot_uniform, init_weights, rotary_2d, sincos_2d
 from pix2seq.models.pretrained import packaged_weights
 from pix2seq.models.resnet import ResNet
@@ -35,6 +36,7 @@ class Patches(nn.Module):
         return patches.permute(0, 3, 5, 1, 2, 4).flatten(1, 3)
 
 
+TIMM_NAME = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)?")  # an architecture and a tag, but no address of a server or folder
 OWN_BACKBONES = {"patches": Patches, "resnet50_official": ResNet}
 
 
@@ -48,7 +50,7 @@ class Backbone(nn.Module):
 
     def __init__(self, cfg: ModelCFG, pretrained: bool) -> None:
         super().__init__()
-        kwargs = _arguments(cfg.backbone_kwargs)
+        kwargs = read_arguments(cfg.backbone_kwargs)
         self.is_vit = cfg.backbone not in OWN_BACKBONES and _is_plain_vit(cfg.backbone)
         if cfg.backbone_levels > 1 and (self.is_vit or cfg.backbone in OWN_BACKBONES):
             raise UserError(f"--backbone-levels expects 1 for {cfg.backbone}, which has one feature map")
@@ -63,10 +65,12 @@ class Backbone(nn.Module):
             features = {"features_only": True, "feature_cls": "getter", "out_indices": tuple(used)}
             try:
                 self.net = _create(cfg.backbone, pretrained, kwargs | features)
-            except AssertionError as error:
+            except UserError as error:
+                if not isinstance(error.__cause__, AssertionError):
+                    raise
                 raise UserError(
                     f"--backbone-stage {cfg.backbone_stage} with --backbone-levels {cfg.backbone_levels} asks for "
-                    f"feature maps that {cfg.backbone} does not have ({error}); lower one of them"
+                    f"feature maps that {cfg.backbone} does not have ({error.__cause__}); lower one of them"
                 ) from None
             infos = self.net.feature_info.info[: used.stop]
             self.widths = [infos[level]["num_chs"] for level in used]
@@ -130,19 +134,9 @@ def _tokens(features: Tensor) -> tuple[Tensor, tuple[int, int], int]:
 
 
 def _is_plain_vit(name: str) -> bool:
-    if not timm.is_model(name):
-        raise UserError(f"--backbone expects a model name of timm, got {name!r}; timm.list_models() names them")
+    if not TIMM_NAME.fullmatch(name) or not timm.is_model(name):
+        raise UserError(f"--backbone expects a model name of timm, got {shown(name)}; timm.list_models() names them")
     return timm.model_entrypoint(name).__module__.rsplit(".", 1)[-1] in ("vision_transformer", "deit")
-
-
-def _arguments(text: str) -> dict:
-    try:
-        arguments = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"--backbone-kwargs expects JSON, got {text!r} ({error})") from None
-    if not isinstance(arguments, dict):
-        raise UserError(f"--backbone-kwargs expects a JSON object of timm arguments, got {text!r}")
-    return arguments
 
 
 def _create(name: str, pretrained: bool, kwargs: dict) -> nn.Module:
@@ -150,15 +144,13 @@ def _create(name: str, pretrained: bool, kwargs: dict) -> nn.Module:
         if pretrained and (tensors := packaged_weights(name)):
             kwargs |= {"pretrained_cfg_overlay": {"state_dict": tensors}}
         return timm.create_model(name, pretrained=pretrained, **kwargs)
-    except TypeError as error:
-        raise UserError(f"--backbone-kwargs does not fit {name}: {error}") from error
-    except (OSError, RuntimeError) as error:
-        if not pretrained:
-            raise
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"timm could not load ImageNet weights for {name} ({reason}); connect, or use --no-pretrained"
-        ) from error
+    except Exception as error:  # timm raises anything for arguments that do not fit
+        reason = plain(str(error).partition("\n")[0]) or type(error).__name__
+        if pretrained and isinstance(error, (OSError, RuntimeError)):
+            raise UserError(
+                f"timm could not load ImageNet weights for {name} ({reason}); connect, or use --no-pretrained"
+            ) from error
+        raise UserError(f"timm cannot build {name} with these --backbone-kwargs: {reason}") from error
 
 
 def _create_own(name: str, pretrained: bool, kwargs: dict) -> nn.Module:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from pix2seq.config import CFG, decoding_in, from_json, to_json
-from pix2seq.errors import UserError
+from pix2seq.config import CFG, to_json
+from pix2seq.errors import UserError, plain
+from pix2seq.metadata import FORMAT, Metadata, read_metadata
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.runtime.files import replacing
 from pix2seq.runtime.finite import require_finite
 
-FORMAT = "pix2seq-toolkit"
-MOST_CHARACTERS = 200  # of domain and licence
+# How safetensors names the types that floating-point and other tensors may be stored as.
+FLOATS, INTEGERS = {"F16", "BF16", "F32", "F64"}, {"I64", "I32", "I16", "I8", "U8", "BOOL"}
 
 
 @dataclass(frozen=True)
@@ -93,48 +94,47 @@ def write_metadata(path: Path, changes: Mapping[str, str]) -> None:
 
 
 def load_weights(path: Path) -> Weights:
-    """The model of a weights file in evaluation mode on the CPU, in float32."""
-    if not path.is_file():
-        raise UserError(f"there is no weights file {path}; train one, or name another with --weights")
+    """The model of a weights file in evaluation mode on the CPU, in float32; raise UserError if there is none.
+
+    Its tensors are compared with what its settings describe before memory is taken for either.
+    """
+    metadata = read_metadata(path)
+    check_shapes(metadata, path)
+    tensors = _finite_tensors(path)
+    model = Pix2Seq(metadata.cfg.model).eval()
+    model.load_state_dict(tensors)
+    described = {member.name: getattr(metadata, member.name) for member in fields(Weights) if member.name != "model"}
+    return Weights(model, **described)
+
+
+def check_shapes(metadata: Metadata, path: Path) -> None:
+    """Raise UserError, with the first names, unless the tensors in the file are those of the model that it describes.
+
+    The model is built without memory (on torch's meta device).
+    """
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except SafetensorError as error:
-        raise UserError(f"{path} is not a safetensors file ({error}); get it again") from None
-    if metadata.get("format") != FORMAT:
-        raise UserError(f"{path} was not written by this toolkit: its metadata name no {FORMAT} settings")
-    try:
-        cfg = from_json(metadata["cfg"])
-        # A file of the first version has a word list and cannot have anything else.
-        text = json.loads(metadata["text"]) if "text" in metadata else {"words": json.loads(metadata["words"])}
-        class_names = {int(key): name for key, name in json.loads(metadata["class_names"]).items()}
-        keypoints = json.loads(metadata.get("keypoints", "{}"))
-        category_ids = {int(key): number for key, number in json.loads(metadata.get("category_ids", "{}")).items()}
-        step = int(metadata.get("step", 0))
-        decoding = decoding_in(metadata)
-        words = (_plain(metadata.get(name, "")) for name in ("domain", "licence"))
-    except (ValueError, KeyError, TypeError, AttributeError, UserError) as error:
-        raise UserError(f"the settings in {path} cannot be read ({error!r}); get it again") from None
-    require_finite(tensors, f"{path} is", "it predicts nothing: get another, or train it again with a lower --lr")
-    model = Pix2Seq(cfg.model).eval()
-    fit(model, tensors, path)
-    return Weights(model, cfg, class_names, text, keypoints, category_ids, step, decoding, *words)
-
-
-def _plain(text: str) -> str:
-    """At most MOST_CHARACTERS printable characters of a stranger's text, on one line."""
-    return "".join(character for character in " ".join(text.split()) if character.isprintable())[:MOST_CHARACTERS]
-
-
-def fit(model: Pix2Seq, tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Copy `tensors` into `model`; raise UserError with the first names that do not fit."""
-    own = model.state_dict()
-    wrong = sorted(own.keys() ^ tensors.keys())
-    wrong += [name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape]
+        with torch.device("meta"):
+            own = Pix2Seq(metadata.cfg.model).state_dict()
+    except UserError as error:
+        raise UserError(f"the settings in {path} describe no model: {error}") from None
+    wrong = sorted(own.keys() ^ metadata.shapes.keys())
+    for name in own.keys() & metadata.shapes.keys():
+        stored = FLOATS if own[name].is_floating_point() else INTEGERS
+        if tuple(own[name].shape) != metadata.shapes[name] or metadata.kinds[name] not in stored:
+            wrong.append(name)
     if wrong:
         raise UserError(
-            f"{path} does not fit the model that its settings describe: "
-            f"{len(wrong)} tensors differ, among them {', '.join(wrong[:3])}; use the file as it was written"
+            f"{path} does not fit the model that its settings describe: {len(wrong)} tensors differ, among them "
+            f"{', '.join(plain(name, 80) for name in wrong[:3])}; use the file as it was written"
         )
-    model.load_state_dict(tensors)
+
+
+def _finite_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a weights file by name; raise UserError if one holds a number that is not finite."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} cannot be read completely ({plain(str(error))}); get it again") from None
+    require_finite(tensors, f"{path} is", "it predicts nothing: get another, or train it again with a lower --lr")
+    return tensors

@@ -69,6 +69,8 @@ def _load(path: Path, device: torch.device) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read (it is damaged)")
     try:
         state = torch.load(path, map_location=device, weights_only=True)
+        if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+            raise TypeError("expected values by name")
     except Exception as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__})") from error
     require_finite(state, f"{path} is", "it cannot be used")
@@ -76,9 +78,11 @@ def _load(path: Path, device: torch.device) -> dict[str, Any]:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether every part of the archive has its checksum, which torch does not compare when it reads."""
+    """Whether every part of the archive has its checksum, which torch does not compare when it reads, and is stored as
+    it is: a compressed one, which a checkpoint has not, could be of any size."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
+            stored = all(part.compress_type == zipfile.ZIP_STORED for part in archive.infolist())
+            return stored and archive.testzip() is None
     except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, RuntimeError):
         return False

@@ -7,6 +7,10 @@ import os
 import sys
 from typing import TextIO
 
+from pix2seq.errors import plain
+
+MOST_OF_NOTE = 1000  # characters
+
 
 def print_anything() -> None:
     """Print characters that the terminal's encoding lacks (é and × in ASCII) as `?` instead of raising an error."""
@@ -28,4 +32,4 @@ def bar(length: int, stream: TextIO | None = None) -> str:
 def tell(line: str) -> None:
     """A line that is not an error; with torchrun, from the first process alone."""
     if os.environ.get("RANK", "0") == "0":
-        print(f"note: {line}", file=sys.stderr)
+        print(f"note: {plain(line, MOST_OF_NOTE)}", file=sys.stderr)

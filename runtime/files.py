@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from pix2seq.errors import UserError
 
+UNFINISHED = ".unfinished-"  # how folders begin whose files are not all there; then the process that writes them
 PARTIAL = ".partial"  # how the names of unfinished files end
 
 
@@ -68,7 +71,8 @@ def output_folder(folder: Path) -> Iterator[Path]:
     try:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            staging = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
+            _remove_leftovers(folder)
+            staging = Path(tempfile.mkdtemp(prefix=f"{UNFINISHED}{_this_process()}-", dir=folder))
         yield staging
         with writing(folder):
             move_contents(staging, folder)
@@ -79,6 +83,29 @@ def output_folder(folder: Path) -> Iterator[Path]:
         for path in created:
             with contextlib.suppress(OSError):
                 path.rmdir()
+
+
+def _this_process() -> str:
+    """A name of this process among all that can write into a folder."""
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes of this machine left in `folder`."""
+    for path in folder.glob(f"{UNFINISHED}{glob.escape(socket.gethostname())}-*"):
+        process = path.name.removeprefix(f"{UNFINISHED}{socket.gethostname()}-").partition("-")[0]
+        if process.isdecimal() and not _is_running(int(process)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def move_contents(source: Path, target: Path) -> None:

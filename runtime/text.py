@@ -19,11 +19,13 @@ MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codec
 
 
 def read_text(path: Path) -> str:
-    """The text of a file in UTF-8, or in UTF-16 with its byte order mark; raise UserError for another encoding.
+    """The text of a file as `decode_text` reads it. Raises OSError if the file cannot be read."""
+    return decode_text(path.read_bytes(), path)
 
-    Raises OSError if the file cannot be read.
-    """
-    content = path.read_bytes()
+
+def decode_text(content: bytes, path: Path) -> str:
+    """The text of the file `path` with this content in UTF-8, or in UTF-16 with its byte order mark; raise UserError
+    for another encoding."""
     encoding = next((name for mark, name in MARKS if content.startswith(mark)), "utf-8")
     try:
         return content.decode(encoding)

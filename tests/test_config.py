@@ -56,7 +56,7 @@ def test_every_setting_has_help_and_a_default_that_fits(name: str):
 
 @pytest.mark.parametrize("name", NUMBERS)
 def test_every_number_has_a_range(name: str):
-    assert math.isfinite(FIELDS[name].metadata["low"])
+    assert all(math.isfinite(FIELDS[name].metadata[end]) for end in ("low", "high"))
 
 
 @pytest.mark.parametrize("name", NUMBERS)
@@ -64,22 +64,21 @@ def test_the_ends_of_a_range_are_accepted_and_values_beyond_are_refused(name: st
     low, high = (FIELDS[name].metadata[end] for end in ("low", "high"))
     kind = {"int": int, "float": float}[FIELDS[name].type]
     cfg = replace(CFG(), encoder_heads=1, decoder_heads=1)  # widths depend on them
-    for value in filter(math.isfinite, (low, high)):
+    for value in (low, high):
         assert replace(cfg, **{name: kind(value)})
-    beyond = [low - 1, True, str(low), math.nan, math.inf, -math.inf]
-    beyond += [high + 1] if math.isfinite(high) else []
+    beyond = [low - 1, high + 1, True, str(low), math.nan, math.inf, -math.inf]
     beyond += [math.nextafter(low, -math.inf), math.nextafter(high, math.inf)] if kind is float else [float(low)]
     for value in beyond:
         with pytest.raises(UserError) as error:
             replace(cfg, **{name: value})
-        limits = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
+        limits = f"of at least {low}" if high == config.MOST else f"from {low} to {high}"
         number = "a whole number" if kind is int else "a number"
         assert str(error.value) == f"{flag(name)} expects {number} {limits}, got {value!r}"
 
 
 def test_a_whole_number_of_any_size_is_checked():
     assert what_is_wrong("seed", 10**400)
-    assert not what_is_wrong("epochs", 10**400)
+    assert what_is_wrong("epochs", 10**400)
 
 
 @pytest.mark.parametrize("name", WORDS)
@@ -274,13 +273,13 @@ def test_settings_that_moved_to_another_group_are_found():
 
 @pytest.mark.parametrize("text", ["{}", "[]", "3", '{"model": 1, "data": {}, "train": {}, "infer": {}}', "no json"])
 def test_json_without_settings_is_refused(text: str):
-    with pytest.raises(ValueError):
+    with pytest.raises(UserError, match="cfg cannot be read"):
         from_json(text)
 
 
 def test_json_with_an_invalid_value_is_refused():
     text = to_json(CFG()).replace('"image_size": 192', '"image_size": "192"')
-    with pytest.raises(UserError, match="--image-size expects a whole number of at least 1, got '192'"):
+    with pytest.raises(UserError, match="--image-size expects a whole number from 1 to 2048, got '192'"):
         from_json(text)
 
 

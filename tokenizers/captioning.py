@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pix2seq.errors import UserError
+from pix2seq.errors import UserError, plain
+from pix2seq.schema import read_bytes
 from pix2seq.token_ids import END, FAKE, TEXT_SHIFT
 from pix2seq.tokenizers.vocabulary import Grammar, LabelSpace, TokenSequence, until_end
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 PROMPT = 13
 UNKNOWN = "<unk>"
+MOST_OF_CAPTION = 10_000  # characters
 
 
 # Scripts that put no spaces between words: Thai to Khmer, kana, Chinese characters, and the marks that go with these.
@@ -110,7 +112,7 @@ class SentencePieceVocabulary:
     def read(cls, path: Path) -> SentencePieceVocabulary:
         """The vocabulary of a `.model` file."""
         try:
-            return cls(path.read_bytes())
+            return cls(read_bytes(path))
         except OSError as error:
             raise UserError(f"the text model {path} cannot be read ({error.strerror}); check its path") from None
         except ValueError as error:
@@ -141,7 +143,7 @@ class SentencePieceVocabulary:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The caption of text ids; ids beyond the vocabulary are left out."""
-        return self._pieces.decode([int(index) for index in ids if index < len(self)])
+        return plain(self._pieces.decode([int(index) for index in ids if index < len(self)]), MOST_OF_CAPTION)
 
     @property
     def predictable(self) -> np.ndarray:
@@ -158,14 +160,21 @@ class SentencePieceVocabulary:
 TextVocabulary = WordVocabulary | SentencePieceVocabulary
 
 
-def read_text(description: dict[str, Any]) -> TextVocabulary:
-    """The text vocabulary that `describe` described."""
+def read_text(description: dict[str, Any], vocab_size: int) -> TextVocabulary:
+    """The text vocabulary that `describe` described, of a model with `vocab_size` token ids."""
     try:
         if "sentencepiece" in description:
-            return SentencePieceVocabulary(base64.b64decode(description["sentencepiece"], validate=True))
-        return WordVocabulary(description["words"])
-    except (ValueError, KeyError, TypeError) as error:
+            text = SentencePieceVocabulary(base64.b64decode(description["sentencepiece"], validate=True))
+        else:
+            text = WordVocabulary(description["words"])
+    except (ValueError, KeyError) as error:
         raise UserError(f"the caption vocabulary cannot be read ({error}); get the weights file again") from None
+    if TEXT_SHIFT + len(text) > vocab_size:
+        raise UserError(
+            f"the caption vocabulary has {len(text)} entries, and the model {vocab_size} token ids, of which "
+            f"{TEXT_SHIFT} are no text; get the weights file again"
+        )
+    return text
 
 
 @dataclass(frozen=True)
@@ -182,6 +191,8 @@ class CaptioningTokenizer:
     @classmethod
     def build(cls, cfg: CFG, labels: LabelSpace) -> CaptioningTokenizer:
         """The tokenizer of a model with these settings."""
+        if not len(labels.text.predictable):
+            raise UserError("captioning expects a caption vocabulary with words, got one without; leave the task out")
         return cls(cfg.model.vocab_size, labels.text, cfg.model.max_words, cfg.train.caption_end_weight)
 
     @property

@@ -29,7 +29,7 @@ def start_from(
 ) -> list[tuple[str, str, str]]:
     """Copy what fits from `weights` into `model`; return rows (what, kept, newly initialised) for `table`."""
     own, given = model.state_dict(), weights.model.state_dict()
-    known = read_text(weights.text)
+    known = read_text(weights.text, weights.cfg.model.vocab_size)
     sizes = (model.cfg.vocab_size, weights.cfg.model.vocab_size)
     moved = np.concatenate(
         [

@@ -318,6 +318,41 @@ def test_ids_of_images_are_their_numbers_unless_two_have_the_same():
     assert image_ids(paths) == [42, "1", "001", "cat"]
 
 
+def test_images_that_are_done_can_be_skipped(run_script, responsive, capsys, image, out, tmp_path):
+    other = tmp_path / "other.png"
+    other.write_bytes(image.read_bytes())
+    run_script("caption", "--image", image, other)
+    done, left = out / image.stem / "result.json", out / "other" / "result.json"
+    left.unlink()
+    done.write_text('[{"caption": "as it was"}]', encoding="utf-8")
+    run_script("caption", "--image", image, other, "--skip-existing")
+    assert "as it was" in done.read_text(encoding="utf-8") and left.is_file()
+    assert "1 of 2 images were left out" in capsys.readouterr().err
+    run_script("object_detection", "--image", image, other, "--skip-existing")  # results of another task do not count
+    assert (out / "other" / "result_detection.json").is_file() and "left out" not in capsys.readouterr().err
+    (tmp_path / "notes.png").write_text("no image", encoding="utf-8")
+    with pytest.raises(SystemExit, match="3"):
+        run_script("object_detection", "--image", image, other, tmp_path / "notes.png", "--skip-existing")
+    assert "2 of 3 images were left out" in capsys.readouterr().err
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path: Path):
+    program = f"""
+import os
+from pathlib import Path
+from pix2seq.runtime.files import output_folder
+with output_folder(Path({str(tmp_path)!r})) as staging:
+    (staging / "half.png").touch()
+    os._exit(9)
+"""
+    subprocess.run([sys.executable, "-c", program], check=False)
+    assert len(list(tmp_path.iterdir())) == 1
+    with output_folder(tmp_path) as mine:
+        assert list(tmp_path.iterdir()) == [mine]
+        with output_folder(tmp_path):  # of another thread, which is alive
+            assert mine.is_dir()
+
+
 def test_nothing_is_left_behind_after_an_interruption(tmp_path: Path):
     with pytest.raises(KeyboardInterrupt), output_folder(tmp_path / "new" / "folder") as staging:
         (staging / "half.png").write_text("half", encoding="utf-8")

@@ -89,13 +89,13 @@ def test_the_number_of_token_ids_grows_with_the_words_in_steps(words: int, least
 
 def test_a_vocabulary_is_restored_from_its_description():
     vocabulary = WordVocabulary.build(CAPTIONS, 1)
-    assert read_text(json.loads(json.dumps(vocabulary.describe()))) == vocabulary
+    assert read_text(json.loads(json.dumps(vocabulary.describe())), 3400) == vocabulary
 
 
 @pytest.mark.parametrize("description", [{}, {"word": ["a"]}, {"sentencepiece": "no base64!"}, {"sentencepiece": ""}])
 def test_a_damaged_description_is_refused(description: dict):
     with pytest.raises(UserError, match="caption vocabulary cannot be read"):
-        read_text(description)
+        read_text(description, 3400)
 
 
 @pytest.mark.parametrize(
