@@ -106,7 +106,9 @@ def settings_in(state: Mapping[str, Any], cfg: CFG) -> CFG:
 
 def vocabulary_in(state: Mapping[str, Any]) -> TextVocabulary | None:
     """The caption vocabulary of a run; None where an earlier version did not keep it."""
-    return read_text(state["labels"]["text"]) if "labels" in state else None
+    if "labels" not in state:
+        return None
+    return read_text(state["labels"]["text"], from_json(state["cfg"]).model.vocab_size)
 
 
 def require_same_run(state: Mapping[str, Any], cfg: CFG) -> None:
