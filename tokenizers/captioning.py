@@ -169,7 +169,7 @@ def read_text(description: dict[str, Any], vocab_size: int) -> TextVocabulary:
             text = WordVocabulary(description["words"])
     except (ValueError, KeyError) as error:
         raise UserError(f"the caption vocabulary cannot be read ({error}); get the weights file again") from None
-    if TEXT_SHIFT + len(text) > vocab_size:
+    if len(text) > 1 and TEXT_SHIFT + len(text) > vocab_size:  # one that knows no word is used for no caption
         raise UserError(
             f"the caption vocabulary has {len(text)} entries, and the model {vocab_size} token ids, of which "
             f"{TEXT_SHIFT} are no text; get the weights file again"

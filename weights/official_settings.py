@@ -109,7 +109,8 @@ def _backbone(shapes: Shapes) -> dict[str, str]:
     stem = shapes.get("encoder.backbone.net.conv1.weight")
     if stem is None:
         return {"backbone": "patches", "backbone_kwargs": "{}"}
-    stages, width = _count(shapes, r"encoder\.backbone\.net\.layer(\d+)\.") - 1, stem[-1] / 64
+    stages = max(_count(shapes, r"encoder\.backbone\.net\.layer(\d+)\.") - 1, 1)  # what lacks is named by `check_fit`
+    width = stem[-1] / 64
     kwargs = {"stages": stages} if stages != 4 else {}
     kwargs |= {"width": width} if width != 1 else {}
     return {"backbone": "resnet50_official", "backbone_kwargs": json.dumps(kwargs)}

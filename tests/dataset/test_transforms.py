@@ -40,7 +40,7 @@ STRONG = DataCFG(
     box_jitter=0.0,
     orders_per_image=1,
 )
-LABELS = LabelSpace([1, 2, 3], 17, WordVocabulary(["<unk>"]))
+LABELS = LabelSpace([1, 2, 3], 17, WordVocabulary(["<unk>", "cat"]))
 
 
 @st.composite

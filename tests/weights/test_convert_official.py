@@ -237,7 +237,7 @@ def test_a_canvas_of_two_sides_is_refused(damaged: Path, size: str):
 
 @pytest.mark.parametrize("size", [-640, 0, 15])
 def test_a_canvas_without_a_whole_patch_is_refused(damaged: Path, size: int):
-    limits = "at least 16 for patches" if size > 0 else "a whole number of at least 1"
+    limits = "at least 16 for patches" if size > 0 else "a whole number from 1 to 2048"
     with pytest.raises(UserError, match=f"--image-size expects {limits}, got {size}"):
         convert(damaged, damaged.parent / "out.safetensors", image_size=size)
 
