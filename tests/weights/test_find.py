@@ -207,7 +207,7 @@ def test_list_weights_prints_names_and_sizes(uses, capsys: pytest.CaptureFixture
         parse_args(["--list-weights"], uses=uses)
     printed = capsys.readouterr().out
     assert ended.value.code is None and printed == describe_names() + "\n"
-    assert "shipped: scenes\n" in printed and official.table() in printed and "| 526 " in printed
+    assert "shipped: photos, scenes\n" in printed and official.table() in printed and "| 526 " in printed
 
 
 def test_the_list_needs_no_heavy_imports() -> None:
