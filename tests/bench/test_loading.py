@@ -27,7 +27,7 @@ def test_each_way_of_reading_is_measured(
     monkeypatch.setenv("PIX2SEQ_CACHE", str(tmp_path))
     read, shrinks = coco.read_reduced, []
     monkeypatch.setattr(
-        coco, "read_reduced", lambda path, shrink, *others: shrinks.append(shrink) or read(path, shrink, *others)
+        coco, "read_reduced", lambda path, shrink, **others: shrinks.append(shrink) or read(path, shrink, **others)
     )
     loading.main(config.replace(tiny_cfg, task="detection", cache_gb=1.0))
     warming, rounds = shrinks[:36], shrinks[36:]
