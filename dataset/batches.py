@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -136,6 +138,8 @@ class BatchLoader(DataLoader):
 def build_loader(dataset: SampleDataset, sampler: EpochSampler, workers: int) -> BatchLoader:
     """Batches made by `workers` processes that live as long as the loader; none draws from torch's own generator,
     whose state is part of what a run goes on with."""
+    if workers:
+        atexit.register(_end_loading)
     return BatchLoader(
         Readable(dataset),
         batch_sampler=sampler,
@@ -151,6 +155,13 @@ def build_loader(dataset: SampleDataset, sampler: EpochSampler, workers: int) ->
 def _collate_sound(samples: list[Sample | UserError]) -> Batch | UserError:
     errors = [sample for sample in samples if isinstance(sample, UserError)]
     return errors[0] if errors else collate(samples)
+
+
+def _end_loading() -> None:
+    """End the loading processes, which ignore the SIGTERM by which Python would end them before it waits for them."""
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
 
 
 def _begin_loading(_: int) -> None:

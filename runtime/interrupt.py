@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import time
 from types import FrameType, TracebackType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SAME_S = 1.0  # torchrun passes on a Ctrl-C that the terminal has sent to its processes already
+NOTICE = b"\nfinishing the step, then saving; once more stops at once\n"
 
 
 class StopRequest:
@@ -35,6 +35,6 @@ class StopRequest:
         if not self.signal:
             self.signal, self.since = number, time.monotonic()
             if os.environ.get("RANK", "0") == "0":
-                print("\nfinishing the step, then saving; once more stops at once", file=sys.stderr, flush=True)
+                os.write(2, NOTICE)  # a handler may interrupt a print, which does not let another one in
         elif time.monotonic() - self.since > SAME_S:
             raise KeyboardInterrupt

@@ -38,7 +38,7 @@ def as_flags(cfg: CFG) -> list[str]:
     default = CFG()
     for part, plain in ((cfg, default), *((getattr(cfg, g), getattr(default, g)) for g in ("model", "data", "train"))):
         for name, value in vars(part).items():
-            if value != getattr(plain, name) and name not in ("model", "data", "train", "infer"):
+            if value != getattr(plain, name) and name not in ("model", "data", "train", "infer", "given"):
                 flag = name.replace("_", "-")
                 flags += (
                     [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
