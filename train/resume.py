@@ -83,6 +83,7 @@ def collect(trainer: Trainer) -> dict[str, Any]:
         "random": distributed.gather([random_state(trainer.device)]),
         "skipped": [trainer.finite.skipped, trainer.finite.in_a_row],
         "recent": trainer.recent_losses(),
+        "validated": trainer.validated,
         "rows": trainer.metrics.rows if trainer.metrics else 0,
     }
 
@@ -172,7 +173,7 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
         ) from None
     trainer.seen = state.get("seen", 0)
     trainer.finite.skipped, trainer.finite.in_a_row = state.get("skipped", (0, 0))
-    trainer.recent = state.get("recent", [])
+    trainer.recent, trainer.validated = state.get("recent", []), state.get("validated", [])
     states = state.get("random", [])
     if distributed.rank() < len(states):
         set_random_state(states[distributed.rank()], device)
