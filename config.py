@@ -137,7 +137,7 @@ class DataCFG:
     """Images, annotations and how they become sequences."""
 
     data_root: str = setting(
-        "", "folder in the layout of COCO or Pascal VOC, several with commas; empty: synthetic scenes"
+        "", "folder of COCO, Pascal VOC, YOLO or your own data, several with commas; empty: synthetic scenes"
     )
     data_weights: str = setting(
         "", "how often an epoch has the images of each folder of data_root, such as 1,2,0.5; empty: once"
@@ -151,8 +151,14 @@ class DataCFG:
     scenes_train: int = setting(24000, "synthetic training images", low=0)
     scenes_val: int = setting(500, "synthetic validation images", low=0)
     scenes_seed: int = setting(0, "seed of the synthetic images", low=0)
-    train_split: str = setting("train2017", "training split: name of COCO's image folder, or VOC's image set")
-    val_split: str = setting("val2017", "validation split: name of COCO's image folder, or VOC's image set")
+    train_split: str = setting("train2017", "training split by its name; also found as train, …")
+    val_split: str = setting("val2017", "validation split by its name; also found as val, valid, …")
+    val_share: float = setting(
+        0.1,
+        "share of the images that is held out for validation where data_root has no such split",
+        low=0.001,
+        high=0.9,
+    )
     workers: int = setting(2, "data loading processes", low=0, high=1024)
     cache_gb: float = setting(0.0, "disk space for decoded training images, GB; 0: no cache", low=0)
     check_data: bool = setting(True, "check the annotations and headers of images before training")
