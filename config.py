@@ -146,7 +146,9 @@ class DataCFG:
     val_json: str = setting("", "validation annotations in COCO's format: a path, or relative to data_root")
     train_images: str = setting("", "folder of the training images; empty: that of the layout")
     val_images: str = setting("", "folder of the validation images; empty: train_images, or that of the layout")
-    classes: str = setting("", "comma-separated names of the classes to use; empty: all")
+    classes: str = setting(
+        "", "names of the classes to use, with commas; one with a comma in quotes: 'tie, bow',cat; empty: all"
+    )
     train_difficult: bool = setting(False, "also train on objects that VOC marks as difficult", tasks=LOCATED)
     scenes_train: int = setting(24000, "synthetic training images", low=0)
     scenes_val: int = setting(500, "synthetic validation images", low=0)
@@ -329,7 +331,7 @@ class InferCFG:
     skip_existing: bool = setting(False, "leave out images whose results are in the output folder")
     max_megapixels: float = setting(200.0, "largest image that is read, in millions of pixels", low=0.001, high=4000)
     box: str = setting("", "x,y,w,h in pixels: box of the instance; empty: detect instances first", tasks=PROMPTED)
-    box_class: str = setting("person", "class name of the box", tasks=PROMPTED)
+    box_class: str = setting("person", "class name of the box, as it is, with its commas", tasks=PROMPTED)
     output_dir: str = setting(".", "folder for the output files")
     score_threshold: float = setting(0.3, "lowest score of a detection that is used", low=0, high=1, tasks=DETECTION)
     temperature: float = setting(1.0, "sampling temperature, of whatever is sampled; 0: greedy", low=0, high=100)

@@ -78,16 +78,19 @@ def read_part(path: Path, part: Part, files: Sequence[Path] = ()) -> dict:
     return content | {"images": images, "annotations": annotations}
 
 
-def without_idle_namesakes(categories: Mapping[int, dict], contents: Iterable[dict]) -> dict[int, dict]:
-    """Categories by id without those that no object has, where another one has the same name: an export's root."""
+def without_roots(categories: Mapping[int, dict], contents: Iterable[dict]) -> dict[int, dict]:
+    """Categories by id without the root that Roboflow adds to a list: no object has it, it has no supercategory, and it
+    is that of the others, or has the name of another one that objects have."""
     used = {annotation.get("category_id") for content in contents for annotation in content["annotations"]}
     names = Counter(entry["name"] for entry in categories.values())
     busy = {entry["name"] for number, entry in categories.items() if number in used}
-    return {
-        number: entry
-        for number, entry in categories.items()
-        if names[entry["name"]] == 1 or number in used or entry["name"] not in busy
-    }
+    above = {str(entry.get("supercategory")) for entry in categories.values()} - {str(None), "", "none"}
+
+    def is_root(entry: dict) -> bool:
+        alone = entry.get("supercategory") == "none" and entry["name"] in above
+        return alone or (names[entry["name"]] > 1 and entry["name"] in busy)
+
+    return {number: entry for number, entry in categories.items() if number in used or not is_root(entry)}
 
 
 def join_images(contents: Mapping[str, dict], problems: Problems) -> list[dict]:

@@ -16,7 +16,7 @@ from pix2seq.dataset.annotation_files import (
     join_images,
     join_objects,
     read_part,
-    without_idle_namesakes,
+    without_roots,
 )
 from pix2seq.dataset.annotations import ObjectReader, Problems, number_classes, polygons_of
 from pix2seq.dataset.box_counts import BoxCounts
@@ -149,7 +149,7 @@ class ImageDataset:
         for content in contents.values():
             for category in content.get("categories") or []:
                 merged[category["id"]] = merged.get(category["id"], {}) | category
-        self._merged = merged = without_idle_namesakes(merged, contents.values())
+        self._merged = merged = without_roots(merged, contents.values())
         self._known = {number: str(category["name"]) for number, category in merged.items()}
         chosen = match_names(classes, self._known.values())
         self.known_classes = list(self._known.values())

@@ -47,7 +47,8 @@ class Found:
             refuse_images(images, self.layout.title)
         opened = self.layout.open(self.part, tasks, images, class_names, classes, skeleton)
         require_images(opened, self.part, str(self.root))
-        opened.layout = f"{self.layout.title}, {self.layout.describe(self.part.split)}{self.part.describe()}"
+        where = f"{self.root}, {self.layout.title} ({self.layout.describe(self.part.split)})"
+        opened.layout = where + self.part.describe()
         return opened
 
 

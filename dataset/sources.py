@@ -15,6 +15,7 @@ from pix2seq.dataset.scenes import SceneDataset, complete_scenes
 from pix2seq.dataset.skeleton import Skeleton
 from pix2seq.dataset.splits import TRAIN, VAL, Part
 from pix2seq.errors import UserError
+from pix2seq.names import split_names
 from pix2seq.scenes.kept import KeptScenes
 from pix2seq.scenes.root import scenes_root
 from pix2seq.scenes.scene import SPLITS
@@ -64,7 +65,7 @@ def data_roots(cfg: CFG) -> list[Path]:
 
 def chosen_classes(cfg: CFG) -> tuple[str, ...]:
     """The names of `--classes`."""
-    return tuple(name.strip() for name in cfg.data.classes.split(",") if name.strip())
+    return split_names(cfg.data.classes, "--classes")
 
 
 def require_chosen_classes(datasets: Sequence[ImageDataset]) -> None:
@@ -101,7 +102,7 @@ def _open_named(path: Path, part: Part, *places_and_labels: Any) -> ImageDataset
     """A part of a file that a flag names."""
     opened = open_json(path, part, *places_and_labels)
     require_images(opened, part, str(path))
-    opened.layout = f"JSON in COCO's format, {path.name}{part.describe()}"
+    opened.layout = f"{path}, JSON in COCO's format{part.describe()}"
     return opened
 
 

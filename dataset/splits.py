@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -17,8 +18,8 @@ COPY = re.compile(r"[._]rf\.[0-9a-zA-Z]{8,}(?=\.\w+$)")  # Roboflow's mark of on
 
 @dataclass(frozen=True)
 class Part:
-    """The images of `split`, by its name in a layout; with `side`, TRAIN or VAL, only those on this side of a line that
-    the hash of their names draws, where a `share` of about that size is for validation."""
+    """The images of `split`, by its name in a layout; with `side`, TRAIN or VAL, only those on that side of the cut
+    that holds out a `share` of them for validation."""
 
     split: str
     side: tuple[str, ...] = ()
@@ -34,30 +35,31 @@ class Part:
         """How the part was made, as the end of a sentence."""
         if not self.side:
             return ""
-        what = "held out" if self.side == VAL else "the rest but those held out"
+        what = "held out" if self.side == VAL else "without those held out"
         return f", {what} by the hash of their names (--val-share {self.share:g})"
 
 
 def held_out(names: Sequence[str], share: float) -> list[bool]:
-    """Which images are for validation: those whose name has a hash in the lowest `share` of all hashes.
+    """Which images are for validation: a `share` of them, at least one, whose names have the lowest hashes.
 
-    This depends on an image's name alone: not on the order, the machine or the other images, so that none changes sides
-    when more are added. Only where all would be on one side, the one with the lowest (highest) hash changes it. Copies
-    of an image that Roboflow augmented are on one side. Of less than two images none is held out.
+    This depends on the names alone, not on their order or the machine; the images of a smaller share are among those of
+    a larger one. Copies of an image that Roboflow augmented are on the same side. Of less than two, none is held out.
     """
-    places = [_place(name) for name in names]
-    lowest, highest = min(places, default=0.0), max(places, default=0.0)
-    if lowest == highest:
-        return [False] * len(places)
-    if lowest >= share:
-        return [place == lowest for place in places]
-    return [place < min(share, highest) for place in places]
+    hashes = [_hash(name) for name in names]
+    groups = sorted(Counter(hashes).items())
+    held, count = set(), 0
+    for number, size in groups[:-1]:
+        if held and count + size / 2 > share * len(names):
+            break
+        held.add(number)
+        count += size
+    return [number in held for number in hashes]
 
 
-def _place(name: str) -> float:
-    """A number in [0, 1) that only depends on what an image is called, in any spelling of its path."""
+def _hash(name: str) -> bytes:
+    """What only depends on what an image is called, in any spelling of its path."""
     path = unicodedata.normalize("NFC", COPY.sub("", name.replace("\\", "/")))
-    return int.from_bytes(hashlib.sha256(path.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
+    return hashlib.sha256(path.encode("utf-8", "surrogatepass")).digest()
 
 
 def role_of(split: str) -> tuple[str, ...]:

@@ -48,9 +48,9 @@ def describe_layouts(training: ImageDataset | Mixture, validation: ImageDataset 
         files[role] = set()
         for source in sources_of(examples):
             if dataset := source.dataset if source.dataset.layout else None:
-                names = [plain(image["file_name"]) for image in dataset.images]
-                listed = ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")
-                lines.append(f"{source.name}: {role} {len(names)} images ({listed}) of {dataset.layout}")
+                names = [image["file_name"] for image in dataset.images]
+                listed = ", ".join(plain(name, 40) for name in names[:NAMED]) + (", …" if len(names) > NAMED else "")
+                lines.append(f"{role}: {len(names)} images of {dataset.layout}: {listed}")
                 files[role] |= {f"{dataset.folder}/{name}" for name in names}
     if both := files["train"] & files["val"]:
         lines.append(
