@@ -74,7 +74,8 @@ def read_yolo(root: Path, images: Sequence[str], classes: Classes, problems: Seq
             f"{unfit} of {lines} label lines in {root} hold no fractions of the image's sides ({first}); YOLO's labels "
             "are class x y width height divided by the image's width and height: divide them"
         )
-    return {"images": entries, "annotations": annotations, "categories": _categories(classes, annotations, problems)}
+    categories = _categories(classes, annotations, problems)
+    return {"images": entries, "annotations": annotations, "categories": categories, "problems": problems}
 
 
 def _categories(classes: Classes, annotations: Sequence[dict], problems: list[tuple[str, str]]) -> list[dict]:
@@ -109,12 +110,12 @@ def _object(line: str, classes: Classes, size: tuple[int, int]) -> dict:
     the line's own words where they are no object."""
     words, remarks = line.split(), []
     if len(words) == 1:
-        words = line.replace(",", " ").replace(";", " ").split()
+        words = line.replace(",", " ").replace(";", " ").split() or words
     if any(COMMA.search(word) for word in words):
         words = [COMMA.sub(".", word) for word in words]
         remarks.append("label line with a comma for the decimal point")
     number, words = _split_class(words, classes)
-    entry = {"category_id": number, "remarks": remarks, "unfit": False, "bbox": plain(line, 60).split()}
+    entry = {"category_id": number, "remarks": remarks, "unfit": False, "bbox": [plain(line, 60)]}
     numbers = [_number(word) for word in words]
     if None in numbers:
         return entry

@@ -29,6 +29,7 @@ MOST_BYTES = 2**20  # of a data set's description
 MOST_OF_LIST = 64 * 2**20  # bytes of a list of images
 TRIED = 50  # label files that are looked at to tell whether a folder is one of YOLO's
 NAMES = ("classes.txt", "obj.names", "predefined_classes.txt", "_darknet.labels")
+OWN_NAMES = ("data", "dataset")  # of descriptions; other YAML may be of other things
 FOLDERS = ("images", "obj_train_data", "JPEGImages", ".")  # of all images of a data set without splits
 
 
@@ -106,27 +107,36 @@ def find_yolo(root: Path) -> YoloLayout | None:
 
 
 def _read_yaml(root: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The YAML that describes the data set in a folder."""
+    """The YAML that describes the data set in a folder: `data.yaml`, or the only one that could."""
     found = {}
-    paths = sorted([*root.glob("*.yaml"), *root.glob("*.yml")])
-    for path in paths:
-        expected = path.stem in ("data", "dataset")
+    for path in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
         try:
-            content = parse_yaml(decode_text(read_bytes(path, MOST_BYTES), path), _once, as_text=True)
-        except (OSError, ValueError, RecursionError, UserError) as error:
-            if expected:
-                reason = "it is nested too deep" if isinstance(error, RecursionError) else plain(str(error))
-                raise UserError(
-                    f"{path} cannot be read ({reason}); expected YOLO's description of a data set"
-                ) from None
-            continue
-        if isinstance(content, dict) and content.keys() & {"names", "nc", *TRAIN, *VAL}:
-            found[path] = content
-    preferred = [path for path in found if path.stem in ("data", "dataset")] or list(found)
+            found[path] = _description(path)
+        except UserError:
+            if path.stem in OWN_NAMES:
+                raise
+    preferred = [path for path in found if path.stem in OWN_NAMES] or list(found)
     if len(preferred) > 1:
         names = " and ".join(path.name for path in preferred[:3])
         raise UserError(f"{root} holds several descriptions of data sets, {names}; leave one of them there")
     return (preferred[0], found[preferred[0]]) if preferred else None
+
+
+def _description(path: Path) -> dict[str, Any]:
+    """What a YAML says of a data set; raise UserError if it cannot be read or says nothing."""
+    try:
+        content = parse_yaml(_text(path, MOST_BYTES), _once, as_text=True)
+    except RecursionError:
+        raise UserError(f"{path} is nested too deep; expected YOLO's description of a data set") from None
+    except ValueError as error:
+        raise UserError(
+            f"{path} cannot be read ({plain(str(error))}); expected YOLO's description of a data set"
+        ) from None
+    if not isinstance(content, dict) or not content.keys() & {"names", "nc", *TRAIN, *VAL}:
+        raise UserError(
+            f"{path} describes no data set; expected the names of classes, and train, such as train: images"
+        )
+    return content
 
 
 def _once(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ def drawn(text: str, size_px: int = 24) -> np.ndarray:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_letter_has_a_shape_of_its_own(name: str):
-    """A font shows a letter that it lacks as a box, the same for all of them, as it does for a code without a letter."""
+    """A font shows letters that it lacks as one and the same box, as it does with a code that is no letter."""
     box = drawn("\ue123")
     shapes = [drawn(letter) for letter in dict.fromkeys(name) if letter.strip()]
     assert all(shape.any() and not np.array_equal(shape, box) for shape in shapes)
