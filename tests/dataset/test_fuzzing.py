@@ -61,6 +61,9 @@ XML = """<?xml version="1.0" encoding="UTF-8"?>
 <object><name>dog &amp; co</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>
 </object></annotation>"""
 
+LABELS = "0 0.5 0.5 0.25 0.5\n1 0.1 0.1 0.4 0.1 0.4 0.6 0.1 0.6\n"
+YAML = "path: .\ntrain: images\nval: images\nnc: 2\nnames: [cat, dog]\n"
+
 
 @pytest.fixture
 def limits() -> Iterator[None]:
@@ -152,6 +155,23 @@ def test_mutated_xml_is_read_or_refused(tmp_path: Path, limits: None, count: int
         used(tmp_path, "detection")
 
     fuzz("XML", bytes_tries(XML.encode(), count, seed=2), use)
+
+
+@QUICK_AND_SLOW
+def test_mutated_yolo_labels_are_read_or_refused(tmp_path: Path, limits: None, count: int):
+    write_images(tmp_path / "images", "a.png", "b.png")
+    (tmp_path / "labels").mkdir()
+    good = {"data.yaml": YAML, "labels/a.txt": LABELS, "labels/b.txt": LABELS}
+    rng = random.Random(4)
+
+    def use(content: bytes) -> None:
+        changed = "data.yaml" if b"names" in content else "labels/a.txt"
+        for name, text in good.items():
+            (tmp_path / name).write_bytes(content if name == changed else text.encode())
+        used(tmp_path, rng.choice(("detection", "detection,segmentation")))
+
+    tries = [*bytes_tries(LABELS.encode(), count - count // 3, 4), *bytes_tries(YAML.encode(), count // 3, 5)]
+    fuzz("YOLO", iter(tries), use)
 
 
 @QUICK_AND_SLOW
