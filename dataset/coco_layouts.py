@@ -13,7 +13,7 @@ from pix2seq.dataset.annotation_files import read_annotations, read_part
 from pix2seq.dataset.coco import CocoDataset, ImageDataset, annotation_path
 from pix2seq.dataset.file_names import FileNames
 from pix2seq.dataset.skeleton import Skeleton
-from pix2seq.dataset.splits import Part, name_in, role_in, role_of, whole_of
+from pix2seq.dataset.splits import Part, name_in, role_in, role_of, split_folders, whole_of
 from pix2seq.errors import UserError
 
 if TYPE_CHECKING:
@@ -79,13 +79,17 @@ class JsonLayout:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        named = {path: path.stem for path in _json_files(root)}
-        named |= {path: path.parent.name for path in sorted(root.glob(f"*/{ROBOFLOW}"))}
-        self.splits = {name: path for path, name in reversed(named.items())}
-        for name in set(self.splits):
+        self.splits: dict[str, Path] = {}
+        for path in _json_files(root):
+            self.splits.setdefault(path.stem, path)
+        for name in list(self.splits):
             role = role_in(name)
             if role and not any(role_of(other) == role for other in self.splits):
                 self.splits[role[0]] = self.splits.pop(name)
+        for name, folder in split_folders(root).items():
+            inside = sorted(folder.glob("*.json"), key=lambda path: (path.name != ROBOFLOW, path.name))
+            if first := next((path for path in inside if looks_like_coco(path)), None):
+                self.splits.setdefault(name, first)
 
     @property
     def title(self) -> str:
@@ -118,9 +122,11 @@ class JsonLayout:
 
 
 def _json_files(root: Path) -> list[Path]:
-    """The files in COCO's format in a folder or its `annotations`, but for COCO's own, of which a split has several."""
-    found = [*sorted(root.glob("*.json")), *sorted((root / "annotations").glob("*.json"))]
-    return [path for path in found if not COCO_S_OWN.match(path.name) and looks_like_coco(path)]
+    """The files in COCO's format in a folder or its `annotations`, but for COCO's own kinds there, which CocoLayout
+    reads together."""
+    below = (path for path in sorted((root / "annotations").glob("*.json")) if not COCO_S_OWN.match(path.name))
+    found = [*sorted(root.glob("*.json"), key=lambda path: (not path.name.startswith("instances"), path.name)), *below]
+    return list(filter(looks_like_coco, found))
 
 
 def looks_like_coco(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,12 @@ from pix2seq.dataset.skeleton import Skeleton
 from pix2seq.dataset.splits import TRAIN, VAL, Part, role_of
 from pix2seq.dataset.voc_layouts import VocLayout
 from pix2seq.dataset.yolo_layout import YoloLayout, find_yolo
-from pix2seq.errors import UserError
+from pix2seq.errors import UserError, plain
 
 if TYPE_CHECKING:
     from pix2seq.task import Task
 
+MOST_LOOKED_AT = 20  # folders of one that has no layout itself
 Layout = CocoLayout | JsonLayout | VocLayout | YoloLayout
 
 
@@ -106,3 +108,15 @@ def _layouts(root: Path, tasks: Mapping[str, Task]) -> Iterator[Layout]:
     yield from found
     if not found and (yolo := find_yolo(root)):
         yield yolo
+
+
+def what_is_known(root: Path, tasks: Mapping[str, Task]) -> str:
+    """The splits of a folder, or a folder in it that has a layout, as a sentence; empty if there are none."""
+    if layouts := list(_layouts(root, tasks)):
+        known = "; ".join(f"{layout.title} with {', '.join(map(plain, layout.splits))}" for layout in layouts)
+        return f"it has the splits of {known}"
+    for folder in [path for path in sorted(root.iterdir()) if path.is_dir()][:MOST_LOOKED_AT]:
+        with contextlib.suppress(UserError):
+            if layout := next(_layouts(folder, tasks), None):
+                return f"its folder {folder.name} has {layout.title}: name {folder}"
+    return ""

@@ -10,7 +10,7 @@ from pix2seq.config import CFG, DataCFG
 from pix2seq.dataset.coco import ImageDataset
 from pix2seq.dataset.coco_layouts import open_json
 from pix2seq.dataset.foreign import what_is_there
-from pix2seq.dataset.layouts import find, may_hold_out, refuse_images, require_images
+from pix2seq.dataset.layouts import find, may_hold_out, refuse_images, require_images, what_is_known
 from pix2seq.dataset.scenes import SceneDataset, complete_scenes
 from pix2seq.dataset.skeleton import Skeleton
 from pix2seq.dataset.splits import TRAIN, VAL, Part
@@ -130,7 +130,7 @@ def _not_found(root: Path, split: str, tasks: Mapping[str, Task]) -> str:
         what = "is a file: name the folder that it is in" if root.exists() else "is not there: check the path"
         return f"found no dataset: --data-root expects a folder, {root} {what}"
     file = next(iter(tasks.values())).samples.COCO_FILE
-    there = what_is_there(root)
+    there = what_is_known(root, tasks) or what_is_there(root)
     return (
         f"found no dataset for the split {split!r} at --data-root {root}{f': {there}' if there else ''}; looked for "
         f"COCO's annotations/{file}_{split}.json, Pascal VOC's JPEGImages/ and Annotations/ there or one or two "

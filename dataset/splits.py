@@ -8,6 +8,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 # What COCO, Pascal VOC, Roboflow, CVAT, Label Studio and Ultralytics call the same split; case does not matter.
 TRAIN = ("train", "train2017", "training")
@@ -71,6 +72,14 @@ def role_in(text: str) -> tuple[str, ...]:
     """The role that a file's name tells by one of its words, as `my_train_v2` does; nothing if it tells none or two."""
     roles = {role for word in re.findall(r"[a-z]+(?:2017)?", text.casefold()) if (role := role_of(word))}
     return roles.pop() if len(roles) == 1 else ()
+
+
+def split_folders(root: Path) -> dict[str, Path]:
+    """The folders in `root` that are named after a split, by these names, training first."""
+    folders = [path for path in sorted(root.iterdir()) if path.is_dir()] if root.is_dir() else []
+    order = [name for role in (TRAIN, VAL, TEST) for name in role]
+    named = {path.name: path for path in folders if path.name.casefold() in order}
+    return dict(sorted(named.items(), key=lambda item: order.index(item[0].casefold())))
 
 
 def name_in(split: str, known: Iterable[str]) -> str | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pix2seq.dataset.coco import ImageDataset
 from pix2seq.dataset.skeleton import Skeleton
-from pix2seq.dataset.splits import TEST, TRAIN, VAL, Part, name_in, whole_of
+from pix2seq.dataset.splits import Part, name_in, split_folders, whole_of
 from pix2seq.dataset.voc import VOC_FILE, ImageSet, VocDataset, find_voc_folders, has_image_sets
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class VocLayout:
 
 def _sets_beside_images(root: Path) -> dict[str, ImageSet]:
     """The folders named after splits that hold XML, else the root, or a folder of it, as one split."""
-    splits = {name: _set_in(root / name) for name in (*TRAIN, *VAL, *TEST)}
+    splits = {name: _set_in(folder) for name, folder in split_folders(root).items()}
     found = {name: group for name, group in splits.items() if group}
     if not found and (group := _set_in(root)):
         found = {ALL: group}

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from pix2seq import coco_person
 from pix2seq.dataset.coco import ImageDataset
-from pix2seq.dataset.images import IMAGE_SUFFIXES
+from pix2seq.dataset.images import IMAGE_SUFFIXES, OTHER_SUFFIXES
 from pix2seq.dataset.skeleton import Skeleton
-from pix2seq.dataset.splits import TEST, TRAIN, VAL, Part, name_in, role_of, whole_of
+from pix2seq.dataset.splits import TEST, TRAIN, VAL, Part, name_in, role_of, split_folders, whole_of
 from pix2seq.dataset.yolo import Classes, holds_labels, label_files, read_yolo
 from pix2seq.errors import UserError, plain, shown
 from pix2seq.runtime.text import decode_text
@@ -289,7 +289,8 @@ def _images_below(folder: Path, root: Path) -> list[str]:
 
 
 def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+    """Whether a file is an image; one of a format that is not read will be left out and reported."""
+    return name.lower().endswith((*IMAGE_SUFFIXES, *OTHER_SUFFIXES)) and not name.startswith(".")
 
 
 def _listed_images(path: Path, bases: Sequence[str], root: Path) -> list[str]:
@@ -310,11 +311,12 @@ def _listed_images(path: Path, bases: Sequence[str], root: Path) -> list[str]:
 def _folder_splits(root: Path, labeled: bool) -> dict[str, list[str]]:
     """The images of the folders that are named after splits, or of all folders as one split `all`; where they must be
     `labeled`, only if some text beside them holds labels."""
-    found = {}
-    for split in (*TRAIN, *VAL, *TEST):
-        for folder in (root / split / "images", root / "images" / split, root / split):
-            if split not in found and folder.is_dir() and (images := _images_below(folder, root)):
-                found[split] = images
+    places = [(name, folder / "images") for name, folder in split_folders(root).items()]
+    places += [*split_folders(root / "images").items(), *split_folders(root).items()]
+    found: dict[str, list[str]] = {}
+    for split, folder in places:
+        if split not in found and folder.is_dir() and (images := _images_below(folder, root)):
+            found[split] = images
     if not found:
         folders = (root / name for name in FOLDERS)
         images = next((images for place in folders if place.is_dir() and (images := _images_in(place, root))), [])

@@ -282,3 +282,71 @@ def test_one_image_has_nothing_to_hold_out(tmp_path: Path):
     labels(tmp_path, NAMES[:1])
     with pytest.raises(UserError, match="no validation split, and not two images"):
         opened(tmp_path)
+
+
+# Cases as people bring them
+
+
+def test_capital_folders_and_a_json_in_each(tmp_path: Path):
+    for split, names in (("Train", NAMES[:6]), ("Validation", NAMES[6:])):
+        images(tmp_path / split / "images", names)
+        coco(tmp_path / split / "result.json", names, prefix="images/")
+    assert list(map(len, opened(tmp_path))) == [6, 4]
+
+
+def test_json_named_after_its_split_and_kind(tmp_path: Path):
+    for split, names in (("train", NAMES[:6]), ("val", NAMES[6:])):
+        images(tmp_path / "images", names)
+        coco(tmp_path / f"instances_{split}2017.json", names)
+        text(tmp_path / f"captions_{split}2017.json", '{"images": [], "annotations": []}')
+    training, validation = opened(tmp_path)
+    assert (len(training), len(validation)) == (6, 4) and "instances_train2017.json" in training.layout
+
+
+def test_several_json_are_not_guessed_from(tmp_path: Path):
+    images(tmp_path)
+    coco(tmp_path / "first.json")
+    coco(tmp_path / "second.json")
+    with pytest.raises(UserError, match=r"has the splits of JSON in COCO's format with first, second; .*--train-json"):
+        opened(tmp_path)
+
+
+def test_a_data_set_one_folder_below_is_named(tmp_path: Path):
+    roboflow_yolo(tmp_path / "shapes-1")
+    with pytest.raises(UserError, match=r"its folder shapes-1 has YOLO's labels by data\.yaml: name .*shapes-1"):
+        opened(tmp_path)
+
+
+def test_uploaded_names_find_the_originals(tmp_path: Path):
+    images(tmp_path / "images")
+    coco(tmp_path / "result.json", [f"0a1b2c3d-{name}" for name in NAMES], prefix="images/")
+    training, _ = opened(tmp_path)
+    assert training.images[0]["file_name"] in NAMES
+    assert any("without the mark of an upload" in line for line in training.problems.lines())
+    (tmp_path / "result.json").unlink()
+    labels(tmp_path / "labels", [f"0a1b2c3d-{name}" for name in NAMES])
+    assert len(opened(tmp_path)[0].objects) == 9
+
+
+def test_images_of_other_formats_are_counted(tmp_path: Path):
+    labelimg(tmp_path)
+    text(tmp_path / "k.heic", "")
+    training, validation = opened(tmp_path)
+    lines = training.problems.lines() + validation.problems.lines()
+    assert any("image that cannot be read, left out" in line and "k.heic" in line for line in lines)
+
+
+def test_a_split_that_is_listed_but_not_there_is_held_out(tmp_path: Path):
+    roboflow_yolo(tmp_path)
+    for path in (tmp_path / "valid" / "images").iterdir():
+        path.unlink()
+    training, validation = opened(tmp_path)
+    assert (len(training), len(validation)) == (5, 1)
+    assert any("split without images (first: data.yaml: val is" in line for line in training.problems.lines())
+
+
+def test_captions_beside_images_are_no_labels(tmp_path: Path):
+    images(tmp_path)
+    labels(tmp_path, line="a cat on a table with a dog")
+    with pytest.raises(UserError, match="it holds 10 images, but no annotations"):
+        opened(tmp_path)

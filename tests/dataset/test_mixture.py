@@ -271,7 +271,7 @@ def test_splits_have_their_layouts_names(mixed: CFG, capsys: pytest.CaptureFixtu
     notes = capsys.readouterr().err
     lines = describe_layouts(training, validation)
     counts = "train: 12 images", "train: 2 images", "train: 2 images", "val: 6 images", "val: 2 images"
-    assert tuple(line.split(" of ")[0] for line in lines) == counts
+    assert tuple(line.split(" of ")[0] for line in lines[:5]) == counts
     assert "people has no split val2017: left out of validation" in notes
 
 
