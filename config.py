@@ -400,6 +400,13 @@ class InferCFG:
     caption_top_p: float = setting(
         0.0, "sample captions from the nucleus of this probability; 0: greedy", low=0, high=1, tasks=CAPTIONING
     )
+    invisible_threshold: float = setting(
+        0.5,
+        "a greedy keypoint is invisible when that is this probable; 0: when it is the likeliest token",
+        low=0,
+        high=1,
+        tasks=("keypoint",),
+    )
     suppress_invisible: bool = setting(
         False, "place invisible keypoints where they are likeliest, not at the center", tasks=("keypoint",)
     )
@@ -476,6 +483,7 @@ DECODING = (
         "mask_tokens",
         "keypoint_top_p",
         "caption_top_p",
+        "invisible_threshold",
         "suppress_invisible",
         "points_score_weight",
     ),
@@ -599,6 +607,9 @@ def notices(cfg: CFG) -> list[str]:
         "--mosaic has no effect without a task that finds objects": cfg.data.mosaic and "detection" not in cfg.tasks,
         "--end-threshold has no effect where --detection-top-p or --detection-votes sample": (
             (infer.detection_top_p or infer.detection_votes > 1) and "end_threshold" in cfg.given
+        ),
+        "--invisible-threshold has no effect where --keypoint-top-p samples": (
+            infer.keypoint_top_p and "invisible_threshold" in cfg.given
         ),
         "--watch-minutes has no effect without --watch": infer.watch_minutes and not infer.watch,
         "--weights has no effect beside --watch": infer.watch and infer.weights != InferCFG.weights,
