@@ -30,9 +30,13 @@ class Geometry:
 
     @classmethod
     def letterbox(cls, width: int, height: int, size: int) -> Geometry:
-        """The whole image, aspect kept, in the canvas's upper left corner; each side is rounded to whole pixels."""
-        scale = size / max(width, height)
-        scale_x, scale_y = max(round(width * scale), 1) / width, max(round(height * scale), 1) / height
+        """The whole image, aspect kept, in the canvas's upper left corner; each side is rounded to whole pixels.
+
+        In float32 as by `tf.image.resize(preserve_aspect_ratio=True)`, so that halves are rounded to the same side.
+        """
+        sides = np.array([width, height], np.float32)
+        scaled = np.maximum(np.round(sides * (np.float32(size) / sides).min()), 1)
+        scale_x, scale_y = scaled.astype(np.float64) / sides
         return cls(np.array([[scale_x, 0, 0], [0, scale_y, 0]], dtype=np.float64), size)
 
     @classmethod

@@ -35,6 +35,19 @@ def test_resized_sizes_are_rounded_alike(reference_json):
         assert [far_y, far_x] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("width", "height", "side", "expected"),
+    [
+        *((146, 73, 1333, 667), (162, 81, 1333, 667), (164, 82, 1333, 666), (258, 99, 1333, 511), (310, 55, 1333, 237)),
+        *((646, 323, 1333, 666), (128, 5, 64, 2), (640, 417, 160, 104), (3, 1000, 640, 640)),
+    ],
+)
+def test_halves_are_rounded_alike(width: int, height: int, side: int, expected: int):
+    """The heights are those of TensorFlow 2.21's `tf.image.resize(image, (side, side), preserve_aspect_ratio=True)`."""
+    far_x, far_y = Geometry.letterbox(width, height, side).apply([width, height])
+    assert far_y == pytest.approx(expected) and max(far_x, far_y) == pytest.approx(side)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_images_are_resized_alike(reference, case: str):
     """Both filters are triangles as wide as a canvas pixel; with uint8, gray levels are rounded in between."""
