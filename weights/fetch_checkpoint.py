@@ -6,7 +6,6 @@ a server sends no parts of files, whole ones come instead.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -16,11 +15,11 @@ import numpy as np
 
 from pix2seq.errors import UserError
 from pix2seq.weights.tensor_bundle import Bundle, Damaged, Entry, read_range
-from pix2seq.weights.tf_checkpoint import OBJECT_GRAPH, ObjectCheckpoint
+from pix2seq.weights.tf_checkpoint import OBJECT_GRAPH, STATE, ObjectCheckpoint, newest
 from pix2seq.weights.transfer import Missing, NoRanges, Range, fetch, fetch_text
 
 GAP_BYTES = 1 << 20  # between two tensors: less is fetched with them, since a request of its own takes longer
-STATE, CONFIG = "checkpoint", "config.json"
+CONFIG = "config.json"
 
 
 class Pieces:
@@ -55,13 +54,14 @@ def fetch_model(url: str, folder: Path) -> ObjectCheckpoint:
     What an earlier call left there is not fetched again. Prints what was fetched of how much.
     """
     state = folder / STATE
-    if not state.is_file():
+    name = newest(state.read_text(encoding="utf-8")) if state.is_file() else ""
+    if not name:
         text = fetch_text(f"{url}/{STATE}")
-        _newest(text, f"{url}/{STATE}")
+        name = _newest(text, url)
         folder.mkdir(parents=True, exist_ok=True)
         state.write_text(text, encoding="utf-8")
     pieces = Pieces()
-    bundle = _fetch_index(url, folder, state.read_text(encoding="utf-8"), pieces)
+    bundle = _fetch_index(url, folder, name, pieces)
     _fetch_config(url, folder)
     graph = [entry for key, entry in bundle.entries.items() if key == OBJECT_GRAPH]
     _fetch_entries(url, bundle, pieces, "graph", graph)
@@ -82,7 +82,7 @@ def fetch_files(url: str, folder: Path) -> None:
     if state.is_file():
         return
     text = fetch_text(f"{url}/{STATE}")
-    bundle = _fetch_index(url, folder, text, Pieces())
+    bundle = _fetch_index(url, folder, _newest(text, url), Pieces())
     for shard in range(bundle.shards):
         path = bundle.shard_path(shard)
         fetch(f"{url}/{path.name}", path)
@@ -104,8 +104,8 @@ def byte_ranges(entries: Iterable[Entry], gap: int = GAP_BYTES) -> list[Range]:
     return ranges
 
 
-def _fetch_index(url: str, folder: Path, state: str, pieces: Pieces) -> Bundle:
-    index = folder / f"{_newest(state, f'{url}/{STATE}')}.index"
+def _fetch_index(url: str, folder: Path, name: str, pieces: Pieces) -> Bundle:
+    index = folder / f"{name}.index"
     fetch(f"{url}/{index.name}", index)
     try:
         return Bundle(index, pieces.read)
@@ -137,9 +137,9 @@ def _fetch_entries(url: str, bundle: Bundle, pieces: Pieces, name: str, entries:
             pieces.add(shard, ranges, part)
 
 
-def _newest(state: str, origin: str) -> str:
-    """The name `ckpt-N` from TensorFlow's checkpoint state, a text proto."""
-    match = re.search(r'^model_checkpoint_path: "(?:[^"]*/)?([\w.-]*\w)"', state, re.MULTILINE)
-    if match is None:
-        raise UserError(f"{origin} names no checkpoint; expected 'model_checkpoint_path: \"ckpt-N\"'")
-    return match[1]
+def _newest(state: str, url: str) -> str:
+    """The name `ckpt-N` from what the server has as the checkpoint's state."""
+    name = newest(state)
+    if not name:
+        raise UserError(f"{url}/{STATE} names no checkpoint; expected 'model_checkpoint_path: \"ckpt-N\"'")
+    return name

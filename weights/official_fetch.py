@@ -14,11 +14,11 @@ from filelock import FileLock, Timeout
 from pix2seq.errors import UserError
 from pix2seq.runtime.paths import cache_folder
 from pix2seq.weights.conversion import convert_checkpoint
-from pix2seq.weights.fetch_checkpoint import CONFIG, STATE, fetch_files, fetch_model
+from pix2seq.weights.fetch_checkpoint import CONFIG, fetch_files, fetch_model
 from pix2seq.weights.official import CHECKPOINTS, MIRROR, TEXT_MODEL, Official, base_url
 from pix2seq.weights.official_config import config_of
 from pix2seq.weights.tensor_bundle import Damaged
-from pix2seq.weights.tf_checkpoint import open_checkpoint
+from pix2seq.weights.tf_checkpoint import STATE, open_checkpoint
 from pix2seq.weights.transfer import Unreachable, fetch
 
 

@@ -1,5 +1,6 @@
 """Official checkpoints are converted to weights files, completely or not at all."""
 
+import contextlib
 import json
 import resource
 import shutil
@@ -11,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pix2seq import config
 from pix2seq.command_line import parse_args
@@ -147,6 +150,21 @@ def test_variables_that_do_not_fit_are_named(listing: Callable, path: str, shape
         cfg = settings_of(sources)
         own = empty_model(PRESETS["vit-b"] if "resnet" in path else cfg).state_dict()
         check_fit(sources, own)
+
+
+@pytest.mark.parametrize("name", ["vit-b", "resnet-c"])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_shape_of_a_variable_fits_or_is_refused(listing: Callable, name: str, data: st.DataObject):
+    """Whatever is 0, enormous, or has other dimensions than it should."""
+    shapes, _ = listing(name)
+    shapes |= {"encoder/vis_pos_emb": (1600, 768)}
+    sides = st.one_of(st.integers(0, 4), st.sampled_from([512, 768, 3000, 2**31, 2**62]))
+    shapes[data.draw(st.sampled_from(sorted(shapes)))] = tuple(data.draw(st.lists(sides, max_size=5)))
+    with contextlib.suppress(UserError):
+        sources = sources_of(shapes)
+        settings_of(sources)
+        assert sum(source.fits(torch.Size([768])) for source in sources.values()) < len(sources)
 
 
 def test_a_converted_file_has_each_variable_of_the_checkpoint(converted: Weights, reference_model: Path):
