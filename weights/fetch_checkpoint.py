@@ -42,6 +42,8 @@ class Pieces:
 
     def read(self, shard: int, start: int, size: int) -> np.ndarray:
         """`size` bytes (size,) uint8 of a shard from `start` on; ValueError if they are not there."""
+        if not size:
+            return np.empty(0, np.uint8)
         for number, (first, end), path, position in self._places:
             if number == shard and first <= start and start + size <= end:
                 return read_range(path, position + start - first, size)
@@ -86,8 +88,8 @@ def fetch_files(url: str, folder: Path) -> None:
     for shard in range(bundle.shards):
         path = bundle.shard_path(shard)
         fetch(f"{url}/{path.name}", path)
+        _check_size(f"{url}/{path.name}", path, bundle.shard_bytes(shard))
     _fetch_config(url, folder)
-    Bundle(bundle.index)  # the files are as long as it says
     state.write_text(text, encoding="utf-8")
 
 
@@ -117,6 +119,9 @@ def _fetch_index(url: str, folder: Path, name: str, pieces: Pieces) -> Bundle:
 def _fetch_config(url: str, folder: Path) -> None:
     with suppress(Missing):  # folders of multi-task models have none
         fetch(f"{url}/{CONFIG}", folder / CONFIG)
+        if not (folder / CONFIG).read_bytes().lstrip().startswith(b"{"):  # such as the web page of a missing file
+            (folder / CONFIG).unlink()
+            print(f"{url}/{CONFIG} is no JSON object, and is left out", file=sys.stderr)
 
 
 def _fetch_entries(url: str, bundle: Bundle, pieces: Pieces, name: str, entries: Sequence[Entry]) -> None:
@@ -125,16 +130,25 @@ def _fetch_entries(url: str, bundle: Bundle, pieces: Pieces, name: str, entries:
         data = bundle.shard_path(shard)
         part = data.with_name(f"{data.name}.{name}")
         ranges = byte_ranges(entry for entry in entries if entry.shard == shard)
-        if not data.is_file():
+        if ranges and not data.is_file():
             try:
                 fetch(f"{url}/{data.name}", part, ranges)
             except NoRanges:
                 print(f"{url} sends no parts of files: fetching all of {data.name}", file=sys.stderr)
                 fetch(f"{url}/{data.name}", data)
+                _check_size(f"{url}/{data.name}", data, bundle.shard_bytes(shard))
         if data.is_file():
             pieces.add(shard, [(0, data.stat().st_size)], data)
         else:
             pieces.add(shard, ranges, part)
+
+
+def _check_size(url: str, data: Path, least: int) -> None:
+    """Remove a data file, and raise Damaged, if it has fewer bytes than the index says."""
+    size = data.stat().st_size
+    if size < least:
+        data.unlink()
+        raise Damaged(f"{url} has {size:,} bytes and should have {least:,}: it is cut, or another file, on the server")
 
 
 def _newest(state: str, url: str) -> str:

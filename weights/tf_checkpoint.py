@@ -11,7 +11,7 @@ import numpy as np
 
 from pix2seq.errors import UserError
 from pix2seq.weights.protobuf import fields, numbers, texts
-from pix2seq.weights.tensor_bundle import Bundle
+from pix2seq.weights.tensor_bundle import Bundle, Damaged
 
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"  # the key of TensorFlow's graph of which object contains which
 STATE = "checkpoint"  # the file that names the newest checkpoint of a folder
@@ -46,7 +46,7 @@ class ObjectCheckpoint:
         try:
             self._nodes = read_graph(graph.item())
         except (ValueError, TypeError, AttributeError) as error:
-            raise UserError(f"the objects of {bundle.index} cannot be read ({error}); download it again") from None
+            raise Damaged(f"the objects of {bundle.index} cannot be read ({error}); download it again") from None
 
     def variables(self, root: str) -> list[Variable]:
         """The variables of the object that was saved as `root`, without those of an optimizer saved beside it.
@@ -66,7 +66,7 @@ class ObjectCheckpoint:
             for name, child in self._nodes[node].children:
                 path = reached[node] + name.replace("/", ".S")  # as TensorFlow writes it in keys
                 if len(path) > MOST_PATH:
-                    raise UserError(f"{self.bundle.index} has objects in objects beyond any model; download it again")
+                    raise Damaged(f"{self.bundle.index} has objects in objects beyond any model; download it again")
                 for key in self._nodes[child].keys:
                     found.setdefault(key, []).append(path)
                 if child not in reached:
