@@ -5,6 +5,7 @@ holds the image, and the square is what is compared.
 """
 
 from dataclasses import replace
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -64,6 +65,19 @@ def test_images_are_resized_alike(reference, case: str):
         assert difference[:height, :width].mean() <= mean
         if pixels == "float32":
             assert (shared[height:] == np.float32(PAD)).all() and (shared[:, width:] == np.float32(PAD)).all()
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size"), [(375, 500, 640), (146, 73, 1333), (1080, 1920, 1024), (9, 640, 96)]
+)
+def test_images_of_any_size_are_resized_as_by_tensorflow(tensorflow: ModuleType, height: int, width: int, size: int):
+    """Noise, in which a sample that is taken a little beside its place shows most."""
+    image = np.random.default_rng(size).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    pixels = tensorflow.image.convert_image_dtype(image, tensorflow.float32)
+    options = {"antialias": True, "preserve_aspect_ratio": True}
+    expected = tensorflow.image.resize(pixels, (size, size), **options).numpy()
+    canvas = Geometry.letterbox(width, height, size).warp(image, PAD, "float32") / 255
+    np.testing.assert_allclose(canvas[: expected.shape[0], : expected.shape[1]], expected, rtol=0, atol=EXACT / 10)
 
 
 @pytest.mark.parametrize("case", CASES)
