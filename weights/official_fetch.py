@@ -14,11 +14,11 @@ from filelock import FileLock, Timeout
 from pix2seq.errors import UserError
 from pix2seq.runtime.paths import cache_folder
 from pix2seq.weights.conversion import convert_checkpoint
-from pix2seq.weights.fetch_checkpoint import CONFIG, STATE, fetch_files, fetch_model
+from pix2seq.weights.fetch_checkpoint import CONFIG, fetch_files, fetch_model
 from pix2seq.weights.official import CHECKPOINTS, MIRROR, TEXT_MODEL, Official, base_url
 from pix2seq.weights.official_config import config_of
 from pix2seq.weights.tensor_bundle import Damaged
-from pix2seq.weights.tf_checkpoint import open_checkpoint
+from pix2seq.weights.tf_checkpoint import STATE, open_checkpoint
 from pix2seq.weights.transfer import Unreachable, fetch
 
 
@@ -59,20 +59,33 @@ def _fetch_and_convert(name: str, item: Official, out: Path, dtype: str, text_mo
         else:
             folder, checkpoint = parts, fetch_model(base_url() + item.folder, parts)
         if item.kind == "multi_task" and text_model is None:
-            text_model = out.parent / Path(TEXT_MODEL).name
-            fetch(base_url() + TEXT_MODEL, text_model, patient=False)
+            text_model = _fetch_text_model(out.parent)
+        config = config_of(folder)
+        if config.canvas is None:
+            config = replace(config, canvas=(item.image_size, item.image_size))
+        classes = "objects365" if item.kind == "obj365_pretrain" else "coco"
+        convert_checkpoint(checkpoint, out, config, dtype, classes=classes, text_model=text_model)
     except Unreachable as error:
         raise UserError(f"{name}: {error}; {_by_hand(item, whole)}") from None
-    config = config_of(folder)
-    if config.canvas is None:
-        config = replace(config, canvas=(item.image_size, item.image_size))
-    classes = "objects365" if item.kind == "obj365_pretrain" else "coco"
-    try:
-        convert_checkpoint(checkpoint, out, config, dtype, classes=classes, text_model=text_model)
     except Damaged:
         shutil.rmtree(parts, ignore_errors=True)  # so that the next call fetches it again
         raise
     shutil.rmtree(parts, ignore_errors=True)
+
+
+def _fetch_text_model(folder: Path) -> Path:
+    """The official SentencePiece model in `folder`; what the server sends instead of one is not kept there."""
+    path = folder / Path(TEXT_MODEL).name
+    if not path.is_file():
+        from pix2seq.tokenizers.captioning import SentencePieceVocabulary
+
+        fetch(base_url() + TEXT_MODEL, path, patient=False)
+        try:
+            SentencePieceVocabulary.read(path)
+        except UserError:
+            path.unlink()
+            raise
+    return path
 
 
 def _by_hand(item: Official, folder: Path) -> str:
@@ -92,7 +105,7 @@ def _alone(folder: Path, name: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print(f"waiting for another process that fetches {name}", file=sys.stderr)
+        print(f"{name}: waiting for another process that fetches official weights", file=sys.stderr)
         lock.acquire()
     try:
         yield
