@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from pix2seq.errors import UserError
+from pix2seq.runtime.alone import alone
 from pix2seq.runtime.paths import cache_folder
 from pix2seq.weights.conversion import convert_checkpoint
 from pix2seq.weights.fetch_checkpoint import CONFIG, STATE, fetch_files, fetch_model
@@ -86,18 +84,10 @@ def _by_hand(item: Official, folder: Path) -> str:
 
 @contextmanager
 def _alone(folder: Path, name: str) -> Iterator[None]:
-    """One process at a time; a line tells the others why they wait."""
+    """One process at a time, in a folder that may have to be made."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"waiting for another process that fetches {name}", file=sys.stderr)
-        lock.acquire()
-    try:
+    with alone(folder / ".lock", f"fetches {name}"):
         yield
-    finally:
-        lock.release()
 
 
 @contextmanager
