@@ -119,7 +119,7 @@ EVALUATION = Uses(
         *("weights", "output_dir", "watch", "max_images", "eval_batch_size", "score_threshold", "end_threshold"),
         *("num_samples", "data_root", "val_split", "val_json", "val_images", "workers", "task", "seed", "device"),
     ),
-    others=(*DECODING, "watch_minutes", *SOURCE, "eval_images"),
+    others=(*DECODING, "prompt_threshold", "watch_minutes", *SOURCE, "eval_images"),
     detects=True,
 )
 EVERYTHING = Uses(essential=tuple(FIELDS))

@@ -326,6 +326,13 @@ class InferCFG:
     box_class: str = setting("person", "class name of the box", tasks=PROMPTED)
     output_dir: str = setting(".", "folder for the output files")
     score_threshold: float = setting(0.3, "lowest score of a detection that is used", low=0, high=1, tasks=DETECTION)
+    prompt_threshold: float = setting(
+        0.05,
+        "lowest score of a detection about which evaluations ask other tasks",
+        low=0,
+        high=1,
+        tasks=PROMPTED,
+    )
     temperature: float = setting(1.0, "sampling temperature, of whatever is sampled; 0: greedy", low=0, high=100)
     top_k: int = setting(
         0, "sample polygons among the k likeliest tokens; 0: all", low=0, high=100_000, tasks=SEGMENTATION

@@ -11,6 +11,14 @@ from pix2seq.runtime.paths import cache_folder
 
 KNOWN = "known_weights.txt"  # in the cache folder: a line for each file that was introduced
 STRONGER = "--weights multi-vit-b-640"
+DRAWN = "drawn scenes; it knows no photographs"
+
+
+def description(domain: str, licence: str, data_root: str) -> str:
+    """What to say of weights that carry `domain` and `licence`. Those without a domain whose training named no
+    `data_root` have learned from the toolkit's drawn scenes."""
+    known = domain or ("" if data_root else DRAWN)
+    return f"{known} (licence: {licence})" if known and licence else known
 
 
 def introduce(path: Path, about: str, again: bool = False) -> bool:
