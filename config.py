@@ -146,6 +146,7 @@ class DataCFG:
     val_json: str = setting("", "validation annotations in COCO's format: a path, or relative to data_root")
     train_images: str = setting("", "folder of the training images; empty: that of the layout")
     val_images: str = setting("", "folder of the validation images; empty: train_images, or that of the layout")
+    outside_images: bool = setting(False, "also read images that annotations name outside of the data root")
     classes: str = setting("", "comma-separated names of the classes to use; empty: all")
     train_difficult: bool = setting(False, "also train on objects that VOC marks as difficult", tasks=LOCATED)
     scenes_train: int = setting(24000, "synthetic training images", low=0)
