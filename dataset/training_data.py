@@ -79,7 +79,7 @@ def open_sources(
     hold_out = hold_out and _are_held_out(cfg, tasks)
     classes, sources = chosen_classes(cfg), []
     for root, name, weight in zip(roots, _titles(roots), _weights(cfg, len(roots)), strict=True):
-        dataset = _open_labeled(root, split, cfg, tasks, None, classes, hold_out=hold_out)
+        dataset = _open_labeled(cfg, root, split, tasks, None, classes, hold_out=hold_out)
         if dataset:
             sources.append(Source(name, root, dataset, weight))
         else:
@@ -102,11 +102,11 @@ def _validation(cfg: CFG, tasks: Mapping[str, Task], training: Mixture) -> Mixtu
     labels, held = (training.class_names, chosen_classes(cfg), training.skeleton), _are_held_out(cfg, tasks)
     for source in training.sources:
         found = find(source.root, split, cfg.data, tasks)
-        if found and (held or not found.part.side):
-            dataset = _open_labeled(source.root, split, cfg, tasks, *labels)
+        there = found and (held or not found.part.side)
+        if there and (dataset := _open_labeled(cfg, source.root, split, tasks, *labels)):
             sources.append(Source(source.name, source.root, dataset))
         else:
-            tell(f"{source.name} has no split {split}: left out of validation")
+            tell(f"{source.name} has no split {split} for {', '.join(tasks)}: left out of validation")
     if not sources:
         raise UserError(f"no folder of --data-root has the split {split}; name one that has, or another --val-split")
     return Mixture(sources)
@@ -119,9 +119,9 @@ def _are_held_out(cfg: CFG, tasks: Mapping[str, Task]) -> bool:
 
 
 def _open_labeled(
+    cfg: CFG,
     root: Path,
     split: str,
-    cfg: CFG,
     tasks: Mapping[str, Task],
     class_names: Mapping[int, str] | None,
     classes: Sequence[str],
@@ -136,6 +136,7 @@ def _open_labeled(
     dataset = open_folder(root, split, cfg.data, labeled or tasks, None, class_names, classes, skeleton, hold_out)
     needed, there = ({task.samples.COCO_FILE for task in group.values()} for group in (tasks, labeled))
     dataset.lack(needed - there)
+    dataset.root, dataset.may_leave = root, cfg.data.outside_images
     return dataset
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pix2seq.dataset.file_names import UPLOAD_MARK
+from pix2seq.dataset.file_names import UPLOAD_MARK, leads_out
 from pix2seq.dataset.frames import look_up
 from pix2seq.errors import UserError, plain
 from pix2seq.names import match_names
@@ -45,7 +45,8 @@ def read_yolo(root: Path, images: Sequence[str], classes: Classes, problems: Seq
     """The images below `root` with these paths, and their labels, in COCO's format."""
     problems, entries, annotations, labels = list(problems), [], [], LabelFiles(root)
     missing, unfit, lines, first = 0, 0, 0, ""
-    for number, (name, how, header) in enumerate(look_up(root, images), 1):
+    headers = look_up(root, images, lambda path: leads_out(path, root))
+    for number, (name, how, header) in enumerate(headers, 1):
         if isinstance(header, str):
             problems.append((f"{header}, left out", images[number - 1]))
             continue
@@ -91,6 +92,8 @@ def _lines(path: Path, root: Path, problems: list[tuple[str, str]]) -> list[tupl
     """The lines of a label file that hold something, each once, and where they are."""
     where = path.relative_to(root).as_posix()
     try:
+        if leads_out(path, root):
+            raise OSError("it is a link out of the data root")
         text = decode_text(read_bytes(path, MOST_BYTES), path)
     except (OSError, UserError) as error:
         problems.append(("label file that cannot be read", f"{where}: {plain(str(error), 120)}"))

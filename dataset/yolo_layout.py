@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pix2seq import coco_person
 from pix2seq.dataset.coco import ImageDataset
+from pix2seq.dataset.file_names import leads_out
 from pix2seq.dataset.images import IMAGE_SUFFIXES, OTHER_SUFFIXES
 from pix2seq.dataset.skeleton import Skeleton
 from pix2seq.dataset.splits import TEST, TRAIN, VAL, Part, name_in, role_of, split_folders, whole_of
@@ -260,20 +261,21 @@ def _inside(root: Path, place: str, bases: Iterable[str]) -> list[Path]:
     found = []
     for base in bases:
         path = os.path.normpath(f"{base}{place}".replace("\\", "/"))
-        if not path.startswith(("..", "/")) and _exists(root / path):
+        if not path.startswith(("..", "/")) and _is_inside(root / path, root):
             found.append(root / path)
     parts = [part for part in re.sub("^[A-Za-z]:", "", place).split("/") if part not in ("", ".", "..")]
     for start in range(len(parts)):
-        if _exists(root.joinpath(*parts[start:])):
+        if _is_inside(root.joinpath(*parts[start:]), root):
             found.append(root.joinpath(*parts[start:]))
         if role_of(parts[start]):
             break
     return found
 
 
-def _exists(path: Path) -> bool:
+def _is_inside(path: Path, root: Path) -> bool:
+    """Whether there is a file, or a folder, below the root; folders may be links, as those of images often are."""
     try:
-        return path.exists()
+        return path.is_dir() or (path.exists() and not leads_out(path, root))
     except (OSError, ValueError):  # a name that is too long, or has a zero byte
         return False
 

@@ -224,6 +224,16 @@ def test_nothing_outside_of_the_root_is_opened(tmp_path: Path, place: str):
         opened(root)
 
 
+def test_links_out_of_the_root_are_not_opened(tmp_path: Path):
+    root = tmp_path / "own"
+    label_studio_yolo(root)
+    text(tmp_path / "secret.txt", f"{BOX}\n")
+    (root / "labels" / "0a1b2c3d-a.txt").unlink()
+    (root / "labels" / "0a1b2c3d-a.txt").symlink_to(tmp_path / "secret.txt")
+    lines = [line for split in opened(root) for line in split.problems.lines()]
+    assert any("label file that cannot be read" in line and "link out of the data root" in line for line in lines)
+
+
 @pytest.mark.parametrize(
     "content, message",
     [

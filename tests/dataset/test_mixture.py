@@ -272,7 +272,7 @@ def test_splits_have_their_layouts_names(mixed: CFG, capsys: pytest.CaptureFixtu
     lines = describe_layouts(training, validation)
     counts = "train: 12 images", "train: 2 images", "train: 2 images", "val: 6 images", "val: 2 images"
     assert tuple(line.split(" of ")[0] for line in lines[:5]) == counts
-    assert "people has no split val2017: left out of validation" in notes
+    assert "people has no split val2017 for detection" in notes
 
 
 def test_a_source_of_no_requested_task_is_left_out(mixed: CFG, capsys: pytest.CaptureFixture):
