@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pix2seq.dataset.annotations import Problems
+from pix2seq.dataset.foreign import what_json_is
 from pix2seq.dataset.mending import match_ids
+from pix2seq.dataset.splits import Part
 from pix2seq.errors import UserError
 from pix2seq.runtime.text import read_text
 
@@ -29,7 +31,8 @@ def read_annotations(path: Path) -> dict:
         raise UserError(f"{path} is not JSON ({error}); get the file again") from None
     lists = [content.get(name) for name in ("images", "annotations")] if isinstance(content, dict) else [None]
     if not all(isinstance(entries, list) for entries in lists):
-        raise UserError(f"{path} {_what_else(content)}; expected COCO's annotation format")
+        found = what_json_is(content) or "has no lists `images` and `annotations`"
+        raise UserError(f"{path} {found}; expected COCO's annotation format")
     for name, needed in (("images", {"id", "file_name"}), ("annotations", set()), ("categories", {"id", "name"})):
         entries = content.get(name) or []
         if not isinstance(entries, list):
@@ -58,28 +61,36 @@ def read_annotations(path: Path) -> dict:
     return content
 
 
-def _what_else(content: Any) -> str:
-    """What a file is that is no annotation file."""
-    entries = content if isinstance(content, list) else []
-    if entries and all(isinstance(entry, dict) and "image_id" in entry for entry in entries):
-        return "is a file of results, a list of predictions, and names no images"
-    if entries and all(isinstance(entry, dict) and "annotations" in entry for entry in entries):
-        return "is Label Studio's own JSON; export it as COCO"
-    if isinstance(content, dict) and "shapes" in content:
-        return "is labelme's own JSON of one image; convert all of them to one file"
-    return "has no lists `images` and `annotations`"
+def read_part(path: Path, part: Part, files: Sequence[Path] = ()) -> dict:
+    """What `read_annotations` reads of those images that belong to `part`; `files` are all annotation files of its
+    split, which may list other images."""
+    content = read_annotations(path)
+    if not part.side:
+        return content
+    names: dict[Any, str] = {}  # an image id of several files is on one side, where it is refused
+    for other in (content, *(read_annotations(file) for file in files if file != path)):
+        for image in other["images"]:
+            names[image["id"]] = min(names.get(image["id"], image["file_name"]), image["file_name"])
+    chosen = {number for number, kept in zip(names, part.chosen(list(names.values())), strict=True) if kept}
+    left_out = names.keys() - chosen
+    images = [image for image in content["images"] if image["id"] in chosen]
+    annotations = [entry for entry in content["annotations"] if entry.get("image_id") not in left_out]
+    return content | {"images": images, "annotations": annotations}
 
 
-def without_idle_namesakes(categories: Mapping[int, dict], contents: Iterable[dict]) -> dict[int, dict]:
-    """Categories by id without those that no object has, where another one has the same name: an export's root."""
+def without_roots(categories: Mapping[int, dict], contents: Iterable[dict]) -> dict[int, dict]:
+    """Categories by id without the root that Roboflow adds to a list: no object has it, it has no supercategory, and it
+    is that of the others, or has the name of another one that objects have."""
     used = {annotation.get("category_id") for content in contents for annotation in content["annotations"]}
     names = Counter(entry["name"] for entry in categories.values())
     busy = {entry["name"] for number, entry in categories.items() if number in used}
-    return {
-        number: entry
-        for number, entry in categories.items()
-        if names[entry["name"]] == 1 or number in used or entry["name"] not in busy
-    }
+    above = {str(entry.get("supercategory")) for entry in categories.values()} - {str(None), "", "none"}
+
+    def is_root(entry: dict) -> bool:
+        alone = entry.get("supercategory") == "none" and entry["name"] in above
+        return alone or (names[entry["name"]] > 1 and entry["name"] in busy)
+
+    return {number: entry for number, entry in categories.items() if number in used or not is_root(entry)}
 
 
 def join_images(contents: Mapping[str, dict], problems: Problems) -> list[dict]:

@@ -28,8 +28,8 @@ def describe_data(cfg: CFG, training: ImageDataset, validation: ImageDataset, us
         f"training {tasks} on {useful} synthetic scenes (seed {data.scenes_seed}), the loss is validated on "
         f"{looked_at} others\n  they are drawn as they are needed and kept in {training.folder.parent}"
         f"{_still_to_draw(training)}\n"
-        "  for images of your own: --data-root with a folder in COCO's or Pascal VOC's layout, or --train-json and "
-        "--val-json (docs/data.md)"
+        "  for images of your own: --data-root with a folder in the layout of COCO, YOLO, Pascal VOC or an export of "
+        "CVAT, Label Studio or Roboflow, or --train-json (docs/data.md)"
     )
 
 

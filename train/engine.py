@@ -18,7 +18,7 @@ from pix2seq.dataset.inspection import mixture_table, report
 from pix2seq.dataset.mixture import Mixture
 from pix2seq.dataset.sampler import EpochSampler
 from pix2seq.dataset.samples import SampleDataset
-from pix2seq.dataset.training_data import evaluated_one, open_training
+from pix2seq.dataset.training_data import describe_layouts, evaluated_one, open_training
 from pix2seq.errors import UserError
 from pix2seq.evaluate.run import evaluate_weights
 from pix2seq.evaluate.tokens import TokenCounts, token_columns, token_numbers
@@ -139,6 +139,8 @@ class Trainer:
         """Images and tokenizers; `text` is the caption vocabulary that a run began with."""
         cfg = self.cfg
         training, validation = open_training(cfg, self.tasks, complete=False)
+        if distributed.rank() == 0 and (lines := describe_layouts(training, validation)):
+            print("\n".join(lines))
         self.class_names, self.skeleton = training.class_names, training.skeleton
         self.category_ids = training.category_ids
         self.tokenizers = training_tokenizers(training, self.tasks, cfg, text)
