@@ -5,13 +5,14 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.requirements
 READY_DEV := $(VENV)/.requirements-dev
+LOWEST := .venv-lowest
 
 IMAGE ?= images/demo.jpg
 OUTPUT ?= results/demo
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all format bench evaluate upper-bound weights clean
+.PHONY: help demo test test-all test-lowest format bench evaluate upper-bound weights clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +28,12 @@ test: $(READY_DEV) ## style, then the quick tests
 
 test-all: $(READY_DEV) ## every test, the slow ones too
 	@$(VENV)/bin/pytest -m "slow or not slow" $(ARGS)
+
+test-lowest: ## the quick tests with the lowest versions that pyproject.toml admits, in a folder of their own
+	@$(PYTHON) -m venv --clear $(LOWEST)
+	@sed -n 's/^ *"\([A-Za-z0-9_-]*\)>=\([0-9.]*\)".*/\1==\2/p' pyproject.toml > $(LOWEST)/floors.txt
+	@$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOWEST)/floors.txt -r requirements-dev.txt
+	@$(LOWEST)/bin/python -m pytest $(ARGS)
 
 format: $(READY_DEV) ## format the code in the project's style
 	@$(VENV)/bin/ruff check --fix .

@@ -84,7 +84,7 @@ def names_of(*groups: str) -> tuple[str, ...]:
 # Which data, of whatever split.
 SOURCE = (
     *("data_root", "train_split", "val_split", "train_json", "val_json", "train_images", "val_images", "classes"),
-    *("scenes_train", "scenes_val", "scenes_seed"),
+    *("outside_images", "scenes_train", "scenes_val", "scenes_seed"),
 )
 # What of a model's settings has to do with images and sequences: all but the network.
 SEQUENCES = (
@@ -119,7 +119,7 @@ EVALUATION = Uses(
         *("weights", "output_dir", "watch", "max_images", "eval_batch_size", "score_threshold", "end_threshold"),
         *("num_samples", "data_root", "val_split", "val_json", "val_images", "workers", "task", "seed", "device"),
     ),
-    others=(*DECODING, "watch_minutes", *SOURCE, "eval_images"),
+    others=(*DECODING, "prompt_threshold", "watch_minutes", *SOURCE, "eval_images"),
     detects=True,
 )
 EVERYTHING = Uses(essential=tuple(FIELDS))

@@ -146,6 +146,7 @@ class DataCFG:
     val_json: str = setting("", "validation annotations in COCO's format: a path, or relative to data_root")
     train_images: str = setting("", "folder of the training images; empty: that of the layout")
     val_images: str = setting("", "folder of the validation images; empty: train_images, or that of the layout")
+    outside_images: bool = setting(False, "also read images that annotations name outside of the data root")
     classes: str = setting("", "comma-separated names of the classes to use; empty: all")
     train_difficult: bool = setting(False, "also train on objects that VOC marks as difficult", tasks=LOCATED)
     scenes_train: int = setting(24000, "synthetic training images", low=0)
@@ -326,6 +327,13 @@ class InferCFG:
     box_class: str = setting("person", "class name of the box", tasks=PROMPTED)
     output_dir: str = setting(".", "folder for the output files")
     score_threshold: float = setting(0.3, "lowest score of a detection that is used", low=0, high=1, tasks=DETECTION)
+    prompt_threshold: float = setting(
+        0.05,
+        "lowest score of a detection about which evaluations ask other tasks",
+        low=0,
+        high=1,
+        tasks=PROMPTED,
+    )
     temperature: float = setting(1.0, "sampling temperature, of whatever is sampled; 0: greedy", low=0, high=100)
     top_k: int = setting(
         0, "sample polygons among the k likeliest tokens; 0: all", low=0, high=100_000, tasks=SEGMENTATION
@@ -392,6 +400,13 @@ class InferCFG:
     )
     caption_top_p: float = setting(
         0.0, "sample captions from the nucleus of this probability; 0: greedy", low=0, high=1, tasks=CAPTIONING
+    )
+    invisible_threshold: float = setting(
+        0.5,
+        "a greedy keypoint is invisible when that is this probable; 0: when it is the likeliest token",
+        low=0,
+        high=1,
+        tasks=("keypoint",),
     )
     suppress_invisible: bool = setting(
         False, "place invisible keypoints where they are likeliest, not at the center", tasks=("keypoint",)
@@ -469,6 +484,7 @@ DECODING = (
         "mask_tokens",
         "keypoint_top_p",
         "caption_top_p",
+        "invisible_threshold",
         "suppress_invisible",
         "points_score_weight",
     ),
@@ -592,6 +608,9 @@ def notices(cfg: CFG) -> list[str]:
         "--mosaic has no effect without a task that finds objects": cfg.data.mosaic and "detection" not in cfg.tasks,
         "--end-threshold has no effect where --detection-top-p or --detection-votes sample": (
             (infer.detection_top_p or infer.detection_votes > 1) and "end_threshold" in cfg.given
+        ),
+        "--invisible-threshold has no effect where --keypoint-top-p samples": (
+            infer.keypoint_top_p and "invisible_threshold" in cfg.given
         ),
         "--watch-minutes has no effect without --watch": infer.watch_minutes and not infer.watch,
         "--weights has no effect beside --watch": infer.watch and infer.weights != InferCFG.weights,

@@ -21,11 +21,12 @@ from pix2seq.dataset.annotation_files import (
 from pix2seq.dataset.annotations import ObjectReader, Problems, number_classes, polygons_of
 from pix2seq.dataset.box_counts import BoxCounts
 from pix2seq.dataset.cache import DecodedCache
+from pix2seq.dataset.file_names import leads_out
 from pix2seq.dataset.frames import boxes_by_image, is_settled, look_up, settle_all
 from pix2seq.dataset.images import Header, read_reduced
 from pix2seq.dataset.labels import EVERYTHING_IS_LABELED, Unlabeled
 from pix2seq.dataset.skeleton import COCO_PERSON, Skeleton, default_skeleton, read_skeleton
-from pix2seq.errors import UserError
+from pix2seq.errors import Unreadable, UserError
 from pix2seq.names import match_names
 
 if TYPE_CHECKING:
@@ -89,6 +90,8 @@ class ImageDataset:
 
     complete = True  # all images and annotations exist already
     lists_objects = True  # every object of the classes is annotated, so that others are known not to be there
+    root: Path | None = None  # where images may lie, too: the whole dataset's folder
+    may_leave = False  # whether they may lie outside of both
     to_draw = 0  # images that are drawn when they are first loaded
     caption_words: Sequence[str] = ()  # every word of the captions, if known without reading them
 
@@ -310,11 +313,17 @@ class ImageDataset:
         image = self.cache.get(index, shrink) if self.cache else None
         if image is not None:
             return target.shrunk(image, shrink)
-        as_stored = self.images[index].get("as_stored", False)
-        image, factor = read_reduced(self.path(index), shrink, as_stored=as_stored)
+        as_stored, path = self.images[index].get("as_stored", False), self.path(index)
+        if self._is_outside(path):
+            raise Unreadable(f"{path} lies outside of {self.root or self.folder}; --outside-images reads it")
+        image, factor = read_reduced(path, shrink, as_stored=as_stored)
         if self.cache and factor == shrink:
             self.cache.put(index, shrink, image)
         return target.shrunk(image, factor)
+
+    def _is_outside(self, path: Path) -> bool:
+        """Whether an image is not to be opened because of where it lies."""
+        return not self.may_leave and leads_out(path, *filter(None, (self.folder, self.root)))
 
     def leave_out_unreadable(self) -> None:
         """Compare the image files with what the annotations say about them, by their headers.
@@ -323,7 +332,7 @@ class ImageDataset:
         by another spelling and sizes that were not known are entered. Raises UserError if no image is left, or if most
         have another size.
         """
-        found = look_up(self.folder, [entry["file_name"] for entry in self.images])
+        found = look_up(self.folder, [entry["file_name"] for entry in self.images], self._is_outside)
         if found and all(isinstance(header, str) for _, _, header in found):
             name, _, fault = found[0]
             raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ class FileNames:
 
         None if there is none, or if several files are meant as well as each other: which one is never guessed.
         """
-        if _is_file(self.folder / name):
+        if _is_file(self.folder / name) and not leads_out(self.folder / name, self.folder):
             return name, ""
         for spelled, how in _readings(name):
             if found := self._below(spelled):
@@ -56,6 +57,19 @@ class FileNames:
                 names.setdefault(_plain(path.name), []).append(path.name)
             self._listed[folder] = names
         return self._listed[folder]
+
+
+def leads_out(path: Path, *folders: Path) -> bool:
+    """Whether a file lies below none of `folders`: by .. or an absolute path in its name, or as a link to elsewhere.
+
+    Linked folders are followed: with them people lay out their disks.
+    """
+    try:
+        whole = os.path.realpath(path) if path.is_symlink() or ".." in path.parts else os.path.abspath(path)
+    except (OSError, ValueError):  # a name that no file has
+        return True
+    places = {place(folder) for folder in folders for place in (os.path.abspath, os.path.realpath)}
+    return not whole.startswith(tuple(os.path.join(place, "") for place in places))
 
 
 def _is_file(path: Path) -> bool:

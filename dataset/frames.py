@@ -7,14 +7,14 @@ upright image, others the stored one; the annotated size tells which.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from pix2seq.dataset.box_counts import TOLERANCE_PX
 from pix2seq.dataset.file_names import FileNames
-from pix2seq.dataset.images import MISSING, Header, read_header
+from pix2seq.dataset.images import MISSING, OUTSIDE, Header, read_header
 from pix2seq.dataset.mending import mend_box
 from pix2seq.errors import UserError
 
@@ -33,16 +33,22 @@ class Frame:
     remark: str = ""
 
 
-def look_up(folder: Path, names: Sequence[str]) -> list[tuple[str, str, Header | str]]:
+def look_up(
+    folder: Path, names: Sequence[str], is_outside: Callable[[Path], bool]
+) -> list[tuple[str, str, Header | str]]:
     """For each name of an image file below `folder`: its path there, how it was found ("" if by its own spelling), and
-    its header or what is wrong with it, in words."""
+    its header or what is wrong with it, in words. A file that `is_outside` is not opened."""
+
+    def header_of(path: Path) -> Header | str:
+        return OUTSIDE if is_outside(path) else read_header(path)
+
     # Each thread silences warnings in `open_image`; only out here is it sure that they are heard again.
     with warnings.catch_warnings(), ThreadPoolExecutor(OPENERS) as pool:
-        headers = list(pool.map(read_header, [folder / name for name in names]))
+        headers = list(pool.map(header_of, [folder / name for name in names]))
     files, found = FileNames(folder), []
     for name, header in zip(names, headers, strict=True):
-        other = files.find(name) if header == MISSING else None
-        found.append((*other, read_header(folder / other[0])) if other else (name, "", header))
+        other = files.find(name) if header in (MISSING, OUTSIDE) else None
+        found.append((*other, header_of(folder / other[0])) if other else (name, "", header))
     return found
 
 

@@ -27,6 +27,7 @@ IMAGE_SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".ppm", ".ti
 # Images that Pillow does not read without additions.
 OTHER_SUFFIXES = (".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".jxl", ".nef", ".psd", ".raw", ".svg")
 UNREADABLE, MISSING = "image that cannot be read", "image that is not there"
+OUTSIDE = "image outside of the dataset's folder (--outside-images reads it)"
 DEPTHS = (8, 10, 12, 14, 16)  # bits of gray values that cameras and scanners write
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 DAMAGES = (

@@ -50,6 +50,9 @@ def open_split(
     if cfg.data.data_weights:
         raise UserError("--data-weights weighs several folders of --data-root; leave it out for one dataset")
     opened = _open(cfg, split, tasks, class_names, skeleton, complete)
+    if roots:
+        opened.root = roots[0]
+    opened.may_leave = cfg.data.outside_images
     require_chosen_classes([opened])
     if class_names is not None and any(task.about_objects for task in tasks.values()):
         opened.require_common_class()

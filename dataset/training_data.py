@@ -56,7 +56,7 @@ def open_sources(cfg: CFG, tasks: Mapping[str, Task], complete: bool = True) -> 
     _check_flags(cfg, roots)
     classes, sources = chosen_classes(cfg), []
     for root, name, weight in zip(roots, _titles(roots), _weights(cfg, len(roots)), strict=True):
-        dataset = _open_labeled(root, split, tasks, None, classes)
+        dataset = _open_labeled(cfg, root, split, tasks, None, classes)
         if dataset:
             sources.append(Source(name, root, dataset, weight))
         else:
@@ -78,17 +78,18 @@ def _validation(cfg: CFG, tasks: Mapping[str, Task], training: Mixture) -> Mixtu
     split, sources = cfg.data.val_split, []
     labels = training.class_names, chosen_classes(cfg), training.skeleton
     for source in training.sources:
-        if find_split(source.root, split, tasks):
-            dataset = _open_labeled(source.root, split, tasks, *labels)
+        there = find_split(source.root, split, tasks)
+        if there and (dataset := _open_labeled(cfg, source.root, split, tasks, *labels)):
             sources.append(Source(source.name, source.root, dataset))
         else:
-            tell(f"{source.name} has no split {split}: left out of validation")
+            tell(f"{source.name} has no split {split} for {', '.join(tasks)}: left out of validation")
     if not sources:
         raise UserError(f"no folder of --data-root has the split {split}; name one that has, or another --val-split")
     return Mixture(sources)
 
 
 def _open_labeled(
+    cfg: CFG,
     root: Path,
     split: str,
     tasks: Mapping[str, Task],
@@ -104,6 +105,7 @@ def _open_labeled(
     dataset = open_folder(root, split, labeled or tasks, None, class_names, classes, skeleton)
     needed, there = ({task.samples.COCO_FILE for task in group.values()} for group in (tasks, labeled))
     dataset.lack(needed - there)
+    dataset.root, dataset.may_leave = root, cfg.data.outside_images
     return dataset
 
 

@@ -47,7 +47,7 @@ def score(predictions: Sequence[ImagePredictions], split: ImageDataset, settings
 
 def box_results(predictions: Sequence[ImagePredictions], split: ImageDataset) -> list[dict]:
     """The boxes that were found, in COCO's results format."""
-    found = [(each.image_id, each.detected.instances) for each in predictions]
+    found = [(each.image_id, each.found) for each in predictions]
     boxes = ((image_id, instances, [{"bbox": xywh(box)} for box in instances.boxes]) for image_id, instances in found)
     return results_of(boxes, split.category_ids)
 
@@ -64,7 +64,7 @@ def draw_pair(
     example: Example, predictions: ImagePredictions, class_names: Mapping[int, str], threshold: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """The objects, and the instances found with at least the score `threshold`."""
-    found, drawing = predictions.detected.instances, Drawing(class_names)
+    found, drawing = predictions.found, Drawing(class_names)
     sure = found[found.scores >= threshold]
     return tuple(draw_boxes(example.image, instances, drawing) for instances in (true_instances(example), sure))
 

@@ -109,7 +109,7 @@ def ask(
     predictor: Predictor, names: Sequence[str], examples: Mapping[int, Example], about_detected: bool = True
 ) -> list[ImagePredictions]:
     """The named tasks about some images, by their number in the split: about the ground truth's instances and, with
-    `about_detected`, about those that the model finds."""
+    `about_detected`, about those that the model finds with a score of at least `prompt_threshold`."""
     images = [example.image for example in examples.values()]
     predictions = [ImagePredictions(index, example.image_id) for index, example in examples.items()]
     tasks = [predictor.tasks[name] for name in names]
@@ -127,9 +127,13 @@ def ask(
                 each.whole[task.name] = prediction
     if finds:
         found = predictor.predict(predictor.finder.name, images, encoded=whole)
-        about = names if about_detected else ()
-        for each, result in zip(predictions, predictor.describe_instances(images, about, found, whole), strict=True):
-            each.detected = result
+        for each, instances in zip(predictions, found, strict=True):
+            each.found = instances
+        if about_detected and any(task.is_prompted for task in tasks):
+            lowest = predictor.settings.prompt_threshold
+            sure = [instances[instances.scores >= lowest] for instances in found]
+            for each, result in zip(predictions, predictor.describe_instances(images, names, sure, whole), strict=True):
+                each.detected = result
     for each, example in zip(predictions, examples.values(), strict=True):
         each.evidence = {task.name: task.evaluation.evidence(example, each) for task in tasks}
     return predictions

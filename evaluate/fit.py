@@ -21,7 +21,6 @@ from pix2seq.evaluate.predictions import ImagePredictions, Scores
 from pix2seq.evaluate.reliability import Reliability, fit_calibration
 from pix2seq.infer.calibration import calibrate
 from pix2seq.infer.predictor import Predictor
-from pix2seq.infer.results import Result
 
 END_THRESHOLDS = (0.0, 0.1, 0.3, 0.6, 0.9)
 NUCLEI = (0.5, 0.7, 0.9)
@@ -76,7 +75,7 @@ def predict_all(
             found = raw.with_settings(**trial.settings).predict(task, images, encoded=encoded)
             trial.seconds += time.perf_counter() - started
             trial.predictions += [
-                ImagePredictions(index, example.image_id, Result(instances))
+                ImagePredictions(index, example.image_id, instances)
                 for (index, example), instances in zip(examples.items(), found, strict=True)
             ]
     if len(trials[0].predictions) < MIN_IMAGES:

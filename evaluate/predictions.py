@@ -19,13 +19,15 @@ Boxes = Literal["true boxes", "detected boxes"]
 class ImagePredictions:
     """About image `image_id`, number `index` of the split, by task name.
 
-    `detected` holds the instances that the model found, with what instance tasks predict about them; None if it finds
-    none. `prompted` holds what each instance task predicts about the ground truth's instances that are labeled for it,
-    `whole` what image tasks predict. `evidence` is what scoring needs of the ground truth.
+    `found` holds the instances that the model found, None if it finds none; `detected` the surer ones with what
+    instance tasks predict about them, None if no such task is asked. `prompted` holds what each instance task predicts
+    about the ground truth's instances that are labeled for it, `whole` what image tasks predict. `evidence` is what
+    scoring needs of the ground truth.
     """
 
     index: int
     image_id: int | str
+    found: Instances | None = None
     detected: Result | None = None
     prompted: dict[str, Result] = field(default_factory=dict)
     whole: dict[str, Any] = field(default_factory=dict)

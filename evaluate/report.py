@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pix2seq.dataset.annotations import Problems
 from pix2seq.dataset.coco import ImageDataset
 from pix2seq.evaluate.evaluation import Evaluation
+from pix2seq.evaluate.predictions import ImagePredictions
 from pix2seq.evaluate.reliability import Reliability
 from pix2seq.infer.predictor import Predictor
 from pix2seq.runtime.files import writing
@@ -59,10 +60,18 @@ def tables(evaluation: Evaluation, problems: Problems) -> str:
     for task, scores in evaluation.scores.items():
         if scores.per_class:
             parts.append(_by_class(task, scores.per_class))
+    parts += _prompts(evaluation.predictions)
     parts += [f"{task}: {table.text()}" for task, table in _reliability(evaluation).items()]
     if problems.counts:
         parts.append("\n".join(f"left out or repaired: {line}" for line in problems.lines()))
     return "\n\n".join(parts)
+
+
+def _prompts(predictions: Sequence[ImagePredictions]) -> list[str]:
+    """How many of the boxes that were found served as prompts, in a line; none where no task asks about them."""
+    found = sum(len(each.found) for each in predictions if each.detected)
+    asked = sum(len(each.detected.instances) for each in predictions if each.detected)
+    return [f"prompts: {asked} of {found} detected boxes, those of --prompt-threshold"] if found else []
 
 
 def _reliability(evaluation: Evaluation) -> dict[str, Reliability]:

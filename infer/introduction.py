@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import sys
 from pathlib import Path
 
@@ -11,6 +12,14 @@ from pix2seq.runtime.paths import cache_folder
 
 KNOWN = "known_weights.txt"  # in the cache folder: a line for each file that was introduced
 STRONGER = "--weights multi-vit-b-640"
+DRAWN = "drawn scenes; it knows no photographs"
+
+
+def description(domain: str, licence: str, data_root: str) -> str:
+    """What to say of weights that carry `domain` and `licence`. Those without a domain whose training named no
+    `data_root` have learned from the toolkit's drawn scenes."""
+    known = domain or ("" if data_root else DRAWN)
+    return f"{known} (licence: {licence})" if known and licence else known
 
 
 def introduce(path: Path, about: str, again: bool = False) -> bool:
@@ -29,7 +38,8 @@ def _is_new(path: Path) -> bool:
     known = cache_folder() / KNOWN
     try:
         state = path.stat()
-        name = hashlib.sha256(f"{path.resolve()} {state.st_size} {state.st_mtime_ns}".encode()).hexdigest()[:24]
+        place = os.fsencode(path.resolve())  # not every name of a file is UTF-8
+        name = hashlib.sha256(place + f" {state.st_size} {state.st_mtime_ns}".encode()).hexdigest()[:24]
         if known.is_file() and name in known.read_text(encoding="utf-8").split():
             return False
     except (OSError, UnicodeDecodeError):

@@ -20,6 +20,7 @@ from pix2seq.dataset.skeleton import Skeleton
 from pix2seq.errors import UserError
 from pix2seq.infer.draw import Drawing
 from pix2seq.infer.generator import Encoded, ModelGenerator, SequenceGenerator
+from pix2seq.infer.introduction import description
 from pix2seq.infer.results import Canvas, Instances, Prompt, Result, prompts_for
 from pix2seq.models.weights import Weights
 from pix2seq.task import Task
@@ -69,7 +70,7 @@ class Predictor:
         text = read_text(weights.text, trained.model.vocab_size)
         tokenizers = Tokenizers.build(tasks, trained, LabelSpace(sorted(weights.class_names), len(skeleton), text))
         generator = ModelGenerator(weights.model, tokenizers.by_task, device, settings.eval_batch_size, seed)
-        about = f"{weights.domain} (licence: {weights.licence})" if weights.licence else weights.domain
+        about = description(weights.domain, weights.licence, trained.data.data_root)
         described = weights.class_names, skeleton, tokenizers, weights.category_ids, weights.step, about
         return cls(generator, tasks, trained, settings, *described)
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from pix2seq.coco_person import KEYPOINTS, SKELETON
 from pix2seq.errors import UserError
+from pix2seq.runtime.alone import alone
+from pix2seq.runtime.paths import writable_folder
 from pix2seq.scenes.kept import in_processes, write_whole
 from pix2seq.scenes.kinds import KINDS
 from pix2seq.scenes.root import VERSION
@@ -20,23 +22,55 @@ MARK = "scenes.json"  # marks a folder that holds nothing but scenes, which can 
 
 
 def write_dataset(root: Path, num_train: int, num_val: int, seed: int) -> None:
-    """Write both splits to `root` in COCO's layout; `root` is created only when all files are complete."""
-    root = Path(root)
-    if root.exists() and any(root.iterdir()) and not (root / MARK).is_file():
-        raise UserError(f"{root} contains files that are not synthetic scenes; choose another folder with --data-root")
+    """Write both splits to `root` in COCO's layout; `root` is created only when all files are complete.
+
+    If another process is drawing there, it is waited for, and its scenes are kept if they are the same.
+    """
+    root = Path(root).absolute()
+    described = {"num_train": num_train, "num_val": num_val, "seed": seed, "version": VERSION}
+    writable_folder(root.parent, "--data-root")
+    with alone(root.with_name(f".{root.name}.lock"), f"draws scenes in {root}") as waited:
+        if root.exists() and any(root.iterdir()) and not (root / MARK).is_file():
+            raise UserError(
+                f"{root} contains files that are not synthetic scenes; choose another folder with --data-root"
+            )
+        if not (waited and _description(root) == described):
+            _draw(root, described)
+
+
+def _description(root: Path) -> Any:
+    """What the scenes in a folder are; None if that is not known."""
+    try:
+        return json.loads((root / MARK).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _draw(root: Path, described: dict[str, int]) -> None:
+    """Put the scenes in the place of what is in `root`, once they are complete."""
     unfinished = root.with_name(root.name + ".partial")
     shutil.rmtree(unfinished, ignore_errors=True)
-    (unfinished / "annotations").mkdir(parents=True)
-    for split, count in zip(SPLITS, (num_train, num_val), strict=True):
-        (unfinished / split).mkdir()
-        write = partial(write_image, unfinished / split, seed, split)
+    try:
+        _draw_files(unfinished, described)
+        shutil.rmtree(root, ignore_errors=True)
+        unfinished.rename(root)
+    except OSError as error:
+        raise UserError(
+            f"{root} cannot be written ({error.strerror}); make room, or choose another folder with --data-root"
+        ) from None
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _draw_files(folder: Path, described: dict[str, int]) -> None:
+    (folder / "annotations").mkdir(parents=True)
+    for split, count in zip(SPLITS, (described["num_train"], described["num_val"]), strict=True):
+        (folder / split).mkdir()
+        write = partial(write_image, folder / split, described["seed"], split)
         records = list(in_processes(write, range(count), f"drawing {split}"))
         for name, content in coco_files(records).items():
-            (unfinished / "annotations" / f"{name}_{split}.json").write_text(json.dumps(content), encoding="utf-8")
-    described = {"num_train": num_train, "num_val": num_val, "seed": seed, "version": VERSION}
-    (unfinished / MARK).write_text(json.dumps(described), encoding="utf-8")
-    shutil.rmtree(root, ignore_errors=True)
-    unfinished.rename(root)
+            (folder / "annotations" / f"{name}_{split}.json").write_text(json.dumps(content), encoding="utf-8")
+    (folder / MARK).write_text(json.dumps(described), encoding="utf-8")
 
 
 def write_image(folder: Path, seed: int, split: str, index: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import cv2
 from tqdm import tqdm
 
 from pix2seq.errors import UserError
+from pix2seq.runtime.alone import alone
 from pix2seq.runtime.paths import writable_folder
 from pix2seq.scenes.scene import draw_jpeg
 
@@ -70,9 +71,12 @@ class KeptScenes:
         return missing
 
     def complete(self, count: int) -> None:
-        """Draw those of the first `count` scenes that are not stored yet, on all processors, with a progress bar."""
-        for _ in in_processes(self.draw, self.missing(count), f"drawing {self.split}"):
-            pass
+        """Draw those of the first `count` scenes that are not stored yet, on all processors, with a progress bar; of
+        several runs that need them, one does."""
+        if self.missing(count):
+            with alone(self.folder / ".lock", f"draws the scenes in {self.folder}"):
+                for _ in in_processes(self.draw, self.missing(count), f"drawing {self.split}"):
+                    pass
 
 
 def in_processes(work: Callable[[int], Result], indices: Sequence[int], title: str) -> Iterator[Result]:

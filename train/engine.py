@@ -218,12 +218,15 @@ class Trainer:
         self.progress = Progress(title, images, self.metrics, self.forecast)
         self.progress.recall(self.recent)
         for batch in self.progress.follow(self.loader, len(self.sampler), self.sampler.done):
-            rate = learning_rate(self.step, total, self.cfg)
+            rate = learning_rate(self.step, total, self.cfg) * self.finite.rate_factor
             counts = self._token_counts() if self.progress.is_logged(self.step + 1) else {}
             losses, grad_norm = self.train_step(batch.to(self.device), rate, counts)
+            if self.finite.is_lost:
+                resume.go_back(self)
             self.step, self.seen = self.step + 1, self.seen + images
             self.progress.step_done(self.step, losses, rate, grad_norm, counts, steps_left(self.cfg, self.step, total))
-            is_due, is_asked = distributed.any_of([self.clock.is_due(self.step), bool(stop.signal)])
+            is_due = self.clock.is_due(self.step) and not self.finite.in_a_row  # else the last one may be a way out
+            is_due, is_asked = distributed.any_of([is_due, bool(stop.signal)])
             if is_due or is_asked:
                 self.save()
             if is_asked:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pix2seq.errors import UserError
 from pix2seq.runtime import distributed
 
 MOST_IN_A_ROW = 10
@@ -19,13 +18,24 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of batch 
 class FiniteSteps:
     """Decides for each step, with all processes, whether its update may be made.
 
-    `skipped` counts those that were not, `in_a_row` the ones since the last that was.
+    `skipped` counts those that were not, `in_a_row` the ones since the last that was, `returns` how often the run went
+    back to its last checkpoint because there were too many of them (see `resume.go_back`).
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.statistics = [buffer for name, buffer in model.named_buffers() if name.endswith(STATISTICS)]
         self.kept: list[Tensor] = []
-        self.skipped, self.in_a_row = 0, 0
+        self.skipped, self.in_a_row, self.returns = 0, 0, 0
+
+    @property
+    def rate_factor(self) -> float:
+        """What the schedule's learning rate is multiplied by: half as much after each return."""
+        return 0.5**self.returns
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the weights are such that no step can be made from them any more."""
+        return self.in_a_row >= MOST_IN_A_ROW
 
     def begin(self) -> None:
         """Remember what the forward pass of a step changes."""
@@ -40,7 +50,7 @@ class FiniteSteps:
     def accept(self, step: int, loss: Tensor, grad_norm: Tensor, losses: Mapping[str, Tensor], names: tuple) -> bool:
         """Whether the loss and the gradient of update `step` are finite in all processes; if not, it is reported.
 
-        `names` are the images of this process's batch. Raises UserError after MOST_IN_A_ROW such steps.
+        `names` are the images of this process's batch.
         """
         mine = not bool(torch.isfinite(loss))
         if not any(distributed.any_of([mine or not bool(torch.isfinite(grad_norm))])):
@@ -51,19 +61,13 @@ class FiniteSteps:
         values = ", ".join(f"{name} {value.item():.3g}" for name, value in losses.items())
         found = distributed.gather([(mine, values, names)])
         guilty = [part for part in found if part[0]] or found  # else the gradient alone is not finite
-        self._report(step, float(grad_norm), guilty[0][1], [name for part in guilty for name in part[2]])
+        if distributed.rank() == 0:
+            self._report(step, float(grad_norm), guilty[0][1], [name for part in guilty for name in part[2]])
         return False
 
     def _report(self, step: int, grad_norm: float, values: str, names: list[str]) -> None:
-        what = f"the loss or its gradient is not finite at step {step} ({values}; gradient {grad_norm:.3g})"
-        if self.in_a_row >= MOST_IN_A_ROW:
-            error = UserError(
-                f"{what}, as in the {MOST_IN_A_ROW - 1} steps before: go on from the last checkpoint with --resume and "
-                "a lower --lr, or with --precision fp32"
-            )
-            error.everywhere = True
-            raise error
-        if distributed.rank() == 0:
-            more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-            images = f"{', '.join(names[:NAMES_SHOWN])}{more}"
-            tqdm.write(f"skipped: {what} on {images}; {self.skipped} steps skipped so far")
+        more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+        tqdm.write(
+            f"skipped: the loss or its gradient is not finite at step {step} ({values}; gradient {grad_norm:.3g}) on "
+            f"{', '.join(names[:NAMES_SHOWN])}{more}; {self.skipped} steps skipped so far"
+        )

@@ -8,10 +8,12 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from tqdm import tqdm
 
 from pix2seq.config import CFG, DECODING, FIELDS, GROUP_OF, flag, from_json, parse_tasks, to_json, value_of
 from pix2seq.errors import UserError
 from pix2seq.runtime import distributed
+from pix2seq.runtime.checkpoint import CHECKPOINT, load_checkpoint
 from pix2seq.tokenizers.captioning import TextVocabulary, read_text
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ FIXED = {
 # Where a run lies and how it was begun is no setting of it; the number of token ids follows from the captions.
 IGNORED = {"run_dir", "resume", "overwrite", "vocab_size"}
 COMPARED = [name for name in FIELDS if (GROUP_OF[name] != "infer" or name in DECODING) and name not in IGNORED]
+
+MOST_RETURNS = 3  # to the last checkpoint, each with half the learning rate of the one before
 
 
 class SaveClock:
@@ -81,7 +85,7 @@ def collect(trainer: Trainer) -> dict[str, Any]:
         "cfg": to_json(trainer.cfg),
         "labels": labels_of(trainer),
         "random": distributed.gather([random_state(trainer.device)]),
-        "skipped": [trainer.finite.skipped, trainer.finite.in_a_row],
+        "skipped": [trainer.finite.skipped, trainer.finite.in_a_row, trainer.finite.returns],
         "recent": trainer.recent_losses(),
         "rows": trainer.metrics.rows if trainer.metrics else 0,
     }
@@ -161,9 +165,7 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
     """Put a run where it was; a line says what cannot be as it was. Raises UserError for a state of another run."""
     cfg, device = trainer.cfg, trainer.device
     try:
-        for name in ("trained", "average"):
-            getattr(trainer, name).load_state_dict(state[name])
-        trainer.optimizers.load_state_dict(state["optimizers"], settings_in(state, cfg))
+        _restore_learned(trainer, state)
         trainer.step, trainer.epoch, trainer.best = state["step"], state["epoch"], state["best"]
     except (RuntimeError, ValueError, KeyError) as error:
         raise UserError(
@@ -171,7 +173,10 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
             f"{cfg.train.run_dir}/cfg.json ({str(error).splitlines()[0]})"
         ) from None
     trainer.seen = state.get("seen", 0)
-    trainer.finite.skipped, trainer.finite.in_a_row = state.get("skipped", (0, 0))
+    finite = trainer.finite
+    finite.skipped, finite.in_a_row, finite.returns = [*state.get("skipped", (0, 0)), 0][:3]
+    if cfg.train.lr != settings_in(state, cfg).train.lr:
+        finite.returns = 0  # the rate that was chosen now holds
     trainer.recent = state.get("recent", [])
     states = state.get("random", [])
     if distributed.rank() < len(states):
@@ -181,6 +186,35 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
     if distributed.rank() == 0:
         for line in _what_is_not_exact(trainer, state):
             print(f"not exact: {line}")
+
+
+def _restore_learned(trainer: Trainer, state: Mapping[str, Any]) -> None:
+    for name in ("trained", "average"):
+        getattr(trainer, name).load_state_dict(state[name])
+    trainer.optimizers.load_state_dict(state["optimizers"], settings_in(state, trainer.cfg))
+
+
+def go_back(trainer: Trainer) -> None:
+    """Take weights, average and moments of the last checkpoint, and half the learning rate from here on, because no
+    step can be made from those of now. Raises UserError if there is none, or after MOST_RETURNS of that."""
+    finite, path = trainer.finite, trainer.folder / CHECKPOINT
+    if finite.returns == MOST_RETURNS or not path.is_file():
+        tried = f"{finite.returns} times half the learning rate has not helped" if finite.returns else "none is there"
+        error = UserError(
+            f"{finite.in_a_row} steps in a row were not finite, and the last checkpoint is no way out ({tried}): begin "
+            f"again with a lower --lr, with --clip-norm, or with --precision fp32; {trainer.folder} stays as it is"
+        )
+        error.everywhere = True
+        raise error
+    state = load_checkpoint(path, trainer.device)
+    _restore_learned(trainer, state)
+    finite.returns += 1
+    if distributed.rank() == 0:
+        tqdm.write(
+            f"went back: {finite.in_a_row} steps in a row were not finite; the weights are those of step "
+            f"{state['step']} again, the learning rate is {finite.rate_factor:g} of the schedule's from here on"
+        )
+    finite.in_a_row = 0
 
 
 def _what_is_not_exact(trainer: Trainer, state: Mapping[str, Any]) -> Iterator[str]:

@@ -61,7 +61,8 @@ def convert_checkpoint(
     model = empty_model(cfg)
     check_fit(sources, model.state_dict())
     fill(model, checkpoint, sources, getattr(torch, DTYPES[dtype]))
-    weights = Weights(model, cfg, class_names, text, decoding=published_decoding(cfg))
+    domain = f"photographs; {len(class_names)} classes"
+    weights = Weights(model, cfg, class_names, text, decoding=published_decoding(cfg), domain=domain)
     save_weights(out, weights, getattr(torch, DTYPES[dtype]))
     return weights
 

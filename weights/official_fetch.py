@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from pix2seq.errors import UserError
+from pix2seq.runtime.alone import alone
 from pix2seq.runtime.paths import cache_folder
 from pix2seq.weights.conversion import convert_checkpoint
 from pix2seq.weights.fetch_checkpoint import CONFIG, fetch_files, fetch_model
@@ -37,7 +35,7 @@ def obtain(name: str, dtype: str = "fp32", text_model: Path | None = None) -> Pa
     out = folder / f"{name}{'' if dtype == 'fp32' else '-' + dtype}.safetensors"
     if out.is_file():
         return out
-    with _disk_errors(folder), _alone(folder, name):
+    with _disk_errors(folder), _alone(folder):
         if not out.is_file():
             _fetch_and_convert(name, item, out, dtype, text_model)
     return out
@@ -46,7 +44,7 @@ def obtain(name: str, dtype: str = "fp32", text_model: Path | None = None) -> Pa
 def obtain_files(name: str) -> Path:
     """The folder with all files of an official checkpoint as they were published, for other programs."""
     folder, item = official_folder() / name, CHECKPOINTS[name]
-    with _disk_errors(folder), _alone(folder.parent, name):
+    with _disk_errors(folder), _alone(folder.parent):
         fetch_files(base_url() + item.folder, folder)
     return folder
 
@@ -98,19 +96,11 @@ def _by_hand(item: Official, folder: Path) -> str:
 
 
 @contextmanager
-def _alone(folder: Path, name: str) -> Iterator[None]:
-    """One process at a time; a line tells the others why they wait."""
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time, in a folder that may have to be made."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"{name}: waiting for another process that fetches official weights", file=sys.stderr)
-        lock.acquire()
-    try:
+    with alone(folder / ".lock", "fetches official weights"):
         yield
-    finally:
-        lock.release()
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pix2seq.dataset.file_names import FileNames
+from pix2seq.dataset.file_names import FileNames, leads_out
 
 NFC, NFD = (unicodedata.normalize(form, "zürich.jpg") for form in ("NFC", "NFD"))
 
@@ -63,3 +63,28 @@ def test_what_is_not_certain_is_not_found(tmp_path: Path, there: list[str], name
 
 def test_the_own_spelling_comes_first(tmp_path: Path):
     assert find(tmp_path, ["a%20b.jpg", "a b.jpg", "A%20B.jpg"], "a%20b.jpg") == ("a%20b.jpg", "")
+
+
+def test_what_leads_out_of_the_folder_is_known(tmp_path: Path):
+    inside, other = tmp_path / "data" / "images", tmp_path / "other"
+    for folder in (inside, other):
+        folder.mkdir(parents=True)
+        (folder / "a.jpg").touch()
+    (inside / "link.jpg").symlink_to(other / "a.jpg")
+    (inside / "near.jpg").symlink_to("a.jpg")
+    (inside / "disk").symlink_to(other)
+    out = (
+        "../../other/a.jpg",
+        str(other / "a.jpg"),
+        "/etc/passwd",
+        "link.jpg",
+        "disk/../data/../x",
+        "..",
+        "../b.jpg",
+        "../\0",
+    )
+    assert all(leads_out(inside / name, inside) for name in out)
+    stays = ("a.jpg", "./a.jpg", "near.jpg", "disk/a.jpg", "../images/a.jpg", str(inside / "a.jpg"), "none")
+    assert not any(leads_out(inside / name, inside) for name in stays)
+    assert not leads_out(inside / "../b.jpg", inside, tmp_path / "data")
+    assert FileNames(inside).find(str(other / "a.jpg")) == ("a.jpg", "by the end of a path of another system")

@@ -270,7 +270,7 @@ def test_splits_have_their_layouts_names(mixed: CFG, capsys: pytest.CaptureFixtu
     assert [source.name for source in validation.sources] == ["scenes", "voc"]
     notes = capsys.readouterr().err
     assert "voc has no split train2017, its train is used" in notes
-    assert "people has no split val2017: left out of validation" in notes
+    assert "people has no split val2017 for detection" in notes
 
 
 def test_a_source_of_no_requested_task_is_left_out(mixed: CFG, capsys: pytest.CaptureFixture):

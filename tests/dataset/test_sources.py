@@ -213,3 +213,36 @@ def test_unreadable_images_are_left_out_and_counted(tmp_path: Path):
     (root / "1.png").unlink()
     with pytest.raises(UserError, match=r"none of the 1 annotated images .*1\.png \(image that is not there\)"):
         split.leave_out_unreadable()
+
+
+# What annotations may name
+
+
+def outside(folder: Path) -> Path:
+    """A data root whose annotations name three images, one of them outside of it and one by a link to that."""
+    (folder / "root" / "images").mkdir(parents=True)
+    for name in ("out.jpg", "root/images/a.jpg"):
+        Image.new("RGB", (40, 30)).save(folder / name)
+    (folder / "root" / "images" / "link.jpg").symlink_to(folder / "out.jpg")
+    names = ("a.jpg", "../../out.jpg", "link.jpg")
+    images = [dict(id=i, file_name=name, width=40, height=30) for i, name in enumerate(names)]
+    boxes = [dict(id=i, image_id=i, category_id=1, bbox=[1, 2, 10, 10], area=100, iscrowd=0) for i in range(3)]
+    content = dict(images=images, annotations=boxes, categories=[dict(id=1, name="cat")])
+    (folder / "root" / "train.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder / "root"
+
+
+def test_images_outside_of_the_data_root_are_left_out_and_counted(tmp_path: Path):
+    split = open_split(cfg(outside(tmp_path)), "train", ONLY_DETECTION)
+    for index in (1, 2):
+        with pytest.raises(UserError, match=r"jpg lies outside of .*--outside-images reads it"):
+            split.load(index)
+    split.leave_out_unreadable()
+    assert [entry["file_name"] for entry in split.images] == ["a.jpg"]
+    assert split.problems.counts["image outside of the dataset's folder (--outside-images reads it), left out"] == 2
+
+
+def test_they_are_read_where_that_is_wanted(tmp_path: Path):
+    split = open_split(config.replace(cfg(outside(tmp_path)), outside_images=True), "train", ONLY_DETECTION)
+    split.leave_out_unreadable()
+    assert len(split) == 3 and split.load(1).image.shape == (30, 40, 3)

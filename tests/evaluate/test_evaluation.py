@@ -19,6 +19,7 @@ from pix2seq.evaluate import evaluation, upper_bound
 from pix2seq.evaluate.evaluation import Evaluation, Sizes, ask, evaluate
 from pix2seq.evaluate.ground_truth import ground_truth_predictor
 from pix2seq.evaluate.predictions import ImagePredictions, results_of
+from pix2seq.evaluate.report import tables
 from pix2seq.infer.generator import Encoded
 from pix2seq.infer.predictor import Predictor
 from pix2seq.infer.responses import Response
@@ -57,6 +58,21 @@ def test_the_ground_truth_scores_perfectly(upper_cfg: CFG, split: CocoDataset):
     assert metrics["segmentation"]["AP, true boxes"] >= 0.95
     assert metrics["segmentation"]["AP, detected boxes"] >= 0.95
     assert metrics["captioning"]["BLEU-4"] == pytest.approx(1)
+
+
+def test_only_surer_boxes_are_prompts(make_predictor: Callable[..., Predictor], split: CocoDataset):
+    predictor = with_exact_model(make_predictor(prompt_threshold=0.0))
+    examples = {index: split[index] for index in range(3)}
+    scores = np.concatenate([each.found.scores for each in ask(predictor, ["detection"], examples)])
+    middle = float(np.median(scores))
+    evaluation = Evaluation(ask(predictor.with_settings(prompt_threshold=middle), list(TASKS), examples), {})
+    for each in evaluation.predictions:
+        sure = each.found[each.found.scores >= middle]
+        assert np.array_equal(each.detected.instances.boxes, sure.boxes)
+        assert len(each.detected.predictions["segmentation"]) == len(sure)
+    count = int((scores >= middle).sum())
+    assert 0 < count < len(scores)
+    assert f"prompts: {count} of {len(scores)} detected boxes" in tables(evaluation, split.problems)
 
 
 def test_fewer_polygon_points_lower_the_mask_scores(upper_cfg: CFG, split: CocoDataset):
@@ -234,6 +250,7 @@ def test_predictions_do_not_depend_on_the_batch(make_predictor: Callable[..., Pr
     for image_id, each in by_image(together).items():
         other = by_image(apart)[image_id]
         assert each.whole == other.whole and each.whole.keys() == {"captioning"}
+        assert np.array_equal(each.found.boxes, other.found.boxes)
         assert same(each.detected, other.detected)
         assert same(each.prompted["segmentation"], other.prompted["segmentation"])
     assert together.metrics == apart.metrics

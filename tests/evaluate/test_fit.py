@@ -14,7 +14,7 @@ from pix2seq.evaluate import fit
 from pix2seq.evaluate.detection import score
 from pix2seq.evaluate.predictions import ImagePredictions
 from pix2seq.infer.calibration import calibrate
-from pix2seq.infer.results import Instances, Result
+from pix2seq.infer.results import Instances
 from pix2seq.models.weights import Weights, load_weights, save_weights
 from pix2seq.runtime.paths import ROOT
 
@@ -82,11 +82,11 @@ def test_calibration_changes_no_average_precision(split):
         example = split[index]
         boxes = np.concatenate([example.boxes, example.boxes + rng.normal(0, 8, example.boxes.shape)])
         classes, scores = np.tile(example.classes, 2), rng.uniform(0.05, 0.95, len(boxes))
-        raw.append(ImagePredictions(index, example.image_id, Result(Instances(boxes, classes, scores))))
+        raw.append(ImagePredictions(index, example.image_id, Instances(boxes, classes, scores)))
     calibrated = [
-        ImagePredictions(each.index, each.image_id, Result(Instances(found.boxes, found.classes, scores)))
+        ImagePredictions(each.index, each.image_id, Instances(found.boxes, found.classes, scores))
         for each in raw
-        for found in [each.detected.instances]
+        for found in [each.found]
         for scores in [calibrate(found.scores, 0.6, -0.8)]
     ]
     before, after = (score(predictions, split, CFG().infer) for predictions in (raw, calibrated))

@@ -11,7 +11,7 @@ from pix2seq.dataset.voc import VocDataset
 from pix2seq.evaluate.detection import score
 from pix2seq.evaluate.predictions import ImagePredictions
 from pix2seq.evaluate.voc_metrics import ImageBoxes, average_precision, voc_precision
-from pix2seq.infer.results import Instances, Result
+from pix2seq.infer.results import Instances
 from pix2seq.tasks import choose_tasks
 
 HERE, THERE, AWAY = [0, 0, 10, 10], [20, 20, 30, 30], [50, 50, 60, 60]
@@ -124,8 +124,8 @@ def test_a_voc_folder_is_scored_by_its_own_protocol(tmp_path: Path):
     split = voc_image(tmp_path)
     dog = next(number for number, name in split.class_names.items() if name == "dog")
     boxes = np.array([[60, 10, 90, 40], [10, 10, 40, 40], [60, 60, 90, 90.0]])  # difficult, ordinary, nothing
-    found = Result(Instances(boxes, np.full(3, dog), np.array([0.9, 0.8, 0.7])))
-    predictions = [ImagePredictions(0, split.images[0]["id"], detected=found)]
+    found = Instances(boxes, np.full(3, dog), np.array([0.9, 0.8, 0.7]))
+    predictions = [ImagePredictions(0, split.images[0]["id"], found=found)]
     scores = score(predictions, split, InferCFG(score_threshold=0.75))
     assert scores.metrics["VOC AP50"] == scores.metrics["VOC AP50, 11 points"] == pytest.approx(1)
     assert scores.per_class["dog"]["objects"] == 1

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pix2seq.infer.introduction import KNOWN, introduce
+from pix2seq.infer.introduction import DRAWN, KNOWN, description, introduce
 
 
 @pytest.fixture
@@ -25,6 +25,12 @@ def test_a_file_is_introduced_once_until_it_changes(file: Path, capsys: pytest.C
     assert capsys.readouterr().err == ""
     file.write_bytes(b"other weights")
     assert introduce(file, "photographs of dogs")
+
+
+def test_weights_without_a_domain_say_that_they_know_drawings_only():
+    assert description("", "", data_root="") == DRAWN
+    assert description("", "", data_root="coco") == ""
+    assert description("photographs", "MIT", data_root="") == "photographs (licence: MIT)"
 
 
 def test_a_known_file_is_introduced_again_where_it_found_nothing(file: Path, capsys: pytest.CaptureFixture):

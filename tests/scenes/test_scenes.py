@@ -1,5 +1,9 @@
 """The synthetic dataset: visible parts are annotated, and COCO's own reader reads the files."""
 
+import errno
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -221,3 +225,47 @@ def test_other_files_are_not_replaced(tmp_path: Path):
     with pytest.raises(UserError, match="not synthetic scenes"):
         coco_layout.write_dataset(tmp_path, num_train=1, num_val=1, seed=0)
     assert (tmp_path / "holiday.jpg").exists()
+
+
+DRAW = """
+import sys
+from pathlib import Path
+from pix2seq.scenes import coco_layout, kept
+
+if __name__ == "__main__":
+    root = Path(sys.argv[2])
+    print("ready", flush=True)
+    sys.stdin.readline()  # both begin at once
+    if sys.argv[1] == "files":
+        coco_layout.write_dataset(root, 40, 8, seed=3)
+    else:
+        kept.KeptScenes(root, "train2017", 3).complete(40)
+"""
+
+
+@pytest.mark.parametrize("kind", ["files", "kept"])
+def test_of_two_processes_that_draw_the_same_scenes_one_waits(tmp_path: Path, kind: str):
+    (tmp_path / "draw.py").write_text(DRAW, encoding="utf-8")
+    command = [sys.executable, str(tmp_path / "draw.py"), kind, str(tmp_path / "scenes")]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    runs = [subprocess.Popen(command, text=True, **pipes) for _ in range(2)]
+    assert [run.stdout.readline() for run in runs] == ["ready\n"] * 2
+    for run in runs:
+        run.stdin.write("\n")
+        run.stdin.flush()
+    said = [run.communicate(timeout=120)[1] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], said
+    assert sum("waiting for another process that draws" in text for text in said) == 1
+    assert sum("drawing train2017: 100%" in text for text in said) == 1  # it was drawn once
+    assert len(list((tmp_path / "scenes" / "train2017").glob("*.jpg"))) == 40
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_full_disk_leaves_no_unfinished_scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(coco_layout.json, "dumps", fail)
+    with pytest.raises(UserError, match=r"scenes cannot be written \(No space left on device\); make room"):
+        coco_layout.write_dataset(tmp_path / "scenes", num_train=1, num_val=1, seed=0)
+    assert os.listdir(tmp_path) == [".scenes.lock"]

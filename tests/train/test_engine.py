@@ -14,6 +14,7 @@ from PIL import Image
 
 from pix2seq import config
 from pix2seq.config import CFG
+from pix2seq.dataset.batches import Batch
 from pix2seq.errors import UserError
 from pix2seq.models.weights import load_weights
 from pix2seq.runtime.checkpoint import load_checkpoint, save_checkpoint
@@ -291,18 +292,64 @@ def test_a_step_that_is_not_finite_changes_nothing_and_names_its_images(tiny_cfg
     after = resume.collect(trainer)
     for part in ("trained", "average"):
         assert all(torch.equal(after[part][name], tensor) for name, tensor in before[part].items())
-    assert after["skipped"] == [1, 1]
+    assert after["skipped"] == [1, 1, 0]
     assert trainer.train_step(batch, 1e-3)[0] and trainer.finite.in_a_row == 0
 
 
-def test_too_many_steps_in_a_row_that_are_not_finite_stop_the_run(tiny_cfg: CFG, monkeypatch: pytest.MonkeyPatch):
+def test_too_many_steps_in_a_row_that_are_not_finite_stop_a_run_without_checkpoint(
+    tiny_cfg: CFG, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(finite, "MOST_IN_A_ROW", 2)
     trainer = Trainer(tiny_cfg)
     with torch.no_grad():
         trainer.model.decoder.bias[5] = torch.nan
-    with pytest.raises(UserError, match=r"not finite at step 1 .*nan.*as in the 1 steps before: .*--resume"):
+    with pytest.raises(UserError, match=r"2 steps in a row were not finite.*\(none is there\).*lower --lr"):
         trainer.run()
     assert not (trainer.folder / "checkpoint.pt").exists()
+
+
+def test_they_bring_back_the_last_checkpoint_with_half_the_rate(
+    tiny_cfg: CFG, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    """What spoils the weights of this run once is gone after the return."""
+    monkeypatch.setattr(finite, "MOST_IN_A_ROW", 2)
+    trainer = Trainer(config.replace(tiny_cfg, batch_size=1, save_steps=2, schedule="constant", warmup_steps=0))
+    rates = []
+
+    def step(batch: Batch, rate: float, counts: dict) -> tuple:
+        rates.append(rate)
+        if trainer.step == 5 and not trainer.finite.returns:
+            with torch.no_grad():
+                trainer.model.decoder.bias[5] = torch.nan
+        return Trainer.train_step(trainer, batch, rate, counts)
+
+    trainer.train_step = step
+    trainer.run()
+    assert "the weights are those of step 4 again, the learning rate is 0.5 of" in capsys.readouterr().out
+    assert rates == [tiny_cfg.train.lr] * 7 + [tiny_cfg.train.lr / 2] * 5
+    assert (trainer.step, trainer.finite.skipped, trainer.finite.in_a_row) == (12, 2, 0)
+    state = load_checkpoint(trainer.folder / "checkpoint.pt", torch.device("cpu"))
+    trainer.close()
+    assert state["skipped"] == [2, 0, 1]
+    assert Trainer(config.replace(trainer.cfg, resume=True)).finite.rate_factor == 0.5
+
+
+def test_a_run_that_went_back_three_times_in_vain_stops(
+    tiny_cfg: CFG, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    monkeypatch.setattr(finite, "MOST_IN_A_ROW", 2)
+    trainer = Trainer(config.replace(tiny_cfg, batch_size=1, save_steps=1))
+    good = Trainer.train_step
+
+    def step(batch: Batch, rate: float, counts: dict) -> tuple:
+        spoiled = torch.full_like(batch.images, torch.nan) if trainer.step else batch.images
+        return good(trainer, dataclasses.replace(batch, images=spoiled), rate, counts)
+
+    trainer.train_step = step
+    with pytest.raises(UserError, match=r"2 steps in a row were not finite.*3 times half the learning rate"):
+        trainer.run()
+    assert capsys.readouterr().out.count("went back: ") == 3
+    assert load_checkpoint(trainer.folder / "checkpoint.pt", torch.device("cpu"))["skipped"] == [6, 0, 3]
 
 
 def test_missing_images_are_one_clear_line_with_worker_processes_too(tiny_cfg: CFG, tmp_path: Path):

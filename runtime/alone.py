@@ -1,0 +1,39 @@
+"""What several processes would make at once is made by one, while the others wait."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from pix2seq.runtime.console import tell
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what some network file systems answer
+
+
+@contextlib.contextmanager
+def alone(file: Path, does_what: str) -> Iterator[bool]:
+    """Lock `file` for this process; yield whether another one had it, for which a line says that it is waited.
+
+    A killed process holds nothing. On a file system without locks a line says so, and nobody waits. Raises OSError if
+    the file cannot be created.
+    """
+    lock, waited = FileLock(file), False
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            tell(f"waiting for another process that {does_what}")
+            lock.acquire()
+            waited = True
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+            raise
+        tell(f"{file.parent} is on a file system without locks: let no second process work there")
+    try:
+        yield waited
+    finally:
+        lock.release()
