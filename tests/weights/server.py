@@ -26,6 +26,8 @@ class Server(ThreadingHTTPServer):
         self.statuses: list[int] = []  # for each of the next requests of a data file: respond with this status instead
         self.extra_length = 0  # by how much the reported size of whole files is too large
         self.reports_size = True
+        self.checksum = ""  # what x-goog-hash says of data files
+        self.redirects: dict[str, str] = {}  # from path to address
 
     @property
     def url(self) -> str:
@@ -43,6 +45,11 @@ class Handler(BaseHTTPRequestHandler):
         server, header = self.server, self.headers.get("Range")
         server.requests.append((self.path, header))
         is_data = ".data-" in self.path
+        if self.path in server.redirects:
+            self.send_response(302)
+            self.send_header("Location", server.redirects[self.path])
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
         if self.path not in server.files:
             return self.send_error(404)
         if is_data and server.statuses:
@@ -59,6 +66,9 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(end - start + (0 if asked else server.extra_length)))
         if asked:
             self.send_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
+        if server.checksum and is_data:
+            self.send_header("x-goog-hash", f"crc32c={server.checksum}")
+            self.send_header("x-goog-hash", "md5=AAAAAAAAAAAAAAAAAAAAAA==")
         self.send_header("X-Repo-Commit", COMMIT)
         self.end_headers()
         if self.command == "HEAD":
