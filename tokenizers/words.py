@@ -12,6 +12,9 @@ import re
 import unicodedata
 from html.entities import html5
 
+from nltk.tokenize import RegexpTokenizer
+from nltk.tokenize.destructive import MacIntyreContractions
+
 # Scripts that put no spaces between words: Thai to Khmer, kana, Chinese characters, and the marks that go with these.
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3001-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff01-\uff65"
 LETTER = r"[^\s!-/:-@\[-`{-~]"  # anything but white space and ASCII's punctuation
@@ -29,34 +32,36 @@ SAME_AS = str.maketrans(
     dict.fromkeys("‘’‛`", "'") | dict.fromkeys("“”„«»", '"') | {"…": " ... ", "–": " -- ", "—": " -- "}
 )
 ZERO_WIDTH_SPACE = "\u200b"
+# The Treebank's cannot, gimme, gonna, 'tis; not its more'n and d'ye, which Stanford's tokenizer leaves whole.
+CONTRACTIONS = [
+    *(pattern for pattern in MacIntyreContractions.CONTRACTIONS2 if "'" not in pattern),
+    *MacIntyreContractions.CONTRACTIONS3,
+]
 SPELLED_APART = (
     (re.compile(rf"([{UNSPACED}])"), r" \1 "),
     (re.compile(rf"(?<={LETTER})({CLITIC})(?!{LETTER})"), r" \1"),
-    (re.compile(rf"(?<!{LETTER})(can)(not)(?!{LETTER})"), r"\1 \2"),
-    (re.compile(rf"(?<!{LETTER})(gim|lem)(me)(?!{LETTER})"), r"\1 \2"),
-    (re.compile(rf"(?<!{LETTER})(gon|wan|got)(na|ta)(?!{LETTER})"), r"\1 \2"),
-    (re.compile(rf"(?<!{LETTER})('t)(is|was)(?!{LETTER})"), r"\1 \2"),
+    *((re.compile(pattern), r" \1 \2") for pattern in CONTRACTIONS),
     (re.compile(r"\.{2,}"), " ... "),
     (re.compile(r"-{2,}"), " -- "),
 )
-WORD = re.compile(
+WORDS = RegexpTokenizer(
     rf"""<\w+>                                                # a name in place of a word, such as <unk>
     |(?:{CLITIC}|'t|(?<!\S)'n')(?!{LETTER})
     |(?<!{LETTER})(?:(?:[a-z]\.)+[a-z]?|(?:{ABBREVIATIONS})\.)(?!{LETTER})  # u.s. t.v. e.g. st.
     |(?<!{LETTER})\.\d+
     |{LETTER}+(?:(?:[-./&_]|(?<=\d)[,:](?=\d)|(?<=[^\W\d])'(?=[^\W\d])){LETTER}+)*  # 3,000-pound t-shirt and/or o'clock
     |\.\.\.|--|[!?]+|\S""",
-    re.VERBOSE,
+    flags=re.VERBOSE,
 )
 
 
 def split_words(text: str) -> list[str]:
     """The lower-case words and punctuation marks of a caption; curly quotes are straight ones."""
     text = " ".join(as_seen(text).lower().translate(SAME_AS).split())
-    spaced = text if text.isascii() else "".join(map(_spaced, text))
+    spaced = " " + (text if text.isascii() else "".join(map(_spaced, text)))  # nltk's 'tis comes after a space
     for pattern, replacement in SPELLED_APART:
         spaced = pattern.sub(replacement, spaced)
-    return WORD.findall(spaced)
+    return WORDS.tokenize(spaced)
 
 
 def as_seen(text: str) -> str:
