@@ -111,7 +111,7 @@ def _fetch_index(url: str, folder: Path, name: str, pieces: Pieces) -> Bundle:
     fetch(f"{url}/{index.name}", index)
     try:
         return Bundle(index, pieces.read)
-    except Damaged:
+    except UserError:
         index.unlink()  # so that the next call fetches it again
         raise
 

@@ -18,6 +18,10 @@ COMPRESSIONS = {1: "Snappy", 2: "Zstandard"}
 MOST_KEY_BYTES = 4096  # shared beginnings could make a small file's keys fill the memory
 
 
+class Foreign(ValueError):
+    """A file is whole, but of a kind that is not read here."""
+
+
 def masked(checksum: int) -> int:
     """A CRC-32C as files store it, so that the checksum of data that hold checksums stays meaningful."""
     return ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF
@@ -60,7 +64,7 @@ def _read_block(data: bytes, start: int, size: int) -> dict[bytes, bytes]:
     if masked(google_crc32c.value(block + trailer[:1])) != checksum:
         raise ValueError("a checksum is another one")
     if compression:
-        raise ValueError(f"its blocks are compressed with {COMPRESSIONS.get(compression, compression)}, not plain")
+        raise Foreign(f"its blocks are compressed with {COMPRESSIONS.get(compression, compression)}, not plain")
     end = size - 4 - 4 * struct.unpack("<I", block[-4:])[0]  # there, positions of whole keys begin
     entries, at, key = {}, 0, b""
     while at < end:

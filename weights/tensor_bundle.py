@@ -17,7 +17,7 @@ import numpy as np
 
 from pix2seq.errors import UserError
 from pix2seq.weights.protobuf import fields, numbers, texts, varint
-from pix2seq.weights.sorted_table import masked, read_table
+from pix2seq.weights.sorted_table import Foreign, masked, read_table
 
 VERSION = 1  # of the bundles that are read here
 FAST_CHECKSUMS = google_crc32c.implementation == "c"
@@ -134,6 +134,8 @@ class Bundle:
     def _readable(self, path: Path) -> Iterator[None]:
         try:
             yield
+        except Foreign as error:
+            raise UserError(f"{path} cannot be read ({error}); save the checkpoint again as TensorFlow does") from None
         except (OSError, ValueError, TypeError) as error:
             raise Damaged(f"{path} cannot be read ({_reason(error)}); download it again") from None
 
@@ -153,10 +155,10 @@ def _count_shards(header: bytes) -> int:
     """The number of data files, from a BundleHeaderProto."""
     found = numbers(header)
     if found.get(2, 0):
-        raise ValueError("it was written on a big-endian computer, whose byte order is not read here")
+        raise Foreign("it was written on a big-endian computer, whose byte order is not read here")
     needed = numbers(texts(header).get(3, b"")).get(2, 0)
     if needed > VERSION:
-        raise ValueError(f"it needs a reader of version {needed}, and this one has {VERSION}")
+        raise Foreign(f"it needs a reader of version {needed}, and this one has {VERSION}")
     return found.get(1, 0)
 
 
