@@ -131,13 +131,16 @@ def join_images(contents: Mapping[str, dict], problems: Problems) -> list[dict]:
 
 
 def _ids_of_same_file(images: Mapping[int, dict], contents: Iterable[dict]) -> list[list[int]]:
-    """The ids of each file that has several, where objects are annotated: one with captions alone may have many."""
-    if not any(map(is_object, chain.from_iterable(content["annotations"] for content in contents))):
-        return []
+    """The ids of each file that has several, unless all have the same objects: such a file is repeated, no more."""
     ids: dict[str, list[int]] = {}
     for image_id, image in images.items():
         ids.setdefault(image["file_name"], []).append(image_id)
-    return [same for same in ids.values() if len(same) > 1]
+    several = [same for same in ids.values() if len(same) > 1]
+    objects: dict[int, Counter[tuple[str, str]]] = {image_id: Counter() for same in several for image_id in same}
+    for annotation in chain.from_iterable(content["annotations"] for content in contents):
+        if annotation.get("image_id") in objects and is_object(annotation):
+            objects[annotation["image_id"]][str(annotation.get("category_id")), str(annotation.get("bbox"))] += 1
+    return [same for same in several if any(objects[one] != objects[same[0]] for one in same)]
 
 
 def _with_sound_size(image: dict) -> dict:

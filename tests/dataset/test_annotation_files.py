@@ -177,9 +177,11 @@ def test_one_id_of_two_categories_is_refused(tmp_path: Path):
         opened(tmp_path, content(categories=[{"id": 1, "name": "cup"}, {"id": 1, "name": "bowl"}]))
 
 
-def test_a_file_with_two_ids_is_left_out_where_objects_are_annotated(tmp_path: Path):
+def test_a_file_whose_objects_are_spread_over_two_ids_is_left_out(tmp_path: Path):
     data = content([{}, {"image_id": 2}])
     data["images"][1]["file_name"] = "1.jpg"
+    assert len(opened(tmp_path, data)) == 3  # an image that is repeated with all its objects
+    data["annotations"][1]["bbox"] = [5, 5, 2, 2]
     split = opened(tmp_path, data)
     assert [image["id"] for image in split.images] == [3]
     assert any("1.jpg: images 1, 2" in line for line in split.problems.lines())
