@@ -63,9 +63,11 @@ def refuse_images(folder: Path | None, layout: str) -> None:
 def require_images(opened: ImageDataset, part: Part, name: str) -> None:
     """Raise UserError if of a data set without a validation split nothing can be held out."""
     if part.side == VAL and not len(opened):
+        lines = opened.problems.lines()
+        found = f" ({plain('; '.join(lines))})" if lines else ""
         raise UserError(
-            f"{name} has no validation split, and not two images of which one could be held out; add images, or name "
-            "others with --val-json"
+            f"{name} has no validation split, and not two images of which one could be held out{found}; add images, "
+            "or name others with --val-json"
         )
 
 
