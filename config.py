@@ -268,9 +268,12 @@ class TrainCFG:
     pretrained: bool = setting(
         True, "start the backbone from ImageNet weights (installed for the default; else downloaded by timm)"
     )
-    epochs: int = setting(14, "passes over the training images", low=1)
+    epochs: int = setting(14, "passes over the training images, each with a validation at its end", low=1)
+    passes_per_epoch: int = setting(1, "passes in an epoch; more if the images are few", low=1, high=1_000_000)
     steps_per_epoch: int = setting(300, "most optimizer steps of an epoch; 0: all images", low=0)
-    batch_size: int = setting(32, "images per optimizer step and process", low=1, high=65_536)
+    batch_size: int = setting(
+        32, "images per optimizer step and process; less if the images are few", low=1, high=65_536
+    )
     optimizer: str = setting(
         "muon", "muon: Muon for the transformers' matrices, AdamW for the rest", choices=("adamw", "muon")
     )
@@ -280,7 +283,7 @@ class TrainCFG:
     frozen_stages: int = setting(
         3, "freeze the backbone's layers up to this many feature maps (a plain ViT has one)", low=0
     )
-    warmup_steps: int = setting(300, "steps of linear warm-up, at most a third of the run", low=0)
+    warmup_steps: int = setting(300, "steps of linear warm-up; a tenth of a short run", low=0)
     schedule: str = setting(
         "cosine", "learning rate after the warm-up", choices=("cosine", "linear", "exponential", "constant")
     )
@@ -320,6 +323,7 @@ class TrainCFG:
     limit_minutes: float = setting(0.0, "stop after the epoch in which this time is reached; 0: no limit", low=0)
     eval_images: int = setting(256, "validation images for token losses and accuracies", low=1)
     eval_every: int = setting(0, "epochs between two full evaluations; 0: losses only", low=0)
+    log_steps: int = setting(50, "steps between two rows of metrics; less in a short run", low=1)
     small_epochs: int = setting(0, "first epochs, on a canvas of two thirds of the size (convnets only)", low=0)
 
 

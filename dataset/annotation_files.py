@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from pix2seq.dataset.annotations import Problems
 from pix2seq.dataset.foreign import what_json_is
 from pix2seq.dataset.mending import match_ids
 from pix2seq.dataset.splits import Part
-from pix2seq.errors import UserError
+from pix2seq.errors import UserError, shown
 from pix2seq.runtime.text import read_text
 
 MAX_SIDE = 10**7  # pixels; no image is larger
@@ -59,8 +60,20 @@ def read_annotations(path: Path) -> dict:
                 f"{path} has objects, but no list `categories` that names their classes, such as "
                 '[{"id": 1, "name": "person"}]; add it, or export the file with it'
             )
+    _require_one_name(path, content.get("categories") or [])
     content["problems"] = match_ids(content)
     return content
+
+
+def _require_one_name(path: Path, categories: Iterable[dict]) -> None:
+    """Raise UserError for a category id with two names: what its objects are is not known."""
+    names: dict[Any, Any] = {}
+    for entry in categories:
+        if names.setdefault(entry["id"], entry["name"]) != entry["name"]:
+            raise UserError(
+                f"{path} has two categories of the id {shown(entry['id'])}, {shown(names[entry['id']])} and "
+                f"{shown(entry['name'])}; give each an id of its own"
+            )
 
 
 def read_part(path: Path, part: Part, files: Sequence[Path] = ()) -> dict:
@@ -96,7 +109,8 @@ def without_roots(categories: Mapping[int, dict], contents: Iterable[dict]) -> d
 
 
 def join_images(contents: Mapping[str, dict], problems: Problems) -> list[dict]:
-    """The images of all files, each once, in the order of their ids; none whose id is that of two image files."""
+    """The images of all files, each once, in the order of their ids; none whose id is that of two image files, or whose
+    file has two ids under which its objects may be spread."""
     images: dict[int, dict] = {}
     files: dict[int, dict[str, None]] = {}
     for content in contents.values():
@@ -111,7 +125,21 @@ def join_images(contents: Mapping[str, dict], problems: Problems) -> list[dict]:
         del images[image_id]
         where = f"image {image_id}: {', '.join(files[image_id])}"
         problems.add("image id of several files, left out: it is not known whose objects are whose", where)
+    for ids in _ids_of_same_file(images, contents.values()):
+        for image_id in ids:
+            where = f"{images.pop(image_id)['file_name']}: images {', '.join(map(str, ids))}"
+            problems.add("image id whose file has another id, left out: none of both may list all its objects", where)
     return [images[image_id] for image_id in sorted(images, key=lambda number: (isinstance(number, str), number))]
+
+
+def _ids_of_same_file(images: Mapping[int, dict], contents: Iterable[dict]) -> list[list[int]]:
+    """The ids of each file that has several, where objects are annotated: one with captions alone may have many."""
+    if not any(map(is_object, chain.from_iterable(content["annotations"] for content in contents))):
+        return []
+    ids: dict[str, list[int]] = {}
+    for image_id, image in images.items():
+        ids.setdefault(image["file_name"], []).append(image_id)
+    return [same for same in ids.values() if len(same) > 1]
 
 
 def _with_sound_size(image: dict) -> dict:
@@ -149,9 +177,12 @@ def join_captions(contents: Iterable[dict], images: Mapping[int, dict], problems
         for annotation in content["annotations"]:
             if "caption" not in annotation:
                 continue
-            text, image_id = annotation["caption"], annotation.get("image_id")
-            if image_id not in images or not isinstance(text, str) or not text.strip():
-                problems.add("caption that is empty or of no listed image", f"image {image_id}")
-            else:
-                captions.setdefault(image_id, []).append(text)
+            texts, image_id = annotation["caption"], annotation.get("image_id")
+            for text in texts if isinstance(texts, list) and texts else [texts]:
+                if image_id not in images:
+                    problems.add("caption of an image that is not listed", f"image {image_id}")
+                elif not isinstance(text, str) or not text.strip():
+                    problems.add("caption that is empty or no text", f"image {image_id}: {shown(text)}")
+                else:
+                    captions.setdefault(image_id, []).append(text)
     return captions

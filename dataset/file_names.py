@@ -87,7 +87,9 @@ def _plain(name: str) -> str:
 def _readings(name: str) -> Iterator[tuple[str, str]]:
     """Paths that a name may mean, and in which way, the most literal ones first."""
     slashes = name.replace("\\", "/")
-    ways = [(name, ""), (slashes, "with / for \\"), (unquote(slashes), "with URL encoding undone")]
+    address = re.sub(r"(^[a-z]+://[^?]*)\?(?!d=).*", r"\1", slashes)  # without what a web page is asked for
+    ways = [(name, ""), (slashes, "with / for \\"), (unquote(address), "with URL encoding undone")]
+    ways.append((unquote(address).strip(), "without spaces around it"))
     unique = [(path, how) for number, (path, how) in enumerate(ways) if path not in [way[0] for way in ways[:number]]]
     yield from unique
     for path, _ in unique:
@@ -102,7 +104,8 @@ def _readings(name: str) -> Iterator[tuple[str, str]]:
 
 
 def _other_endings(name: str) -> Iterator[str]:
-    """The name without a doubled suffix, or with one that is missing, doubled, or spelled .jpeg for .jpg."""
+    """The name without a doubled suffix, or with one that is missing, doubled, or spelled .jpeg for .jpg; a PNG beside
+    is perhaps the image's mask."""
     stem, dot, suffix = name.rpartition(".")
     suffix = f".{suffix.lower()}"
     if not dot or suffix not in IMAGE_SUFFIXES:

@@ -55,6 +55,7 @@ TINY = dict(
     pretrained=False,
     lr=2e-3,
     warmup_steps=2,
+    log_steps=50,
     precision="fp32",
     eval_images=4,
     device="cpu",

@@ -87,6 +87,7 @@ def collect(trainer: Trainer) -> dict[str, Any]:
         "random": distributed.gather([random_state(trainer.device)]),
         "skipped": [trainer.finite.skipped, trainer.finite.in_a_row, trainer.finite.returns],
         "recent": trainer.recent_losses(),
+        "validated": trainer.validated,
         "rows": trainer.metrics.rows if trainer.metrics else 0,
     }
 
@@ -177,7 +178,7 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
     finite.skipped, finite.in_a_row, finite.returns = [*state.get("skipped", (0, 0)), 0][:3]
     if cfg.train.lr != settings_in(state, cfg).train.lr:
         finite.returns = 0  # the rate that was chosen now holds
-    trainer.recent = state.get("recent", [])
+    trainer.recent, trainer.validated = state.get("recent", []), state.get("validated", [])
     states = state.get("random", [])
     if distributed.rank() < len(states):
         set_random_state(states[distributed.rank()], device)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from email.message import Message
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
+import google_crc32c
 from tqdm import tqdm
 
 from pix2seq.errors import UserError, plain
@@ -44,6 +47,21 @@ class Interrupted(Exception):
 
 class Changed(Exception):
     """The file on the server is another one than that of which a part is here; the part is gone."""
+
+
+class _Redirects(HTTPRedirectHandler):
+    """To addresses that are as safe as the one that was asked: from https to no other, from http to http as well."""
+
+    def redirect_request(self, req: Request, fp: BinaryIO, code: int, msg: str, headers: Message, newurl: str) -> Any:
+        allowed = ("https://",) if req.full_url.startswith("https://") else ("https://", "http://")
+        if not newurl.startswith(allowed):
+            raise UserError(
+                f"{req.full_url} leads to {plain(newurl)}, which is no https address; name another mirror with {MIRROR}"
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+OPENER = build_opener(_Redirects)
 
 
 def fetch(url: str, path: Path, ranges: Sequence[Range] = (), patient: bool = True) -> None:
@@ -117,9 +135,28 @@ def _transfer(url: str, partial: Path, ranges: Sequence[Range]) -> None:
                 with partial.open("ab" if appends else "wb") as file:
                     version_file.write_text(version, encoding="utf-8")  # after another version's bytes are truncated
                     _copy(response, (end or total) - first, file, bar)
+                announced = None if ranges else _announced_checksum(response)
             done = (end or total) - first + (done if appends else 0)
             if _size(partial) != done:
                 raise Interrupted(f"{_size(partial):,} of {wanted or total:,} bytes arrived")
+            if announced not in (None, _checksum(partial)):
+                partial.unlink()
+                raise Interrupted("what arrived does not have the checksum that the server gives")
+
+
+def _announced_checksum(response: HTTPResponse) -> str | None:
+    """The CRC-32C of a whole file, in base64, as Google's storage gives it with each response; None without it."""
+    match = re.search(r"crc32c=([\w+/]+=*)", ",".join(response.headers.get_all("x-goog-hash", [])))
+    return match[1] if match else None
+
+
+def _checksum(path: Path) -> str:
+    """The CRC-32C of a file in base64."""
+    checksum = google_crc32c.Checksum()
+    with path.open("rb") as file:
+        for _ in checksum.consume(file, BLOCK_BYTES):
+            pass
+    return base64.b64encode(checksum.digest()).decode()
 
 
 def _rest(ranges: Sequence[Range], done: int) -> Iterator[tuple[int, int | None]]:
@@ -146,7 +183,7 @@ def _open(url: str, start: int = 0, end: int | None = None) -> HTTPResponse:
     if start or end is not None:
         headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
     try:
-        response = urlopen(Request(url, headers=headers), timeout=TIMEOUT_S)
+        response = OPENER.open(Request(url, headers=headers), timeout=TIMEOUT_S)
     except HTTPError as error:
         if error.code == 416 and start and end is None:
             return _open(url)

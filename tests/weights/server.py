@@ -31,6 +31,7 @@ class Server(ThreadingHTTPServer):
         self.headers: dict[str, str] = {}  # of data files, in place of the right ones
         self.redirects: dict[str, str] = {}  # path to another address
         self.page = b""  # what is sent, with status 200, in place of files that are not there
+        self.checksum = ""  # what x-goog-hash says of data files
 
     @property
     def url(self) -> str:
@@ -51,6 +52,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path in server.redirects:
             self.send_response(302)
             self.send_header("Location", server.redirects[self.path])
+            self.send_header("Content-Length", "0")
             return self.end_headers()
         if self.path not in server.files and not server.page:
             return self.send_error(404)
@@ -71,6 +73,9 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(206 if asked else 200)
         for name, value in (headers | (server.headers if is_data else {})).items():
             self.send_header(name, value)
+        if server.checksum and is_data:
+            self.send_header("x-goog-hash", f"crc32c={server.checksum}")
+            self.send_header("x-goog-hash", "md5=AAAAAAAAAAAAAAAAAAAAAA==")
         self.end_headers()
         if self.command == "HEAD":
             return

@@ -1,8 +1,13 @@
 """Files and ranges of their bytes are fetched whole, whatever the server does in between."""
 
+import base64
+import io
 import os
+from email.message import Message
 from pathlib import Path
+from urllib.request import Request
 
+import google_crc32c
 import pytest
 
 from pix2seq.errors import UserError
@@ -153,7 +158,7 @@ def test_a_redirection_is_followed_with_the_range(server: Server, file: Path) ->
 @pytest.mark.parametrize("target", [PATH, "http://[wrong", "file:///etc/passwd"])
 def test_a_redirection_to_nowhere_is_refused(server: Server, file: Path, target: str) -> None:
     server.redirects = {PATH: target}
-    with pytest.raises(UserError, match=r"cannot be downloaded|leads to no address") as caught:
+    with pytest.raises(UserError, match=r"cannot be downloaded|leads to ") as caught:
         get(server, file)
     assert "\n" not in str(caught.value)
 
@@ -162,6 +167,40 @@ def test_what_is_no_address_is_refused(tmp_path: Path) -> None:
     for url in ("http://[wrong", "http://host/café/x"):
         with pytest.raises(UserError, match=r"leads to no address|cannot be reached"):
             fetch(url, tmp_path / "x", patient=False)
+
+
+CHECKSUM = base64.b64encode(google_crc32c.value(DATA).to_bytes(4, "big")).decode()
+
+
+def test_a_checksum_that_the_server_gives_is_compared(server: Server, file: Path) -> None:
+    server.checksum, server.cuts = CHECKSUM, [1_000]
+    assert get(server, file) == DATA
+
+
+def test_a_file_with_another_checksum_is_fetched_again_and_never_kept(server: Server, file: Path) -> None:
+    server.checksum = "AAAAAA=="
+    with pytest.raises(UserError, match="does not have the checksum that the server gives"):
+        fetch(server.url + PATH, file)
+    assert len(server.requests) == 1 + len(transfer.PAUSES_S) and not file.exists()
+
+
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/x", "data:,x", "gopher://x/\x1b[31m"])
+def test_no_redirect_leads_to_another_kind_of_address(server: Server, file: Path, target: str) -> None:
+    server.redirects = {PATH: target}
+    with pytest.raises(UserError, match=r"which is no https address|is not allowed"):
+        fetch(server.url + PATH, file)
+    assert not file.exists()
+
+
+def test_a_redirect_from_http_to_http_is_followed(server: Server, file: Path) -> None:
+    server.redirects = {"/moved": server.url + PATH}
+    fetch(server.url + "/moved", file)
+    assert file.read_bytes() == DATA
+
+
+def test_a_redirect_from_https_to_http_is_refused() -> None:
+    with pytest.raises(UserError, match="no https address"):
+        transfer._Redirects().redirect_request(Request("https://a/b"), io.BytesIO(), 302, "", Message(), "http://a/b")
 
 
 # Ranges
