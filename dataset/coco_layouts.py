@@ -56,7 +56,7 @@ class CocoLayout:
     def describe(self, split: str) -> str:
         return f"annotations/*_{split}.json"
 
-    def open(
+    def dataset(
         self,
         part: Part,
         tasks: Mapping[str, Task],
@@ -110,7 +110,7 @@ class JsonLayout:
     def describe(self, split: str) -> str:
         return self.splits[split].relative_to(self.root).as_posix()
 
-    def open(
+    def dataset(
         self,
         part: Part,
         tasks: Mapping[str, Task],

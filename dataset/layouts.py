@@ -36,7 +36,7 @@ class Found:
         """Those of `tasks` for whose annotations the layout has a place in this part."""
         return self.layout.tasks(self.part.split, tasks)
 
-    def open(
+    def dataset(
         self,
         tasks: Mapping[str, Task],
         images: Path | None = None,
@@ -47,7 +47,7 @@ class Found:
         """Its images with the annotations that `tasks` need; `images` is their folder if they lie elsewhere."""
         if not self.layout.takes_images:
             refuse_images(images, self.layout.title)
-        opened = self.layout.open(self.part, tasks, images, class_names, classes, skeleton)
+        opened = self.layout.dataset(self.part, tasks, images, class_names, classes, skeleton)
         require_images(opened, self.part, str(self.root))
         where = f"{self.root}, {self.layout.title} ({self.layout.describe(self.part.split)})"
         opened.layout = where + self.part.describe()

@@ -54,7 +54,7 @@ class VocLayout:
             return self.sets[split].annotations.relative_to(self.root).as_posix() + "/*.xml"
         return f"ImageSets/Main/{split}.txt"
 
-    def open(
+    def dataset(
         self,
         part: Part,
         tasks: Mapping[str, Task],

@@ -65,7 +65,7 @@ class YoloLayout:
     def describe(self, split: str) -> str:
         return os.path.commonpath([str(PurePosixPath(name).parent) for name in self.splits[split]]) or "."
 
-    def open(
+    def dataset(
         self,
         part: Part,
         tasks: Mapping[str, Task],
