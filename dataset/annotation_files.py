@@ -28,6 +28,8 @@ def read_annotations(path: Path) -> dict:
         raise UserError(
             f"there is no annotation file {path}; check --data-root and the splits, or --train-json and --val-json"
         ) from None
+    except RecursionError:
+        raise UserError(f"{path} is nested too deep to be read; get the file again") from None
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}); get the file again") from None
     lists = [content.get(name) for name in ("images", "annotations")] if isinstance(content, dict) else [None]

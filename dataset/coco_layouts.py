@@ -15,6 +15,7 @@ from pix2seq.dataset.file_names import FileNames
 from pix2seq.dataset.skeleton import Skeleton
 from pix2seq.dataset.splits import Part, name_in, role_in, role_of, split_folders, whole_of
 from pix2seq.errors import UserError
+from pix2seq.schema import read_head
 
 if TYPE_CHECKING:
     from pix2seq.task import Task
@@ -55,7 +56,7 @@ class CocoLayout:
     def describe(self, split: str) -> str:
         return f"annotations/*_{split}.json"
 
-    def open(
+    def dataset(
         self,
         part: Part,
         tasks: Mapping[str, Task],
@@ -109,7 +110,7 @@ class JsonLayout:
     def describe(self, split: str) -> str:
         return self.splits[split].relative_to(self.root).as_posix()
 
-    def open(
+    def dataset(
         self,
         part: Part,
         tasks: Mapping[str, Task],
@@ -133,12 +134,8 @@ def looks_like_coco(path: Path) -> bool:
     """Whether a JSON has one of COCO's lists, as far as its beginning shows. One that is named after a split is what it
     should be: that it cannot be read is to be told."""
     if role_in(path.stem):
-        return True
-    try:
-        with path.open("rb") as file:
-            head = file.read(HEAD_BYTES)
-    except OSError:
-        return False
+        return path.is_file()
+    head = read_head(path, HEAD_BYTES)
     encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     return bool(LISTS.match(head.decode(encoding, "replace").lstrip()))
 

@@ -10,8 +10,9 @@ from typing import Any
 from pix2seq.dataset.images import IMAGE_SUFFIXES
 from pix2seq.errors import UserError, plain
 from pix2seq.runtime.text import decode_text
-from pix2seq.schema import read_bytes
+from pix2seq.schema import read_bytes, read_head
 
+HEAD_BYTES = 4096  # of an XML that tell what it is
 MOST_LOOKED_AT = 20  # JSON files of a folder
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 EXPORT = "export or convert it as COCO or YOLO"
@@ -28,7 +29,7 @@ def what_is_there(root: Path) -> str:
         suffix = path.suffix.lower()
         if suffix in ARCHIVES:
             return f"{path.name} is an archive; unpack it, and name the folder that comes out"
-        if suffix == ".xml" and "<annotations>" in _head(path):
+        if suffix == ".xml" and b"<annotations>" in read_head(path, HEAD_BYTES):
             return f"{path.name} is CVAT's own XML; export the task as COCO or YOLO"
         if suffix == ".tfrecord":
             return f"{path.name} is a TFRecord; {EXPORT}"
@@ -75,11 +76,3 @@ def _content(path: Path) -> Any:
         return json.loads(decode_text(read_bytes(path), path))
     except (OSError, ValueError, RecursionError, UserError):
         return None
-
-
-def _head(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return file.read(4096).decode("utf-8", "replace")
-    except OSError:
-        return ""

@@ -36,7 +36,7 @@ class Found:
         """Those of `tasks` for whose annotations the layout has a place in this part."""
         return self.layout.tasks(self.part.split, tasks)
 
-    def open(
+    def dataset(
         self,
         tasks: Mapping[str, Task],
         images: Path | None = None,
@@ -47,7 +47,7 @@ class Found:
         """Its images with the annotations that `tasks` need; `images` is their folder if they lie elsewhere."""
         if not self.layout.takes_images:
             refuse_images(images, self.layout.title)
-        opened = self.layout.open(self.part, tasks, images, class_names, classes, skeleton)
+        opened = self.layout.dataset(self.part, tasks, images, class_names, classes, skeleton)
         require_images(opened, self.part, str(self.root))
         where = f"{self.root}, {self.layout.title} ({self.layout.describe(self.part.split)})"
         opened.layout = where + self.part.describe()
@@ -63,9 +63,11 @@ def refuse_images(folder: Path | None, layout: str) -> None:
 def require_images(opened: ImageDataset, part: Part, name: str) -> None:
     """Raise UserError if of a data set without a validation split nothing can be held out."""
     if part.side == VAL and not len(opened):
+        lines = opened.problems.lines()
+        found = f" ({plain('; '.join(lines))})" if lines else ""
         raise UserError(
-            f"{name} has no validation split, and not two images of which one could be held out; add images, or name "
-            "others with --val-json"
+            f"{name} has no validation split, and not two images of which one could be held out{found}; add images, "
+            "or name others with --val-json"
         )
 
 

@@ -123,7 +123,7 @@ def open_folder(
     """A split of the dataset in the folder `root`, of whatever layout; `images` is the folder of COCO's images if they
     lie elsewhere."""
     if found := find(root, split, data, tasks, hold_out):
-        return found.open(tasks, images, class_names, classes, skeleton)
+        return found.dataset(tasks, images, class_names, classes, skeleton)
     raise UserError(_not_found(root, split, tasks))
 
 

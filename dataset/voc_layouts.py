@@ -10,6 +10,7 @@ from pix2seq.dataset.coco import ImageDataset
 from pix2seq.dataset.skeleton import Skeleton
 from pix2seq.dataset.splits import Part, name_in, split_folders, whole_of
 from pix2seq.dataset.voc import VOC_FILE, ImageSet, VocDataset, find_voc_folders, has_image_sets
+from pix2seq.schema import read_head
 
 if TYPE_CHECKING:
     from pix2seq.task import Task
@@ -53,7 +54,7 @@ class VocLayout:
             return self.sets[split].annotations.relative_to(self.root).as_posix() + "/*.xml"
         return f"ImageSets/Main/{split}.txt"
 
-    def open(
+    def dataset(
         self,
         part: Part,
         tasks: Mapping[str, Task],
@@ -88,7 +89,4 @@ def _set_in(folder: Path) -> ImageSet | None:
 
 def _holds_voc_xml(folder: Path) -> bool:
     path = next(iter(sorted(folder.glob("*.xml"))), None) if folder.is_dir() else None
-    try:
-        return bool(path) and b"<annotation>" in path.read_bytes()[:HEAD_BYTES]
-    except OSError:
-        return False
+    return path is not None and b"<annotation>" in read_head(path, HEAD_BYTES)

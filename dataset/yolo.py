@@ -22,10 +22,11 @@ from pix2seq.dataset.frames import look_up
 from pix2seq.errors import UserError, plain
 from pix2seq.names import match_names
 from pix2seq.runtime.text import decode_text
-from pix2seq.schema import read_bytes
+from pix2seq.schema import read_bytes, read_head
 
 MOST_BYTES = 4 * 2**20  # of the labels of an image
 HEAD_BYTES = 4096  # of a text that tell whether it holds labels
+MOST_CLASSES = 10**6  # a larger number is no class
 FAR_OUTSIDE = 0.5  # of an image's side: what lies further outside is no fraction of it
 COMMA = re.compile(r"(?<=\d),(?=\d)")
 NO_LABELS = re.compile(r"(.*classes|notes|train|val|valid|validation|test|readme.*|requirements)\.txt", re.IGNORECASE)
@@ -84,7 +85,7 @@ def _categories(classes: Classes, annotations: Sequence[dict], problems: list[tu
     if not names:
         numbers = {entry["category_id"] for entry in annotations if isinstance(entry["category_id"], int)}
         names = {number: f"class_{number}" for number in sorted(numbers)}
-        problems.append(("data set without names of its classes", f"called {', '.join(list(names.values())[:3])}"))
+        problems += [("data set without names of its classes", f"called {name}") for name in names.values()][:1]
     return [{"id": number, "name": name} | classes.category for number, name in names.items()]
 
 
@@ -143,7 +144,7 @@ def _object(line: str, classes: Classes, size: tuple[int, int]) -> dict:
 def _split_class(words: Sequence[str], classes: Classes) -> tuple[int | None, Sequence[str]]:
     """The number of the class that a line begins with, by number or name, and the words after it."""
     number = _number(words[0])
-    if number is not None and number == int(number) >= 0:
+    if number is not None and 0 <= number < MOST_CLASSES and number == int(number):
         return int(number), words[1:]
     end = next((k for k, word in enumerate(words) if _number(word) is not None), len(words))
     name = " ".join(words[:end])
@@ -214,8 +215,7 @@ def label_files(folder: Path) -> list[Path]:
 def holds_labels(path: Path) -> bool:
     """Whether the first line of a text file is a label; captions and lists of files are none."""
     try:
-        with path.open("rb") as file:
-            words = decode_text(file.readline(HEAD_BYTES), path).replace(",", ".").split()
-    except (OSError, UserError):
+        words = decode_text(read_head(path, HEAD_BYTES).split(b"\n")[0], path).replace(",", ".").split()
+    except UserError:
         return False
     return len(words) >= 5 and None not in map(_number, words[-4:])

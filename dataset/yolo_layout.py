@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 2**20  # of a data set's description
 MOST_OF_LIST = 64 * 2**20  # bytes of a list of images
+MOST_OF_PATH, MOST_FOLDERS = 4096, 32  # characters of a path, and its last folders that are searched for
 TRIED = 50  # label files that are looked at to tell whether a folder is one of YOLO's
 NAMES = ("classes.txt", "obj.names", "predefined_classes.txt", "_darknet.labels")
 OWN_NAMES = ("data", "dataset")  # of descriptions; other YAML may be of other things
@@ -64,7 +65,7 @@ class YoloLayout:
     def describe(self, split: str) -> str:
         return os.path.commonpath([str(PurePosixPath(name).parent) for name in self.splits[split]]) or "."
 
-    def open(
+    def dataset(
         self,
         part: Part,
         tasks: Mapping[str, Task],
@@ -104,7 +105,11 @@ def find_yolo(root: Path) -> YoloLayout | None:
             f"{path} names no images{named} that are there; expected folders or lists of images in {root}, such as "
             "train: images/train"
         )
-    return YoloLayout(root, f"YOLO's labels by {path.name}", _classes(content, path, root), splits, problems)
+    classes = _classes(content, path, root)
+    if str(content.get("nc", len(classes.names))) != str(len(classes.names)):
+        where = f"{path.name}: nc is {shown(content['nc'])}, and there are {len(classes.names)} names"
+        problems.append(("number of classes that is not that of their names", where))
+    return YoloLayout(root, f"YOLO's labels by {path.name}", classes, splits, problems)
 
 
 def _read_yaml(root: Path) -> tuple[Path, dict[str, Any]] | None:
@@ -163,9 +168,11 @@ def _read_darknet(root: Path) -> tuple[Path, dict[str, Any]] | None:
 def _classes(content: Mapping[str, Any], path: Path, root: Path) -> Classes:
     """The classes and keypoints that a data set's description names."""
     names, count = content.get("names"), content.get("nc") or content.get("classes")
-    if isinstance(names, str) and names:  # the name of a file of names
+    if isinstance(names, str) and names:
         listed = next(iter(_inside(root, names, [""])), None)
-        names = _lines(listed) if listed and listed.is_file() else [names]
+        if listed is None or not listed.is_file():
+            raise UserError(f"{path} has names: {shown(names)}; expected a list of names, or a file with a name a line")
+        names = _lines(listed)
     if isinstance(names, list):
         names = {str(number): name for number, name in enumerate(names)}
     if not names:
@@ -177,7 +184,7 @@ def _classes(content: Mapping[str, Any], path: Path, root: Path) -> Classes:
             f"{path} has {shown(odd[0])}: {shown(names[odd[0]])} among its names; expected a list, or numbers from 0 "
             "and a name for each"
         )
-    by_number = {int(number): name.strip() or f"class_{number}" for number, name in names.items()}
+    by_number = {int(number): plain(name) or f"class_{number}" for number, name in names.items()}
     points, category = _keypoints(content, path)
     return Classes(by_number, points, category)
 
@@ -257,13 +264,14 @@ def _images_at(places: Sequence[str], bases: Sequence[str], root: Path) -> tuple
 def _inside(root: Path, place: str, bases: Iterable[str]) -> list[Path]:
     """Where `place` is below the root: from one of the `bases`, or without the beginning of its path, which may be of
     another machine, or lead out of the root as Roboflow's `../train/images` does. Names of splits are never dropped."""
-    place = place.replace("\\", "/").strip()
-    found = []
+    place, found = place.replace("\\", "/").strip(), []
+    if len(place) > MOST_OF_PATH:
+        return []
     for base in bases:
         path = os.path.normpath(f"{base}{place}".replace("\\", "/"))
         if not path.startswith(("..", "/")) and _is_inside(root / path, root):
             found.append(root / path)
-    parts = [part for part in re.sub("^[A-Za-z]:", "", place).split("/") if part not in ("", ".", "..")]
+    parts = [part for part in re.sub("^[A-Za-z]:", "", place).split("/") if part not in ("", ".", "..")][-MOST_FOLDERS:]
     for start in range(len(parts)):
         if _is_inside(root.joinpath(*parts[start:]), root):
             found.append(root.joinpath(*parts[start:]))
@@ -300,7 +308,7 @@ def _listed_images(path: Path, bases: Sequence[str], root: Path) -> list[str]:
     folders: dict[str, str] = {}
     images = []
     for line in _text(path, MOST_OF_LIST).replace("\\", "/").splitlines():
-        folder, _, name = line.strip().strip("\"'").rpartition("/")
+        folder, _, name = line[-MOST_OF_PATH:].strip().strip("\"'").rpartition("/")
         if not _is_image(name):
             continue
         if folder not in folders:

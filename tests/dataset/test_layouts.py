@@ -1,6 +1,8 @@
 """Folders as CVAT, Roboflow, Label Studio, labelImg and Ultralytics leave them are found by themselves."""
 
+import contextlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -359,4 +361,26 @@ def test_captions_beside_images_are_no_labels(tmp_path: Path):
     images(tmp_path)
     labels(tmp_path, line="a cat on a table with a dog")
     with pytest.raises(UserError, match="it holds 10 images, but no annotations"):
+        opened(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes")
+@pytest.mark.parametrize(
+    "name", ["result.json", "data.yaml", "0.xml", "obj.data", "classes.txt", "labels/0a1b2c3d-a.txt"]
+)
+def test_pipes_are_not_waited_for(tmp_path: Path, name: str):
+    label_studio_yolo(tmp_path)
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    with contextlib.suppress(UserError):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", [b'{"images": ' + b"[" * 100_000, b'{"images": [null], "annotations": [3]}', b"\x00\xff"]
+)
+def test_a_json_that_is_none_is_refused(tmp_path: Path, content: bytes):
+    images(tmp_path)
+    (tmp_path / "train.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"train\.json"):
         opened(tmp_path)
