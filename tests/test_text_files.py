@@ -30,6 +30,8 @@ def _is_text(call: ast.Call) -> bool:
         return True
     if name != "open" or owner in ("Image", "os"):
         return False
+    if owner and not all(any(map(_is_string, ast.walk(arg))) for arg in call.args):
+        return False  # what is opened is no path: a path's `open` begins with a mode
     modes = [*call.args[mode_place : mode_place + 1], *(word.value for word in call.keywords if word.arg == "mode")]
     return not any("b" in constant.value for mode in modes for constant in ast.walk(mode) if _is_string(constant))
 
@@ -47,4 +49,5 @@ def test_every_text_file_is_opened_with_its_encoding():
 def test_calls_without_an_encoding_are_found():
     text = ["path.read_text()", "path.write_text(x)", "open(x)", "open(x, 'a')", "path.open()", "path.open(mode='w')"]
     others = ["path.read_text(encoding='utf-8')", "open(x, 'rb')", "path.open('ab' if y else 'wb')", "Image.open(x)"]
+    others += ["opener.open(request, timeout=3)", "layout.open(part, tasks)"]
     assert text_without_encoding("\n".join(text + others)) == list(range(1, len(text) + 1))
