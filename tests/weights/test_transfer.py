@@ -135,7 +135,7 @@ def test_a_file_with_another_checksum_is_fetched_again_and_never_kept(server: Se
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/x", "data:,x", "gopher://x/\x1b[31m"])
 def test_no_redirect_leads_to_another_kind_of_address(server: Server, file: Path, target: str) -> None:
     server.redirects = {PATH: target}
-    with pytest.raises(UserError, match="which is no https address|is not allowed"):
+    with pytest.raises(UserError, match=r"which is no https address|is not allowed"):
         fetch(server.url + PATH, file)
     assert not file.exists()
 
