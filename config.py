@@ -137,7 +137,7 @@ class DataCFG:
     """Images, annotations and how they become sequences."""
 
     data_root: str = setting(
-        "", "folder in the layout of COCO or Pascal VOC, several with commas; empty: synthetic scenes"
+        "", "folder of COCO, Pascal VOC, YOLO or your own data, several with commas; empty: synthetic scenes"
     )
     data_weights: str = setting(
         "", "how often an epoch has the images of each folder of data_root, such as 1,2,0.5; empty: once"
@@ -147,13 +147,21 @@ class DataCFG:
     train_images: str = setting("", "folder of the training images; empty: that of the layout")
     val_images: str = setting("", "folder of the validation images; empty: train_images, or that of the layout")
     outside_images: bool = setting(False, "also read images that annotations name outside of the data root")
-    classes: str = setting("", "comma-separated names of the classes to use; empty: all")
+    classes: str = setting(
+        "", "names of the classes to use, with commas; one with a comma in quotes: 'tie, bow',cat; empty: all"
+    )
     train_difficult: bool = setting(False, "also train on objects that VOC marks as difficult", tasks=LOCATED)
     scenes_train: int = setting(24000, "synthetic training images", low=0)
     scenes_val: int = setting(500, "synthetic validation images", low=0)
     scenes_seed: int = setting(0, "seed of the synthetic images", low=0)
-    train_split: str = setting("train2017", "training split: name of COCO's image folder, or VOC's image set")
-    val_split: str = setting("val2017", "validation split: name of COCO's image folder, or VOC's image set")
+    train_split: str = setting("train2017", "training split by its name; also found as train, …")
+    val_split: str = setting("val2017", "validation split by its name; also found as val, valid, …")
+    val_share: float = setting(
+        0.1,
+        "share of the images that is held out for validation where data_root has no such split",
+        low=0.001,
+        high=0.9,
+    )
     workers: int = setting(2, "data loading processes", low=0, high=1024)
     cache_gb: float = setting(0.0, "disk space for decoded training images, GB; 0: no cache", low=0)
     check_data: bool = setting(True, "check the annotations and headers of images before training")
@@ -260,9 +268,12 @@ class TrainCFG:
     pretrained: bool = setting(
         True, "start the backbone from ImageNet weights (installed for the default; else downloaded by timm)"
     )
-    epochs: int = setting(14, "passes over the training images", low=1)
+    epochs: int = setting(14, "passes over the training images, each with a validation at its end", low=1)
+    passes_per_epoch: int = setting(1, "passes in an epoch; more if the images are few", low=1, high=1_000_000)
     steps_per_epoch: int = setting(300, "most optimizer steps of an epoch; 0: all images", low=0)
-    batch_size: int = setting(32, "images per optimizer step and process", low=1, high=65_536)
+    batch_size: int = setting(
+        32, "images per optimizer step and process; less if the images are few", low=1, high=65_536
+    )
     optimizer: str = setting(
         "muon", "muon: Muon for the transformers' matrices, AdamW for the rest", choices=("adamw", "muon")
     )
@@ -272,7 +283,7 @@ class TrainCFG:
     frozen_stages: int = setting(
         3, "freeze the backbone's layers up to this many feature maps (a plain ViT has one)", low=0
     )
-    warmup_steps: int = setting(300, "steps of linear warm-up, at most a third of the run", low=0)
+    warmup_steps: int = setting(300, "steps of linear warm-up; a tenth of a short run", low=0)
     schedule: str = setting(
         "cosine", "learning rate after the warm-up", choices=("cosine", "linear", "exponential", "constant")
     )
@@ -312,6 +323,7 @@ class TrainCFG:
     limit_minutes: float = setting(0.0, "stop after the epoch in which this time is reached; 0: no limit", low=0)
     eval_images: int = setting(256, "validation images for token losses and accuracies", low=1)
     eval_every: int = setting(0, "epochs between two full evaluations; 0: losses only", low=0)
+    log_steps: int = setting(50, "steps between two rows of metrics; less in a short run", low=1)
     small_epochs: int = setting(0, "first epochs, on a canvas of two thirds of the size (convnets only)", low=0)
 
 
@@ -324,7 +336,7 @@ class InferCFG:
     skip_existing: bool = setting(False, "leave out images whose results are in the output folder")
     max_megapixels: float = setting(200.0, "largest image that is read, in millions of pixels", low=0.001, high=4000)
     box: str = setting("", "x,y,w,h in pixels: box of the instance; empty: detect instances first", tasks=PROMPTED)
-    box_class: str = setting("person", "class name of the box", tasks=PROMPTED)
+    box_class: str = setting("person", "class name of the box, as it is, with its commas", tasks=PROMPTED)
     output_dir: str = setting(".", "folder for the output files")
     score_threshold: float = setting(0.3, "lowest score of a detection that is used", low=0, high=1, tasks=DETECTION)
     prompt_threshold: float = setting(
@@ -400,6 +412,13 @@ class InferCFG:
     )
     caption_top_p: float = setting(
         0.0, "sample captions from the nucleus of this probability; 0: greedy", low=0, high=1, tasks=CAPTIONING
+    )
+    invisible_threshold: float = setting(
+        0.5,
+        "a greedy keypoint is invisible when that is this probable; 0: when it is the likeliest token",
+        low=0,
+        high=1,
+        tasks=("keypoint",),
     )
     suppress_invisible: bool = setting(
         False, "place invisible keypoints where they are likeliest, not at the center", tasks=("keypoint",)
@@ -477,6 +496,7 @@ DECODING = (
         "mask_tokens",
         "keypoint_top_p",
         "caption_top_p",
+        "invisible_threshold",
         "suppress_invisible",
         "points_score_weight",
     ),
@@ -602,6 +622,9 @@ def notices(cfg: CFG) -> list[str]:
         "--mosaic has no effect without a task that finds objects": cfg.data.mosaic and "detection" not in cfg.tasks,
         "--end-threshold has no effect where --detection-top-p or --detection-votes sample": (
             (infer.detection_top_p or infer.detection_votes > 1) and "end_threshold" in cfg.given
+        ),
+        "--invisible-threshold has no effect where --keypoint-top-p samples": (
+            infer.keypoint_top_p and "invisible_threshold" in cfg.given
         ),
         "--watch-minutes has no effect without --watch": infer.watch_minutes and not infer.watch,
         "--weights has no effect beside --watch": infer.watch and infer.weights != InferCFG.weights,

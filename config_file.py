@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,6 +12,7 @@ from pix2seq.config import FIELDS, PRESETS, RENAMED, as_tuple, flat, parse_tasks
 from pix2seq.errors import UserError, plain, shown
 from pix2seq.runtime.paths import ROOT, recipe_path
 from pix2seq.runtime.text import decode_text
+from pix2seq.runtime.yaml_text import parse_yaml
 from pix2seq.schema import Settings, convert, read_bytes
 
 MOST_BYTES = 64 * 2**10  # of a file of settings
@@ -73,7 +73,7 @@ def _read(path: Path, name: str) -> Settings:
     except (OSError, ValueError) as error:  # the latter for a name that no file has
         raise UserError(f"{path} cannot be read ({error}); --config expects a text file") from None
     try:
-        content = json.loads(text, object_pairs_hook=_once) if path.suffix == ".json" else _load_yaml(text)
+        content = json.loads(text, object_pairs_hook=_once) if path.suffix == ".json" else parse_yaml(text, _once)
     except RecursionError:
         raise UserError(f"{path} is nested too deep; settings stand at most below their group's name") from None
     except ValueError as error:
@@ -93,30 +93,3 @@ def _once(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
             raise ValueError(f"{plain(key)} is there twice; leave one of them out")
         found[key] = value
     return found
-
-
-def _load_yaml(text: str) -> Any:
-    """What a YAML text holds, made of plain types; raise ValueError if it is none."""
-    import yaml  # not needed by anyone without a --config
-
-    class Loader(yaml.SafeLoader):
-        """YAML 1.2 where people expect it: 1e-4 is a number, and no key is there twice. A small file with aliases can
-        stand for a huge one: there are none."""
-
-        def compose_node(self, parent: Any, index: Any) -> yaml.Node:
-            if self.check_event(yaml.AliasEvent):
-                raise yaml.YAMLError("aliases such as *name are not read; write the value again")
-            return super().compose_node(parent, index)
-
-        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-            return _once(
-                [(self.construct_object(key, True), self.construct_object(value, True)) for key, value in node.value]
-            )
-
-    Loader.add_constructor("tag:yaml.org,2002:map", lambda loader, node: loader.construct_mapping(node))
-    number = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
-    try:
-        return yaml.load(text, Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"this is not YAML: {error}") from None

@@ -6,6 +6,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
+from pix2seq.errors import UserError, shown
+
+LISTED_NAME = re.compile(r"""\s*(?:"(?P<double>[^"]*)"|'(?P<single>[^']*)'|(?P<plain>[^"',][^,]*|))\s*(?:,|$)""")
+
 # Pascal VOC's names of classes that COCO calls otherwise.
 ALIASES = {
     "aeroplane": "airplane",
@@ -15,6 +19,24 @@ ALIASES = {
     "sofa": "couch",
     "tvmonitor": "tv",
 }
+
+
+def split_names(text: str, flag: str) -> tuple[str, ...]:
+    """The names in a text, with commas between them; in quotes, double or single, a name may have a comma itself.
+
+    Raises UserError, which names the `flag`, if a quote is not closed.
+    """
+    names, rest = [], text
+    while rest.strip():
+        found = LISTED_NAME.match(rest)
+        if not found:
+            raise UserError(
+                f"{flag} expects names with commas between them, and quotes around a name that has a comma, such as "
+                f"'tie, bow',cat; got {shown(text)}"
+            )
+        names.append((found["double"] or found["single"] or found["plain"] or "").strip())
+        rest = rest[found.end() :]
+    return tuple(name for name in names if name)
 
 
 def match_names(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:

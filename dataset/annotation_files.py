@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from pix2seq.dataset.annotations import Problems
+from pix2seq.dataset.foreign import what_json_is
 from pix2seq.dataset.mending import match_ids
-from pix2seq.errors import UserError
+from pix2seq.dataset.splits import Part
+from pix2seq.errors import UserError, shown
 from pix2seq.runtime.text import read_text
 
 MAX_SIDE = 10**7  # pixels; no image is larger
@@ -29,7 +32,8 @@ def read_annotations(path: Path) -> dict:
         raise UserError(f"{path} is not JSON ({error}); get the file again") from None
     lists = [content.get(name) for name in ("images", "annotations")] if isinstance(content, dict) else [None]
     if not all(isinstance(entries, list) for entries in lists):
-        raise UserError(f"{path} {_what_else(content)}; expected COCO's annotation format")
+        found = what_json_is(content) or "has no lists `images` and `annotations`"
+        raise UserError(f"{path} {found}; expected COCO's annotation format")
     for name, needed in (("images", {"id", "file_name"}), ("annotations", set()), ("categories", {"id", "name"})):
         entries = content.get(name) or []
         if not isinstance(entries, list):
@@ -54,36 +58,57 @@ def read_annotations(path: Path) -> dict:
                 f"{path} has objects, but no list `categories` that names their classes, such as "
                 '[{"id": 1, "name": "person"}]; add it, or export the file with it'
             )
+    _require_one_name(path, content.get("categories") or [])
     content["problems"] = match_ids(content)
     return content
 
 
-def _what_else(content: Any) -> str:
-    """What a file is that is no annotation file."""
-    entries = content if isinstance(content, list) else []
-    if entries and all(isinstance(entry, dict) and "image_id" in entry for entry in entries):
-        return "is a file of results, a list of predictions, and names no images"
-    if entries and all(isinstance(entry, dict) and "annotations" in entry for entry in entries):
-        return "is Label Studio's own JSON; export it as COCO"
-    if isinstance(content, dict) and "shapes" in content:
-        return "is labelme's own JSON of one image; convert all of them to one file"
-    return "has no lists `images` and `annotations`"
+def _require_one_name(path: Path, categories: Iterable[dict]) -> None:
+    """Raise UserError for a category id with two names: what its objects are is not known."""
+    names: dict[Any, Any] = {}
+    for entry in categories:
+        if names.setdefault(entry["id"], entry["name"]) != entry["name"]:
+            raise UserError(
+                f"{path} has two categories of the id {shown(entry['id'])}, {shown(names[entry['id']])} and "
+                f"{shown(entry['name'])}; give each an id of its own"
+            )
 
 
-def without_idle_namesakes(categories: Mapping[int, dict], contents: Iterable[dict]) -> dict[int, dict]:
-    """Categories by id without those that no object has, where another one has the same name: an export's root."""
+def read_part(path: Path, part: Part, files: Sequence[Path] = ()) -> dict:
+    """What `read_annotations` reads of those images that belong to `part`; `files` are all annotation files of its
+    split, which may list other images."""
+    content = read_annotations(path)
+    if not part.side:
+        return content
+    names: dict[Any, str] = {}  # an image id of several files is on one side, where it is refused
+    for other in (content, *(read_annotations(file) for file in files if file != path)):
+        for image in other["images"]:
+            names[image["id"]] = min(names.get(image["id"], image["file_name"]), image["file_name"])
+    chosen = {number for number, kept in zip(names, part.chosen(list(names.values())), strict=True) if kept}
+    left_out = names.keys() - chosen
+    images = [image for image in content["images"] if image["id"] in chosen]
+    annotations = [entry for entry in content["annotations"] if entry.get("image_id") not in left_out]
+    return content | {"images": images, "annotations": annotations}
+
+
+def without_roots(categories: Mapping[int, dict], contents: Iterable[dict]) -> dict[int, dict]:
+    """Categories by id without the root that Roboflow adds to a list: no object has it, it has no supercategory, and it
+    is that of the others, or has the name of another one that objects have."""
     used = {annotation.get("category_id") for content in contents for annotation in content["annotations"]}
     names = Counter(entry["name"] for entry in categories.values())
     busy = {entry["name"] for number, entry in categories.items() if number in used}
-    return {
-        number: entry
-        for number, entry in categories.items()
-        if names[entry["name"]] == 1 or number in used or entry["name"] not in busy
-    }
+    above = {str(entry.get("supercategory")) for entry in categories.values()} - {str(None), "", "none"}
+
+    def is_root(entry: dict) -> bool:
+        alone = entry.get("supercategory") == "none" and entry["name"] in above
+        return alone or (names[entry["name"]] > 1 and entry["name"] in busy)
+
+    return {number: entry for number, entry in categories.items() if number in used or not is_root(entry)}
 
 
 def join_images(contents: Mapping[str, dict], problems: Problems) -> list[dict]:
-    """The images of all files, each once, in the order of their ids; none whose id is that of two image files."""
+    """The images of all files, each once, in the order of their ids; none whose id is that of two image files, or whose
+    file has two ids under which its objects may be spread."""
     images: dict[int, dict] = {}
     files: dict[int, dict[str, None]] = {}
     for content in contents.values():
@@ -98,7 +123,21 @@ def join_images(contents: Mapping[str, dict], problems: Problems) -> list[dict]:
         del images[image_id]
         where = f"image {image_id}: {', '.join(files[image_id])}"
         problems.add("image id of several files, left out: it is not known whose objects are whose", where)
+    for ids in _ids_of_same_file(images, contents.values()):
+        for image_id in ids:
+            where = f"{images.pop(image_id)['file_name']}: images {', '.join(map(str, ids))}"
+            problems.add("image id whose file has another id, left out: none of both may list all its objects", where)
     return [images[image_id] for image_id in sorted(images, key=lambda number: (isinstance(number, str), number))]
+
+
+def _ids_of_same_file(images: Mapping[int, dict], contents: Iterable[dict]) -> list[list[int]]:
+    """The ids of each file that has several, where objects are annotated: one with captions alone may have many."""
+    if not any(map(is_object, chain.from_iterable(content["annotations"] for content in contents))):
+        return []
+    ids: dict[str, list[int]] = {}
+    for image_id, image in images.items():
+        ids.setdefault(image["file_name"], []).append(image_id)
+    return [same for same in ids.values() if len(same) > 1]
 
 
 def _with_sound_size(image: dict) -> dict:
@@ -136,9 +175,12 @@ def join_captions(contents: Iterable[dict], images: Mapping[int, dict], problems
         for annotation in content["annotations"]:
             if "caption" not in annotation:
                 continue
-            text, image_id = annotation["caption"], annotation.get("image_id")
-            if image_id not in images or not isinstance(text, str) or not text.strip():
-                problems.add("caption that is empty or of no listed image", f"image {image_id}")
-            else:
-                captions.setdefault(image_id, []).append(text)
+            texts, image_id = annotation["caption"], annotation.get("image_id")
+            for text in texts if isinstance(texts, list) and texts else [texts]:
+                if image_id not in images:
+                    problems.add("caption of an image that is not listed", f"image {image_id}")
+                elif not isinstance(text, str) or not text.strip():
+                    problems.add("caption that is empty or no text", f"image {image_id}: {shown(text)}")
+                else:
+                    captions.setdefault(image_id, []).append(text)
     return captions

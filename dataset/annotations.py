@@ -140,7 +140,9 @@ class ObjectReader:
         cut = cut_to_image(box, image) if box else None
         if cut is None and shape:
             self.problems.add("box that is missing or cannot be used, taken from the segmentation", where)
-            return cut_to_image(box_of(shape), image)
+            around = box_of(shape)
+            self.box_counts.add(around, image)
+            return cut_to_image(around, image)
         if cut is None:
             return self._spoil(image["id"], "box outside the image" if box else remark, where)
         if remark:

@@ -22,7 +22,7 @@ def main(cfg: CFG) -> None:
     if path.is_dir():
         raise UserError(f"--vocab expects a file to write, {path} is a folder; name a file in it")
     unfinished = writable_folder(path.parent, "--vocab") / (path.name + ".partial")
-    training = open_sources(cfg, choose_tasks(["captioning"]), complete=False)
+    training = open_sources(cfg, choose_tasks(["captioning"]), complete=False, hold_out=True)
     if training.caption_words:
         words = [UNKNOWN, *training.caption_words]
         source = "all that the captions of synthetic scenes are made of; --data-root names a dataset of your own"

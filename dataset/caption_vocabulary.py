@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pix2seq.config import CFG, replace
 from pix2seq.dataset.coco import ImageDataset
-from pix2seq.dataset.plausibility import doubt_about_words
+from pix2seq.dataset.plausibility import doubt_about_words, only_unusable
 from pix2seq.errors import UserError
 from pix2seq.runtime.console import tell
 from pix2seq.runtime.text import decode_text
@@ -34,6 +34,8 @@ def split_vocabulary(split: ImageDataset, cfg: CFG) -> TextVocabulary:
     if split.caption_words:
         return _named_vocabulary(cfg) or WordVocabulary([UNKNOWN, *split.caption_words])
     captions = split.all_captions()
+    if not captions:
+        raise UserError(f"{split.folder} has no captions; leave captioning out of --task{only_unusable(split)}")
     text = caption_vocabulary(captions, cfg)
     if isinstance(text, WordVocabulary) and (doubt := doubt_about_words(text, captions)):
         tell(doubt)

@@ -24,7 +24,7 @@ def main(cfg: CFG) -> None:
     from pix2seq.dataset.inspection import mixture_table, read_all, report
     from pix2seq.dataset.mixture import Mixture
     from pix2seq.dataset.samples import SampleDataset
-    from pix2seq.dataset.training_data import open_training
+    from pix2seq.dataset.training_data import describe_layouts, open_training
     from pix2seq.evaluate.sample_grid import draw_samples
     from pix2seq.infer.overlay import save_png
     from pix2seq.tasks import choose_tasks
@@ -32,6 +32,7 @@ def main(cfg: CFG) -> None:
     path = writable_folder(Path(cfg.infer.output_dir), "--output-dir") / "samples.png"
     tasks = choose_tasks(cfg.tasks)
     training, validation = open_training(cfg, tasks)
+    print("\n".join(describe_layouts(training, validation)))
     tokenizers = training_tokenizers(training, tasks, cfg)
     for name, examples in (("training", training), ("validation", validation)):
         examples.leave_out_unreadable()
@@ -50,7 +51,8 @@ def main(cfg: CFG) -> None:
 if __name__ == "__main__":
     uses = Uses(
         essential=(
-            *("data_root", "data_weights", "train_split", "val_split", "train_json", "val_json", "classes", "workers"),
+            *("data_root", "data_weights", "train_split", "val_split", "val_share", "classes", "workers"),
+            *("train_json", "val_json"),
             *("task", "preset", "seed", "image_size", "max_objects", "max_points", "max_words", "output_dir"),
         ),
         others=(*names_of("data"), *SEQUENCES),

@@ -15,8 +15,8 @@ from pix2seq.dataset.annotation_files import (
     join_captions,
     join_images,
     join_objects,
-    read_annotations,
-    without_idle_namesakes,
+    read_part,
+    without_roots,
 )
 from pix2seq.dataset.annotations import ObjectReader, Problems, number_classes, polygons_of
 from pix2seq.dataset.box_counts import BoxCounts
@@ -26,6 +26,7 @@ from pix2seq.dataset.frames import boxes_by_image, is_settled, look_up, settle_a
 from pix2seq.dataset.images import Header, read_reduced
 from pix2seq.dataset.labels import EVERYTHING_IS_LABELED, Unlabeled
 from pix2seq.dataset.skeleton import COCO_PERSON, Skeleton, default_skeleton, read_skeleton
+from pix2seq.dataset.splits import Part
 from pix2seq.errors import Unreadable, UserError
 from pix2seq.names import match_names
 
@@ -90,6 +91,7 @@ class ImageDataset:
 
     complete = True  # all images and annotations exist already
     lists_objects = True  # every object of the classes is annotated, so that others are known not to be there
+    layout = ""  # what the files were recognized as, and what of them is used, in words
     root: Path | None = None  # where images may lie, too: the whole dataset's folder
     may_leave = False  # whether they may lie outside of both
     to_draw = 0  # images that are drawn when they are first loaded
@@ -150,7 +152,7 @@ class ImageDataset:
         for content in contents.values():
             for category in content.get("categories") or []:
                 merged[category["id"]] = merged.get(category["id"], {}) | category
-        self._merged = merged = without_idle_namesakes(merged, contents.values())
+        self._merged = merged = without_roots(merged, contents.values())
         self._known = {number: str(category["name"]) for number, category in merged.items()}
         chosen = match_names(classes, self._known.values())
         self.known_classes = list(self._known.values())
@@ -409,14 +411,17 @@ class CocoDataset(ImageDataset):
         classes: Sequence[str] = (),
         images: Path | None = None,
         skeleton: Skeleton | None = None,
+        part: Part | None = None,
     ) -> None:
-        """`images` is the folder of the images if it is not that of the layout."""
+        """`images` is the folder of the images if it is not that of the layout; `part` is the part of the split that is
+        used, all if not given."""
         if not images and not (root / split).is_dir():
             raise UserError(f"--data-root expects a folder with {split}/ and annotations/, found no {root / split}")
         self.root, self.split = root, split
         self.lists_objects = annotation_path(root, "instances", split).is_file()  # else perhaps only one of them
         names = dict.fromkeys(task.samples.COCO_FILE for task in tasks.values())
-        read = {name: partial(read_annotations, annotation_path(root, name, split)) for name in names}
+        paths = {name: annotation_path(root, name, split) for name in names}
+        read = {name: partial(read_part, path, part or Part(split), [*paths.values()]) for name, path in paths.items()}
         super().__init__(images or root / split, read, class_names, classes, skeleton)
 
 

@@ -11,7 +11,8 @@ from urllib.parse import unquote
 
 from pix2seq.dataset.images import IMAGE_SUFFIXES
 
-ABSOLUTE = re.compile(r"^([A-Za-z]:)?/|^[a-z]+://")
+ABROAD = re.compile(r"^([A-Za-z]:)?/|^[a-z]+://|^(\./)*\.\./")  # of another system, or outside of the folder
+UPLOAD_MARK = re.compile(r"^[0-9a-f]{8}-(?=.)")  # what Label Studio puts before the names of uploaded files
 
 
 class FileNames:
@@ -86,18 +87,25 @@ def _plain(name: str) -> str:
 def _readings(name: str) -> Iterator[tuple[str, str]]:
     """Paths that a name may mean, and in which way, the most literal ones first."""
     slashes = name.replace("\\", "/")
-    ways = [(name, ""), (slashes, "with / for \\"), (unquote(slashes), "with URL encoding undone")]
+    address = re.sub(r"(^[a-z]+://[^?]*)\?(?!d=).*", r"\1", slashes)  # without what a web page is asked for
+    ways = [(name, ""), (slashes, "with / for \\"), (unquote(address), "with URL encoding undone")]
+    ways.append((unquote(address).strip(), "without spaces around it"))
     unique = [(path, how) for number, (path, how) in enumerate(ways) if path not in [way[0] for way in ways[:number]]]
     yield from unique
     for path, _ in unique:
-        if ABSOLUTE.match(path):
-            parts = path.split("/")
-            for start in range(1, len(parts)):
+        if ABROAD.match(path):
+            parts = (path.partition("?d=")[2] or path.partition("/")[2]).split("/")  # ?d=: Label Studio's local files
+            for start in range(len(parts)):
                 yield "/".join(parts[start:]), "by the end of a path of another system"
+    for path, _ in unique:
+        last = path.rpartition("/")[2]
+        if UPLOAD_MARK.match(last):
+            yield UPLOAD_MARK.sub("", last), "without the mark of an upload before its name"
 
 
 def _other_endings(name: str) -> Iterator[str]:
-    """The name without a doubled suffix, or with one that is missing, doubled, or spelled .jpeg for .jpg."""
+    """The name without a doubled suffix, or with one that is missing, doubled, or spelled .jpeg for .jpg; a PNG beside
+    is perhaps the image's mask."""
     stem, dot, suffix = name.rpartition(".")
     suffix = f".{suffix.lower()}"
     if not dot or suffix not in IMAGE_SUFFIXES:

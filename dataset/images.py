@@ -40,6 +40,14 @@ DAMAGES = (
 )  # what Pillow raises for damaged files
 
 
+# What files called images are instead, by how they begin (the first bytes, or those behind a size).
+OTHERS = {
+    b"ftypheic": "HEIC", b"ftypheix": "HEIC", b"ftypmif1": "HEIC", b"ftypavif": "AVIF", b"%PDF": "PDF",
+    b"<svg": "SVG", b"<!DOCTYPE html": "HTML", b"<html": "HTML", b"version https://git-lfs": "a Git LFS pointer",
+}  # fmt: skip
+DARK = 15  # the brightest value of 16-bit colors that use 12 bits, where 8 are kept
+
+
 class TooLarge(ValueError):
     """An image has more pixels than are allowed."""
 
@@ -111,8 +119,11 @@ def read_reduced(
     try:
         with open_image(path, max_megapixels) as file:
             width, height = file.size
+            has_16_bits = not file.mode.startswith("I") and ";16" in str(file.tile)  # Pillow keeps the upper 8
             reduced = min(width, height) >= 2 * shrink > 2 and file.draft(None, (width // shrink, height // shrink))
             pixels = np.asarray(_to_rgb(file)) if as_stored else upright_rgb(file)
+            if has_16_bits and 0 < pixels.max() <= DARK:
+                raise Unreadable(f"{path} has colors of 16 bits, of which 12 or fewer are used; save it with 8 bits")
             return pixels, shrink if reduced else 1
     except FileNotFoundError:
         raise Unreadable(f"there is no image {path}; check the path") from None
@@ -121,11 +132,24 @@ def read_reduced(
             f"{path} has {error}, more than {max_megapixels:g} megapixels; make it smaller, or raise --max-megapixels"
         ) from None
     except UnidentifiedImageError:
-        raise Unreadable(f"{path} is not an image that can be read; expected a {', '.join(FORMATS)} file") from None
+        raise Unreadable(f"{path} is {_what_else(path)}; expected a {', '.join(FORMATS)} file") from None
     except DAMAGES as error:
         raise Unreadable(
             f"{path} cannot be read completely ({plain(str(error))}); it is damaged: get it again"
         ) from None
+
+
+def _what_else(path: str | Path) -> str:
+    """What a file is that is no image, in words."""
+    path = Path(path)
+    if not path.is_file():
+        return "not an image that can be read"
+    with path.open("rb") as file:
+        head = file.read(64).lstrip()
+    if not head:
+        return "empty, and not an image that can be read"
+    kind = next((kind for start, kind in OTHERS.items() if start in (head[: len(start)], head[4 : 4 + len(start)])), "")
+    return f"{kind}, not an image that can be read" if kind else "not an image that can be read"
 
 
 def upright_rgb(image: Image.Image) -> np.ndarray:

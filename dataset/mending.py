@@ -7,12 +7,15 @@ None if nothing is certain.
 from __future__ import annotations
 
 import ast
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 TEXT_ID = "id that is text in one place and a number in another, matched all the same"
+NAMED = "reference by name instead of the id, matched with it"
+SIDES = ("x", "y", "width", "height")
 NOT_FINITE = "box that is not four finite numbers"
 
 
@@ -27,8 +30,15 @@ def are_numbers(values: Sequence) -> bool:
 def mend_shape(shape: Any) -> tuple[Any, str]:
     """A segmentation as a list of flat polygons, or as run lengths whose string is that of COCO.
 
-    Some tools write one flat polygon without the list around it, points as pairs, or the text of a Python bytes object.
+    Some tools write one flat polygon without the list around it, points as pairs, numbers or all of it as text, or the
+    text of a Python bytes object.
     """
+    plain = unquoted(shape)
+    if plain != shape:
+        mended, remark = mend_shape(plain)
+        return mended, remark or "segmentation that is text, read as what it holds"
+    if isinstance(shape, (list, tuple)) and len(shape) == 1 and isinstance(shape[0], dict) and "counts" in shape[0]:
+        return mend_shape(shape[0])
     if isinstance(shape, dict):
         counts = shape.get("counts")
         if isinstance(counts, str) and counts[:2] in ("b'", 'b"') and (text := _bytes_literal(counts)):
@@ -44,6 +54,23 @@ def mend_shape(shape: Any) -> tuple[Any, str]:
         flat = [list(chain.from_iterable(part)) if _are_points(part) else part for part in shape]
         return flat, "polygon of points, read as flat coordinates"
     return shape, ""
+
+
+def unquoted(value: Any) -> Any:
+    """A value in which JSON written as text is what it says, and so is every number of a list; a point {"x": …, "y": …}
+    is a pair. Run lengths in COCO's string stay as they are."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    if isinstance(value, (list, tuple)):
+        return [_number(unquoted(part)) for part in value]
+    if isinstance(value, dict) and value.keys() == {"x", "y"}:
+        return [_number(value["x"]), _number(value["y"])]
+    if isinstance(value, dict) and {"size", "counts"} <= value.keys():
+        return value | {name: unquoted(value[name]) for name in ("size", "counts")}
+    return value
 
 
 def _bytes_literal(text: str) -> str | None:
@@ -73,11 +100,9 @@ def mend_box(bbox: Any) -> tuple[list[float] | None, str]:
 
     None, and what is wrong with it, if these are not four numbers or a side is zero.
     """
+    bbox, mended = _box_list(bbox)
     if not isinstance(bbox, (list, tuple)) or len(bbox) != 4:
         return None, NOT_FINITE
-    mended = ""
-    if any(isinstance(value, str) for value in bbox):
-        bbox, mended = [_number(value) for value in bbox], "box whose numbers are text, read as numbers"
     if not are_numbers(bbox):
         return None, NOT_FINITE
     x, y, width, height = map(float, bbox)
@@ -88,6 +113,21 @@ def mend_box(bbox: Any) -> tuple[list[float] | None, str]:
     return [min(x, x + width), min(y, y + height), abs(width), abs(height)], mended
 
 
+def _box_list(bbox: Any) -> tuple[Any, str]:
+    """The numbers of a box that is written as text, by their names, or in a list of its own."""
+    if isinstance(bbox, str) and len(parts := bbox.strip(" []()").split(",")) == 4:
+        return [_number(part) for part in parts], "box that is text, read as numbers"
+    if isinstance(bbox, dict) and bbox.keys() == set(SIDES):
+        return [_number(bbox[side]) for side in SIDES], "box with named numbers, read as x, y, width, height"
+    if not isinstance(bbox, (list, tuple)):
+        return bbox, ""
+    if len(bbox) == 1 and isinstance(bbox[0], (list, tuple)):
+        return bbox[0], "box in a list of its own"
+    if any(isinstance(value, str) for value in bbox):
+        return [_number(value) for value in bbox], "box whose numbers are text, read as numbers"
+    return bbox, ""
+
+
 def _number(value: Any) -> Any:
     try:
         return float(value) if isinstance(value, str) else value
@@ -96,10 +136,11 @@ def _number(value: Any) -> Any:
 
 
 def match_ids(content: dict) -> list[tuple[str, str]]:
-    """Let references to images and categories have the ids' own spelling: "785" and "0785" mean the image 785.
+    """Let references to images and categories have the ids' own spelling: "785" and "0785" mean the image 785, and so
+    does its file's name.
 
     Category ids that are text become numbers. `content` is changed in place; returns what was mended, and where. Where
-    two ids differ in spelling alone, nothing is.
+    two ids differ in spelling alone, or two entries have one name, nothing is.
     """
     mended = []
     categories, annotations = content.get("categories") or [], content["annotations"]
@@ -109,15 +150,29 @@ def match_ids(content: dict) -> list[tuple[str, str]]:
             if isinstance(entry["id"], str) and isinstance(number, int):
                 mended.append((TEXT_ID, f"category {entry['id']!r}"))
                 entry["id"] = number
-    for key, listed in (("image_id", content["images"]), ("category_id", categories)):
+    for key, name, listed in (("image_id", "file_name", content["images"]), ("category_id", "name", categories)):
         own = {entry["id"] for entry in listed}
-        spelled = _by_number(own)
+        spelled, named = _by_number(own), _by_name(listed, name)
         for entry in annotations:
             given = entry.get(key)
-            if given is not None and given not in own and _id_number(given) in spelled:
-                mended.append((TEXT_ID, f"{key} {given!r} of annotation {entry.get('id', '?')}"))
-                entry[key] = spelled[_id_number(given)]
+            if given is None or given in own:
+                continue
+            meant = spelled.get(_id_number(given), named.get(given))
+            if meant is not None:
+                kind = TEXT_ID if _id_number(given) in spelled else NAMED
+                mended.append((kind, f"{key} {given!r} of annotation {entry.get('id', '?')}"))
+                entry[key] = meant
     return mended
+
+
+def _by_name(entries: Iterable[Mapping], key: str) -> Mapping:
+    """The ids of entries by their names, and by these without a suffix, without those that several have."""
+    found: dict = {}
+    for entry in entries:
+        name = str(entry[key])
+        for spelled in {name, name.rpartition(".")[0] or name}:
+            found.setdefault(spelled, set()).add(entry["id"])
+    return {name: next(iter(ids)) for name, ids in found.items() if len(ids) == 1}
 
 
 def _by_number(ids: Iterable) -> Mapping:

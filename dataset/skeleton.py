@@ -95,7 +95,7 @@ def flip_by_name(names: Sequence[str]) -> tuple[int, ...]:
 
 def _mirrored(name: str) -> str:
     """The name of the mirror image of a lower-case name; empty if it has no side that is set apart."""
-    for one, other in (("left", "right"), ("right", "left")):
+    for one, other in (("left", "right"), ("right", "left"), ("左", "右"), ("右", "左")):
         if one in name:
             return name.replace(one, other, 1)
     for one, other in (("l", "r"), ("r", "l")):
@@ -108,9 +108,10 @@ def _mirrored(name: str) -> str:
 
 
 def _mirrored_capital(name: str) -> str:
-    """The mirror image of a name such as LShoulder, lShoulder, LX, L1 or shoulderL, if it is one; else the name."""
-    if match := re.match("([LRlr])(?=[A-Z0-9])", name):
-        return match[1].translate(SIDES) + name[1:]
+    """The mirror image of a name such as LShoulder, lShoulder, Lhip, LX, L1, L or shoulderL, if it is one; else the
+    name."""
+    if match := re.match("([LR])|([lr])(?=[A-Z0-9])", name):
+        return match[0].translate(SIDES) + name[1:]
     if match := re.search("(?<=[a-z0-9])([LR])$", name):
         return name[:-1] + match[1].translate(SIDES)
     return name

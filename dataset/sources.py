@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pix2seq.config import CFG
-from pix2seq.dataset.annotation_files import read_annotations
-from pix2seq.dataset.coco import CocoDataset, ImageDataset, annotation_path
-from pix2seq.dataset.file_names import FileNames
+from pix2seq.config import CFG, DataCFG
+from pix2seq.dataset.coco import ImageDataset
+from pix2seq.dataset.coco_layouts import open_json
+from pix2seq.dataset.foreign import what_is_there
+from pix2seq.dataset.layouts import find, may_hold_out, refuse_images, require_images, what_is_known
 from pix2seq.dataset.scenes import SceneDataset, complete_scenes
 from pix2seq.dataset.skeleton import Skeleton
-from pix2seq.dataset.voc import VOC_FILE, VocDataset, find_voc_folders, has_image_sets
+from pix2seq.dataset.splits import TRAIN, VAL, Part
 from pix2seq.errors import UserError
-from pix2seq.runtime.console import tell
+from pix2seq.names import split_names
 from pix2seq.scenes.kept import KeptScenes
 from pix2seq.scenes.root import scenes_root
 from pix2seq.scenes.scene import SPLITS
 
 if TYPE_CHECKING:
     from pix2seq.task import Task
-
-LOOKED_FOR = 100  # images of a JSON, some of which may be missing, that are tried to find its image folder
-# What one layout calls a split that has this name in another: COCO's and Pascal VOC's.
-OTHER_NAMES = {"train2017": "train", "val2017": "val", "train": "train2017", "val": "val2017"}
 
 
 def open_split(
@@ -35,21 +31,23 @@ def open_split(
     class_names: Mapping[int, str] | None = None,
     complete: bool = True,
     skeleton: Skeleton | None = None,
+    hold_out: bool = False,
 ) -> ImageDataset:
     """One split (`--train-split` or `--val-split`) of one dataset, with annotations for `tasks`.
 
-    It is read from `--train-json` or `--val-json` if named, else from `--data-root`: COCO 2017's layout, Pascal VOC's,
-    or a COCO-format JSON beside its images. Without `--data-root` it consists of synthetic scenes, which are all drawn
+    It is read from `--train-json` or `--val-json` if named, else from `--data-root`, whose layout is found (`layouts`).
+    Without `--data-root` it consists of synthetic scenes, which are all drawn
     first if the split must be `complete`, else when they are loaded.
-    `class_names` and `skeleton` are those of a model or of the training images; without them the dataset's own classes
-    and keypoints are used.
+    A dataset without a validation split has some of its images for it, which are left out of the training split with
+    `hold_out`. `class_names` and `skeleton` are those of a model or of the training images; without them the dataset's
+    own classes and keypoints are used.
     """
     roots = data_roots(cfg)
     if len(roots) > 1:
         raise UserError(f"--data-root names {len(roots)} folders, but this takes one dataset: name one of them")
     if cfg.data.data_weights:
         raise UserError("--data-weights weighs several folders of --data-root; leave it out for one dataset")
-    opened = _open(cfg, split, tasks, class_names, skeleton, complete)
+    opened = _open(cfg, split, tasks, class_names, skeleton, complete, hold_out)
     if roots:
         opened.root = roots[0]
     opened.may_leave = cfg.data.outside_images
@@ -70,7 +68,7 @@ def data_roots(cfg: CFG) -> list[Path]:
 
 def chosen_classes(cfg: CFG) -> tuple[str, ...]:
     """The names of `--classes`."""
-    return tuple(name.strip() for name in cfg.data.classes.split(",") if name.strip())
+    return split_names(cfg.data.classes, "--classes")
 
 
 def require_chosen_classes(datasets: Sequence[ImageDataset]) -> None:
@@ -88,111 +86,60 @@ def _open(
     class_names: Mapping[int, str] | None,
     skeleton: Skeleton | None,
     complete: bool,
+    hold_out: bool,
 ) -> ImageDataset:
     data, classes = cfg.data, chosen_classes(cfg)
     root = Path(data.data_root)
     _check_split_names(cfg)
-    json_file, folder = _explicit_json(cfg, split), _explicit_images(cfg, split)
-    if json_file:
-        return open_json(_below(root, json_file), folder, root, class_names, classes, skeleton)
+    folder = _explicit_images(cfg, split)
+    if named := _explicit_json(cfg, split, hold_out):
+        return _open_named(_below(root, named[0]), named[1], folder, root, class_names, classes, skeleton)
     if not data.data_root:
-        _refuse_images(folder, "the set of synthetic scenes")
+        refuse_images(folder, "the set of synthetic scenes")
         scenes, count = _scenes(cfg, split)
         return (complete_scenes if complete else SceneDataset)(scenes, count, tasks, class_names, classes, skeleton)
-    return open_folder(root, split, tasks, folder, class_names, classes, skeleton)
+    return open_folder(root, split, data, tasks, folder, class_names, classes, skeleton, hold_out)
+
+
+def _open_named(path: Path, part: Part, *places_and_labels: Any) -> ImageDataset:
+    """A part of a file that a flag names."""
+    opened = open_json(path, part, *places_and_labels)
+    require_images(opened, part, str(path))
+    opened.layout = f"{path}, JSON in COCO's format{part.describe()}"
+    return opened
 
 
 def open_folder(
     root: Path,
     split: str,
+    data: DataCFG,
     tasks: Mapping[str, Task],
     images: Path | None = None,
     class_names: Mapping[int, str] | None = None,
     classes: Sequence[str] = (),
     skeleton: Skeleton | None = None,
+    hold_out: bool = False,
 ) -> ImageDataset:
     """A split of the dataset in the folder `root`, of whatever layout; `images` is the folder of COCO's images if they
-    lie elsewhere. A split that has another layout's name is opened by its own, which is reported."""
-    found = find_split(root, split, tasks) or split
-    if found != split:
-        tell(f"{root} has no split {split}, its {found} is used")
-    labels = class_names, classes
-    if _coco_tasks(root, found, tasks):
-        return CocoDataset(root, found, tasks, *labels, images, skeleton)
-    if find_voc_folders(root):
-        _refuse_images(images, "Pascal VOC's layout")
-        return VocDataset(root, found, tasks, *labels, skeleton)
-    if path := _find_json(root, found):
-        return open_json(path, images, root, *labels, skeleton)
+    lie elsewhere."""
+    if found := find(root, split, data, tasks, hold_out):
+        return found.open(tasks, images, class_names, classes, skeleton)
+    raise UserError(_not_found(root, split, tasks))
+
+
+def _not_found(root: Path, split: str, tasks: Mapping[str, Task]) -> str:
+    """Why there is no dataset in a folder, and what was looked for."""
+    if not root.is_dir():
+        what = "is a file: name the folder that it is in" if root.exists() else "is not there: check the path"
+        return f"found no dataset: --data-root expects a folder, {root} {what}"
     file = next(iter(tasks.values())).samples.COCO_FILE
-    raise UserError(
-        f"found no dataset for the split {split!r} at --data-root {root}: looked for COCO's "
-        f"annotations/{file}_{split}.json, for Pascal VOC's JPEGImages/ and Annotations/ there or one or "
-        f"two folders below, and for {split}.json; name files with --train-json and --val-json, or splits with "
-        "--train-split and --val-split"
+    there = what_is_known(root, tasks) or what_is_there(root)
+    return (
+        f"found no dataset for the split {split!r} at --data-root {root}{f': {there}' if there else ''}; looked for "
+        f"COCO's annotations/{file}_{split}.json, Pascal VOC's JPEGImages/ and Annotations/ there or one or two "
+        f"folders below, {split}.json or another JSON in COCO's format, and YOLO's data.yaml, obj.data or labels/; "
+        "name files with --train-json and --val-json, or splits with --train-split and --val-split"
     )
-
-
-def find_split(root: Path, split: str, tasks: Mapping[str, Task]) -> str | None:
-    """The name that `split` has in the folder `root`: its own or that of another layout; None if it is not there."""
-    for name in split_names(split):
-        if _coco_tasks(root, name, tasks) or has_image_sets(root, name) or _find_json(root, name):
-            return name
-    return None
-
-
-def split_names(split: str) -> list[str]:
-    """The names that a split may have: its own, then that of another layout."""
-    return [name for name in (split, OTHER_NAMES.get(split)) if name]
-
-
-def tasks_of(root: Path, split: str, tasks: Mapping[str, Task]) -> dict[str, Task]:
-    """Those of `tasks` for whose annotations the layout of `root` has a place in this split."""
-    if coco := _coco_tasks(root, split, tasks):
-        return coco
-    if find_voc_folders(root):
-        return {name: task for name, task in tasks.items() if task.samples.COCO_FILE == VOC_FILE}
-    return dict(tasks) if _find_json(root, split) else {}
-
-
-def _coco_tasks(root: Path, split: str, tasks: Mapping[str, Task]) -> dict[str, Task]:
-    """Those of `tasks` whose annotation file is there in COCO's layout."""
-    return {name: t for name, t in tasks.items() if annotation_path(root, t.samples.COCO_FILE, split).is_file()}
-
-
-def _find_json(root: Path, split: str) -> Path | None:
-    """The file of a split in COCO's format that holds all its annotations."""
-    names = f"{split}.json", f"annotations/{split}.json", f"{split}/_annotations.coco.json"
-    return next((root / name for name in names if (root / name).is_file()), None)
-
-
-def open_json(
-    path: Path,
-    folder: Path | None,
-    root: Path,
-    class_names: Mapping[int, str] | None,
-    classes: Sequence[str],
-    skeleton: Skeleton | None = None,
-) -> ImageDataset:
-    """A file in COCO's annotation format with its images in `folder`, or in a folder near it where some are found."""
-    if not folder:
-        names = [image["file_name"] for image in read_annotations(path)["images"][:LOOKED_FOR]]
-        near = (path.parent, path.with_suffix(""), path.parent / "images", root / path.stem, root, root / "images")
-        folder = next((place for place in near if _holds_some(place, names)), None)
-        if folder is None:
-            raise UserError(
-                f"{path} names {f'images such as {names[0]}' if names else 'no image'}, none of which is in "
-                f"{', '.join(dict.fromkeys(map(str, near)))}; name their folder with --train-images and --val-images"
-            )
-    return ImageDataset(folder, {path.name: partial(read_annotations, path)}, class_names, classes, skeleton)
-
-
-def _holds_some(folder: Path, names: Sequence[str]) -> bool:
-    """Whether some image is in a folder, by its own name or by another spelling of it."""
-    if any((folder / name).is_file() for name in names):
-        return True
-    files = FileNames(folder)
-    return any(files.find(name) for name in names)
 
 
 def _check_split_names(cfg: CFG) -> None:
@@ -206,18 +153,22 @@ def _check_split_names(cfg: CFG) -> None:
             )
 
 
-def _explicit_json(cfg: CFG, split: str) -> str:
-    """The annotation file that the flags name for a split."""
+def _explicit_json(cfg: CFG, split: str, hold_out: bool) -> tuple[str, Part] | None:
+    """The annotation file that the flags name for a split, and the part of it that is used: of `--train-json` alone,
+    images are held out for validation."""
     data = cfg.data
-    if split == data.train_split and data.train_json:
-        return data.train_json
     if split == data.val_split and data.val_json:
-        return data.val_json
+        return data.val_json, Part(split)
+    if split == data.train_split and data.train_json:
+        held = hold_out and may_hold_out(data) and not data.val_json
+        return data.train_json, Part(split, TRAIN, data.val_share) if held else Part(split)
+    if split == data.val_split and data.train_json and may_hold_out(data):
+        return data.train_json, Part(split, VAL, data.val_share)
     if data.train_json or data.val_json:
         raise UserError(
             f"the split {split!r} has no annotation file: name both --train-json and --val-json, or neither"
         )
-    return ""
+    return None
 
 
 def _explicit_images(cfg: CFG, split: str) -> Path | None:
@@ -228,11 +179,6 @@ def _explicit_images(cfg: CFG, split: str) -> Path | None:
     if folder and not folder.is_dir():
         raise UserError(f"there is no folder of images {folder}; check --train-images and --val-images")
     return folder
-
-
-def _refuse_images(folder: Path | None, layout: str) -> None:
-    if folder:
-        raise UserError(f"--train-images and --val-images are for COCO's format; leave them out, {layout} has its own")
 
 
 def _below(root: Path, name: str) -> Path:

@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING
 
 from pix2seq.config import CFG, replace
 from pix2seq.dataset.coco import ImageDataset
-from pix2seq.dataset.mixture import Mixture, Source, share_labels, teaches
+from pix2seq.dataset.layouts import find
+from pix2seq.dataset.mixture import Mixture, Source, share_labels, sources_of, teaches
 from pix2seq.dataset.skeleton import Skeleton
 from pix2seq.dataset.sources import (
     chosen_classes,
     data_roots,
-    find_split,
     open_folder,
     open_split,
     require_chosen_classes,
-    split_names,
-    tasks_of,
 )
-from pix2seq.errors import UserError
+from pix2seq.dataset.splits import role_of
+from pix2seq.errors import UserError, plain
 from pix2seq.runtime.console import tell
+
+NAMED = 3  # images of a part that are named
 
 if TYPE_CHECKING:
     from pix2seq.task import Task
@@ -32,11 +33,30 @@ def open_training(
     cfg: CFG, tasks: Mapping[str, Task], complete: bool = True
 ) -> tuple[ImageDataset | Mixture, ImageDataset | Mixture]:
     """The training and the validation images: of one dataset (see `open_split`), or of all folders of `--data-root`."""
-    training = open_sources(cfg, tasks, complete)
+    training = open_sources(cfg, tasks, complete, hold_out=True)
     if isinstance(training, Mixture):
         return training, _validation(cfg, tasks, training)
     labels = training.class_names, complete, training.skeleton
     return training, open_split(cfg, cfg.data.val_split, tasks, *labels)
+
+
+def describe_layouts(training: ImageDataset | Mixture, validation: ImageDataset | Mixture) -> list[str]:
+    """A line for each part of each dataset on disk: what it was recognized as, how many images it has, and which."""
+    lines: list[str] = []
+    files: dict[str, set[str]] = {}
+    for role, examples in (("train", training), ("val", validation)):
+        files[role] = set()
+        for source in sources_of(examples):
+            if dataset := source.dataset if source.dataset.layout else None:
+                names = [image["file_name"] for image in dataset.images]
+                listed = ", ".join(plain(name, 40) for name in names[:NAMED]) + (", …" if len(names) > NAMED else "")
+                lines.append(f"{role}: {len(names)} images of {dataset.layout}: {listed}")
+                files[role] |= {f"{dataset.folder}/{name}" for name in names}
+    if both := files["train"] & files["val"]:
+        lines.append(
+            f"{len(both)} of {len(files['val'])} validation images are training images, too: its figures say little"
+        )
+    return lines
 
 
 def evaluated_one(cfg: CFG, tasks: Mapping[str, Task], validation: ImageDataset | Mixture) -> CFG:
@@ -48,15 +68,18 @@ def evaluated_one(cfg: CFG, tasks: Mapping[str, Task], validation: ImageDataset 
     return replace(cfg, data_root=str(source.root), data_weights="", task=labeled, task_weights="")
 
 
-def open_sources(cfg: CFG, tasks: Mapping[str, Task], complete: bool = True) -> ImageDataset | Mixture:
+def open_sources(
+    cfg: CFG, tasks: Mapping[str, Task], complete: bool = True, hold_out: bool = False
+) -> ImageDataset | Mixture:
     """The training images of one dataset (see `open_split`), or of all folders of `--data-root`."""
     roots, split = data_roots(cfg), cfg.data.train_split
     if len(roots) < 2:
-        return open_split(cfg, split, tasks, complete=complete)
+        return open_split(cfg, split, tasks, complete=complete, hold_out=hold_out)
     _check_flags(cfg, roots)
+    hold_out = hold_out and _are_held_out(cfg, tasks)
     classes, sources = chosen_classes(cfg), []
     for root, name, weight in zip(roots, _titles(roots), _weights(cfg, len(roots)), strict=True):
-        dataset = _open_labeled(cfg, root, split, tasks, None, classes)
+        dataset = _open_labeled(cfg, root, split, tasks, None, classes, hold_out=hold_out)
         if dataset:
             sources.append(Source(name, root, dataset, weight))
         else:
@@ -76,9 +99,10 @@ def open_sources(cfg: CFG, tasks: Mapping[str, Task], complete: bool = True) -> 
 def _validation(cfg: CFG, tasks: Mapping[str, Task], training: Mixture) -> Mixture:
     """The validation images of those sources that have some."""
     split, sources = cfg.data.val_split, []
-    labels = training.class_names, chosen_classes(cfg), training.skeleton
+    labels, held = (training.class_names, chosen_classes(cfg), training.skeleton), _are_held_out(cfg, tasks)
     for source in training.sources:
-        there = find_split(source.root, split, tasks)
+        found = find(source.root, split, cfg.data, tasks)
+        there = found and (held or not found.part.side)
         if there and (dataset := _open_labeled(cfg, source.root, split, tasks, *labels)):
             sources.append(Source(source.name, source.root, dataset))
         else:
@@ -86,6 +110,12 @@ def _validation(cfg: CFG, tasks: Mapping[str, Task], training: Mixture) -> Mixtu
     if not sources:
         raise UserError(f"no folder of --data-root has the split {split}; name one that has, or another --val-split")
     return Mixture(sources)
+
+
+def _are_held_out(cfg: CFG, tasks: Mapping[str, Task]) -> bool:
+    """Whether images are held out for validation: of several folders only if none has a validation split."""
+    splits = (find(root, cfg.data.val_split, cfg.data, tasks) for root in data_roots(cfg))
+    return all(found is None or found.part.side for found in splits)
 
 
 def _open_labeled(
@@ -96,13 +126,14 @@ def _open_labeled(
     class_names: Mapping[int, str] | None,
     classes: Sequence[str],
     skeleton: Skeleton | None = None,
+    hold_out: bool = False,
 ) -> ImageDataset | None:
     """The dataset in a folder, with annotations for those of `tasks` that it has them for; None if for none."""
-    found = find_split(root, split, tasks)
-    labeled = tasks_of(root, found, tasks) if found else {}
+    found = find(root, split, cfg.data, tasks, hold_out)
+    labeled = found.tasks(tasks) if found else {}
     if not labeled and (found or _has_other_files(root, split)):
         return None
-    dataset = open_folder(root, split, labeled or tasks, None, class_names, classes, skeleton)
+    dataset = open_folder(root, split, cfg.data, labeled or tasks, None, class_names, classes, skeleton, hold_out)
     needed, there = ({task.samples.COCO_FILE for task in group.values()} for group in (tasks, labeled))
     dataset.lack(needed - there)
     dataset.root, dataset.may_leave = root, cfg.data.outside_images
@@ -111,7 +142,7 @@ def _open_labeled(
 
 def _has_other_files(root: Path, split: str) -> bool:
     """Whether COCO's layout has any annotation file of a split, so that this is no wrong folder or name."""
-    ends = tuple(f"_{name}.json" for name in split_names(split))
+    ends = tuple(f"_{name}.json" for name in (split, *role_of(split)))
     return any(path.name.endswith(ends) for path in (root / "annotations").glob("*.json"))
 
 

@@ -1,4 +1,5 @@
-"""Pascal VOC's layout on disk, 2007, 2012 or one's own: JPEGImages, Annotations (XML) and ImageSets/Main.
+"""Pascal VOC's layout on disk, 2007, 2012 or one's own: JPEGImages, Annotations (XML) and ImageSets/Main; or its XML
+files alone, beside or near their images.
 
 VOC's boxes are given by their first and last pixels, counted from 1; here pixel i covers [i, i + 1), so that
 `xmin ymin xmax ymax` becomes `xmin - 1, ymin - 1, xmax, ymax`.
@@ -10,6 +11,7 @@ import math
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +23,7 @@ from pix2seq.dataset.coco import ImageDataset
 from pix2seq.dataset.file_names import FileNames
 from pix2seq.dataset.images import DAMAGES, IMAGE_SUFFIXES, open_image
 from pix2seq.dataset.skeleton import Skeleton
+from pix2seq.dataset.splits import Part
 from pix2seq.errors import UserError
 from pix2seq.names import match_names
 from pix2seq.runtime.text import parse_xml, read_text
@@ -35,6 +38,22 @@ VOC_CLASSES = (
 VOC_FILE = "instances"  # the one of COCO's annotation files that the layout has an equivalent of
 CLASS_FLAG = re.compile(r"\s+-?[01]\s*$")  # of sets such as dog_trainval: whether the image has the class
 VOID = 255  # value of SegmentationObject's pixels that may belong to an object or not
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Folders of images, of their XML and of their masks, and the `list` of those that are used; None: all that have an
+    XML."""
+
+    images: Path
+    annotations: Path
+    masks: Path
+    list: Path | None = None
+
+    @classmethod
+    def of_voc(cls, folder: Path, list: Path | None) -> ImageSet:
+        """The set in VOC's own folders."""
+        return cls(folder / "JPEGImages", folder / "Annotations", folder / "SegmentationObject", list)
 
 
 class VocDataset(ImageDataset):
@@ -52,12 +71,16 @@ class VocDataset(ImageDataset):
         class_names: Mapping[int, str] | None = None,
         classes: Sequence[str] = (),
         skeleton: Skeleton | None = None,
+        sets: Sequence[ImageSet] = (),
+        part: Part | None = None,
     ) -> None:
+        """`sets` are those of `split` if they are not found by its name; `part` is the part of them that is used."""
         strange = [name for name, task in tasks.items() if task.samples.COCO_FILE != VOC_FILE]
         if strange:
             raise UserError(f"Pascal VOC's layout has no annotations for {strange[0]}; use a JSON in COCO's format")
-        parts = [_find_set(root, part.strip()) for part in split.split(",")]
-        read = partial(read_voc, root, parts, any(task.is_prompted for task in tasks.values()), tuple(classes))
+        sets = sets or [_find_set(root, name.strip()) for name in split.split(",")]
+        with_masks = any(task.is_prompted for task in tasks.values())
+        read = partial(read_voc, root, sets, with_masks, tuple(classes), part or Part(split))
         super().__init__(root, {VOC_FILE: read}, class_names, classes, skeleton)
 
 
@@ -77,8 +100,8 @@ def find_voc_folders(root: Path) -> list[Path]:
     return []
 
 
-def _find_set(root: Path, name: str) -> tuple[Path, Path]:
-    """The VOC folder and the list of an image set `trainval`, or `VOC2007/trainval` where there are several folders."""
+def _find_set(root: Path, name: str) -> ImageSet:
+    """The image set `trainval`, or `VOC2007/trainval` where there are several folders."""
     year, _, name = name.rpartition("/")
     folders = find_voc_folders(root)
     chosen = [folder for folder in folders if not year or folder.name == year]
@@ -94,45 +117,50 @@ def _find_set(root: Path, name: str) -> tuple[Path, Path]:
         raise UserError(
             f"{sets} has no image set {name}.txt; name one of these with --train-split and --val-split: {known}"
         )
-    return chosen[0], sets / f"{name}.txt"
+    return ImageSet.of_voc(chosen[0], sets / f"{name}.txt")
 
 
-def read_voc(root: Path, parts: Sequence[tuple[Path, Path]], with_masks: bool, classes: Sequence[str]) -> dict:
-    """The image sets `parts` (folder, list) in COCO's format, `file_name` relative to `root`."""
+def read_voc(root: Path, sets: Sequence[ImageSet], with_masks: bool, classes: Sequence[str], part: Part) -> dict:
+    """The `part` of image sets in COCO's format, `file_name` relative to `root`."""
     images, annotations, problems, names = [], [], [], set()
     listed = []
-    for folder, path in parts:
-        names_of_set, other_spellings = _names(path, folder / "Annotations")
-        listed += [(folder, name) for name in names_of_set]
+    for group in sets:
+        names_of_set, other_spellings = _names(group.list, group.annotations)
+        listed += [(group, name) for name in names_of_set]
         problems += other_spellings
+    chosen = part.chosen([name for _, name in listed])
+    listed = [entry for entry, kept in zip(listed, chosen, strict=True) if kept]
     numbers = _image_ids([name for _, name in listed])
-    for (folder, name), number in zip(listed, numbers, strict=True):
-        path = folder / "Annotations" / f"{name}.xml"
+    for (group, name), number in zip(listed, numbers, strict=True):
+        path = group.annotations / f"{name}.xml"
         parsed = _parse(path)
         if isinstance(parsed, str):
             problems.append((parsed, str(path)))
             continue
         size, objects = parsed
-        images.append({"id": number, "file_name": str(_image(folder, name).relative_to(root))} | size)
-        mask_path = folder / "SegmentationObject" / f"{name}.png"
+        images.append({"id": number, "file_name": _image(group.images, name).relative_to(root).as_posix()} | size)
+        mask_path = group.masks / f"{name}.png"
         if with_masks and not _add_masks(objects, mask_path):
             problems.append(("mask file that is no image of object numbers, left out", str(mask_path)))
         swapped = sum(entry.pop("swapped") for entry in objects)
         problems += [("box whose corners are in the wrong order, put in order", str(path))] * swapped
         names.update(entry["name"] for entry in objects if entry["name"])
         annotations += [{"id": len(annotations) + 1 + k, "image_id": number} | entry for k, entry in enumerate(objects)]
-    order = _class_order(names, [folder for folder, _ in parts], classes)
+    order = _class_order(names, [group.annotations for group in sets], classes)
     categories = [{"id": number, "name": name} for number, name in enumerate(order, 1)]
     ids = {name: number for number, name in enumerate(order, 1)}
     annotations = [entry | {"category_id": ids.get(entry.pop("name"))} for entry in annotations]
     return {"images": images, "annotations": annotations, "categories": categories, "problems": problems}
 
 
-def _names(path: Path, annotations: Path) -> tuple[list[str], list[tuple[str, str]]]:
+def _names(path: Path | None, annotations: Path) -> tuple[list[str], list[tuple[str, str]]]:
     """The images of an image set, and which of them are spelled otherwise in the folder `annotations`.
 
-    A line is a name, perhaps with the flag that sets of single classes have, or the path of the image's file.
+    A line is a name, perhaps with the flag that sets of single classes have, or the path of the image's file. Without a
+    list these are all that have an XML there.
     """
+    if path is None:
+        return sorted(file.stem for file in annotations.glob("*.xml")), []
     names, problems, files = [], [], FileNames(annotations)
     for line in read_text(path).splitlines():
         if not (listed := CLASS_FLAG.sub("", line).strip()):
@@ -158,11 +186,11 @@ def _image_ids(names: Sequence[str]) -> list[int]:
 
 
 def _image(folder: Path, name: str) -> Path:
-    path = folder / "JPEGImages" / f"{name}.jpg"
+    path = folder / f"{name}.jpg"
     if path.exists():
         return path
-    others = sorted((folder / "JPEGImages").glob(re.sub(r"([\[*?])", r"[\1]", name) + ".*"))
-    return others[0] if others else path
+    others = sorted(folder.glob(re.sub(r"([\[*?])", r"[\1]", name) + ".*"))
+    return next((other for other in others if other.name.lower().endswith(IMAGE_SUFFIXES)), path)
 
 
 def _parse(path: Path) -> tuple[dict, list[dict]] | str:
@@ -230,6 +258,6 @@ def _class_order(names: set[str], folders: Sequence[Path], classes: Sequence[str
 
 def _all_names(folders: Sequence[Path]) -> set[str]:
     """The classes of all image sets, so that those of training and validation agree."""
-    files = (path for folder in folders for path in (folder / "Annotations").glob("*.xml"))
+    files = (path for folder in folders for path in folder.glob("*.xml"))
     parsed = (content for content in map(_parse, files) if not isinstance(content, str))
     return {entry["name"] for _, objects in parsed for entry in objects} - {""}

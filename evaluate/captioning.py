@@ -1,8 +1,8 @@
 """Score captions against all reference captions: BLEU-1 to BLEU-4, ROUGE-L and CIDEr-D.
 
-The scorers are those of COCO's caption evaluation (pycocoevalcap), without its Java parts. Words are split by nltk's
-Penn Treebank rules, lower-cased, without punctuation marks: what Stanford's tokenizer does, which COCO's server runs,
-but for rare cases such as a full stop inside a caption after an abbreviation.
+The scorers are those of COCO's caption evaluation (pycocoevalcap), without its Java parts. Words are split as for
+training (`tokenizers/words.py`), and as Stanford's tokenizer does, which COCO's server runs; punctuation marks are left
+out.
 """
 
 from __future__ import annotations
@@ -18,21 +18,20 @@ from pix2seq.dataset.coco import Example, ImageDataset
 from pix2seq.dataset.geometry import Geometry
 from pix2seq.evaluate.predictions import ImagePredictions, Scores
 from pix2seq.evaluate.tiles import text_page
-from pix2seq.tokenizers.captioning import CaptioningTokenizer, space_out
+from pix2seq.tokenizers.captioning import CaptioningTokenizer
+from pix2seq.tokenizers.words import split_words
 
 TASK = "captioning"
 
-# What COCO's caption evaluation takes out, in the spellings of the Penn Treebank.
-PUNCTUATION = frozenset(["''", "'", "``", "`", '"', "(", ")", "{", "}", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
+# What COCO's caption evaluation takes out, and how Stanford's tokenizer spells brackets, which it does not.
+PUNCTUATION = frozenset(["'", '"', ".", "?", "!", ",", ":", "-", "--", "...", ";"])
+BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
 ORDERS = (1, 2, 3, 4)
 
 
-def split_words(caption: str) -> str:
-    """The lower-case words of a caption with one space between them."""
-    from nltk.tokenize.treebank import TreebankWordTokenizer  # slow to import
-
-    words = TreebankWordTokenizer().tokenize(space_out(caption))  # these rules see a full stop only at the very end
-    return " ".join(word for word in words if word not in PUNCTUATION)
+def scored_words(caption: str) -> str:
+    """The words of a caption that count, with one space between them."""
+    return " ".join(BRACKETS.get(word, word) for word in split_words(caption) if word not in PUNCTUATION)
 
 
 def evidence(example: Example, predictions: ImagePredictions) -> Sequence[str]:
@@ -46,8 +45,8 @@ def score(predictions: Sequence[ImagePredictions], split: ImageDataset, settings
     results = [{"image_id": each.image_id, "caption": each.whole[TASK]} for each in predictions]
     if not referenced:
         return Scores({}, results, {})
-    references = {each.image_id: [split_words(text) for text in each.evidence[TASK]] for each in referenced}
-    captions = {each.image_id: [split_words(each.whole[TASK])] for each in referenced}
+    references = {each.image_id: [scored_words(text) for text in each.evidence[TASK]] for each in referenced}
+    captions = {each.image_id: [scored_words(each.whole[TASK])] for each in referenced}
     metrics, ciders = caption_metrics(references, captions)
     quality = {image_id: float(cider) / 10 for image_id, cider in zip(references, ciders, strict=True)}
     return Scores(metrics, results, quality)

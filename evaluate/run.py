@@ -45,6 +45,8 @@ def evaluate_weights(cfg: CFG, run_folder: Path | None = None) -> None:
     target = run_folder / "evaluation" / f"step_{predictor.step:07}" if run_folder else Path(cfg.infer.output_dir)
     with distributed.first_alone():  # draws the scenes, if they are needed
         split = open_split(cfg, cfg.data.val_split, tasks, predictor.class_names, skeleton=predictor.skeleton)
+    if split.layout and not run_folder and distributed.rank() == 0:
+        print(f"val: {len(split)} images of {split.layout}")
     with output_folder(target) as staging:  # checked first, since an evaluation may take hours
         evaluation = evaluate(predictor, split, list(tasks), Sizes.of(cfg))
         if distributed.rank() == 0:

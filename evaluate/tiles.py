@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-TILE_PX, HEADER_PX, GAP_PX = 380, 26, 6
+from pix2seq.infer.lettering import draw_text, wrapped
+
+TILE_PX, HEADER_PX, GAP_PX, TEXT_PX = 380, 26, 6, 16
 INK = (20, 20, 20)
 
 
@@ -25,8 +26,8 @@ def tile(image: np.ndarray, label: str) -> np.ndarray:
 
 def text_page(paragraphs: Sequence[str]) -> np.ndarray:
     """A square of wrapped text (TILE_PX, TILE_PX, 3)."""
-    lines = [line for text in paragraphs for line in [*textwrap.wrap(text, 42), ""]]
-    return written(np.full((TILE_PX, TILE_PX, 3), 255, np.uint8), lines, 16)
+    lines = [line for text in paragraphs for line in [*wrapped(text, TILE_PX - 6, TEXT_PX), ""]]
+    return written(np.full((TILE_PX, TILE_PX, 3), 255, np.uint8), lines, TEXT_PX)
 
 
 def text_strip(lines: Sequence[str], width: int, size_px: int) -> np.ndarray:
@@ -38,7 +39,7 @@ def text_strip(lines: Sequence[str], width: int, size_px: int) -> np.ndarray:
 def written(canvas: np.ndarray, lines: Sequence[str], size_px: int) -> np.ndarray:
     """The canvas with `lines` of text from its upper left corner on."""
     image = Image.fromarray(canvas)
-    drawer, font = ImageDraw.Draw(image), ImageFont.load_default(size_px)
+    drawer = ImageDraw.Draw(image)
     for number, line in enumerate(lines):
-        drawer.text((3, 2 + number * round(1.3 * size_px)), line, fill=INK, font=font)
+        draw_text(drawer, (3, 2 + number * round(1.3 * size_px)), line, size_px, INK)
     return np.asarray(image)

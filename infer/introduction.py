@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import sys
 from pathlib import Path
 
@@ -37,7 +38,8 @@ def _is_new(path: Path) -> bool:
     known = cache_folder() / KNOWN
     try:
         state = path.stat()
-        name = hashlib.sha256(f"{path.resolve()} {state.st_size} {state.st_mtime_ns}".encode()).hexdigest()[:24]
+        place = os.fsencode(path.resolve())  # not every name of a file is UTF-8
+        name = hashlib.sha256(place + f" {state.st_size} {state.st_mtime_ns}".encode()).hexdigest()[:24]
         if known.is_file() and name in known.read_text(encoding="utf-8").split():
             return False
     except (OSError, UnicodeDecodeError):

@@ -23,7 +23,8 @@ def sampling(settings: InferCFG) -> tuple[Sampling, int]:
     suppress, top_p = settings.suppress_invisible, settings.keypoint_top_p
     if top_p:
         return Sampling(settings.temperature, top_p=top_p, coords_too=suppress), 1
-    return Sampling(coord_window=settings.coord_window, coords_too=suppress), 1
+    window, threshold = settings.coord_window, settings.invisible_threshold
+    return Sampling(coord_window=window, coords_too=suppress, invisible_threshold=threshold), 1
 
 
 def read(responses: Sequence[Response], canvas: Canvas, tokenizer: KeypointTokenizer, settings: InferCFG) -> Pose:

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from pix2seq.dataset.skeleton import Skeleton
+from pix2seq.infer.lettering import draw_text, line_metrics, text_length
 
 Color = tuple[int, int, int]
 
@@ -148,10 +149,8 @@ def _readable_on(color: Color) -> Color:
 @lru_cache(maxsize=256)
 def _letters(text: str, size_px: int) -> np.ndarray:
     """Opacity (h, w) in [0, 1] of a tag's letters, with a margin around them."""
-    font = ImageFont.load_default(size_px)
-    ascent, descent = font.getmetrics()
     margin = max(2, size_px // 4)
-    size = (math.ceil(font.getlength(text)) + 2 * margin, ascent + descent + margin // 2)
+    size = (math.ceil(text_length(text, size_px)) + 2 * margin, sum(line_metrics(text, size_px)) + margin // 2)
     tag = Image.new("L", size)
-    ImageDraw.Draw(tag).text((margin, margin // 4), text, fill=255, font=font)
+    draw_text(ImageDraw.Draw(tag), (margin, margin // 4), text, size_px, 255)
     return np.asarray(tag, dtype=np.float32) / 255

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.models.sampling import GREEDY, Sampling
-from pix2seq.token_ids import COORDS, END, is_coord
+from pix2seq.token_ids import COORDS, END, INVISIBLE, is_coord
 
 CHECK_EVERY = 4  # steps between two checks whether all sequences have ended: each check makes a GPU wait
 
@@ -83,10 +83,11 @@ def choose(logits: Tensor, sampling: Sampling, draws: Tensor, predictable: Tenso
 
 def choose_likeliest(logits: Tensor, sampling: Sampling) -> Tensor:
     """The likeliest tokens (S,) for logits (S, V), as `sampling` understands it."""
-    if sampling.end_threshold:
-        too_early = logits.softmax(-1)[:, END] < sampling.end_threshold
-        logits = logits.clone()
-        logits[too_early, END] = -torch.inf
+    for token, threshold in ((END, sampling.end_threshold), (INVISIBLE, sampling.invisible_threshold)):
+        if threshold:
+            unlikely = logits.softmax(-1)[:, token] < threshold
+            logits = logits.clone()
+            logits[unlikely, token] = -torch.inf
     chosen = logits.argmax(-1)
     if not sampling.coord_window:
         return chosen

@@ -10,8 +10,9 @@ class Sampling:
     """How the next token is chosen; `top_k=1` or `temperature=0` is greedy.
 
     Two things are for greedy choices alone. The end is chosen only where its probability, among what is permitted, is
-    at least `end_threshold`: with the alternative spread over many coordinates, it is the likeliest token long before
-    it is likely. A coordinate is the mean of the `coord_window` bins on each side of the likeliest one.
+    at least `end_threshold`, and a point is invisible where that has at least `invisible_threshold`: with the
+    alternative spread over many coordinates, either is the likeliest token long before it is likely. A coordinate is
+    the mean of the `coord_window` bins on each side of the likeliest one.
 
     With `read_drawn` the decoder reads what sampling draws even where the grammar reports the likeliest token instead.
     A response has at most `max_tokens` (0: as many as its task needs).
@@ -24,6 +25,7 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
     end_threshold: float = 0.0
+    invisible_threshold: float = 0.0
     coord_window: int = 0
     read_drawn: bool = False
     max_tokens: int = 0

@@ -11,6 +11,7 @@ os.environ["OMP_NUM_THREADS"] = os.environ["PIX2SEQ_TEST_THREADS"]  # before tor
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import cv2
@@ -54,6 +55,7 @@ TINY = dict(
     pretrained=False,
     lr=2e-3,
     warmup_steps=2,
+    log_steps=50,
     precision="fp32",
     eval_images=4,
     device="cpu",
@@ -159,6 +161,13 @@ def reference_path() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def tensorflow() -> ModuleType:
+    """TensorFlow, which nothing but comparisons needs; skips the test where it is not installed."""
+    os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
+    return pytest.importorskip("tensorflow")
 
 
 @pytest.fixture(scope="session")

@@ -192,6 +192,7 @@ def test_settings_of_other_tasks_are_not_checked(values: dict):
         (dict(small_epochs=14), "--small-epochs 14"),
         (dict(schedule="linear", cosine_share=0.5), "--cosine-share"),
         (dict(detection_top_p=0.4, end_threshold=0.5), "--end-threshold"),
+        (dict(keypoint_top_p=0.1, invisible_threshold=0.3), "--invisible-threshold"),
         (dict(watch_minutes=1.0), "--watch-minutes"),
         (dict(watch="runs/x", weights="y.safetensors"), "--weights"),
     ],

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +20,7 @@ from pix2seq.errors import UserError, plain
 from pix2seq.schema import read_bytes
 from pix2seq.token_ids import END, FAKE, TEXT_SHIFT
 from pix2seq.tokenizers.vocabulary import Grammar, LabelSpace, TokenSequence, until_end
+from pix2seq.tokenizers.words import as_seen, join_words, split_words
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -30,25 +30,6 @@ if TYPE_CHECKING:
 PROMPT = 13
 UNKNOWN = "<unk>"
 MOST_OF_CAPTION = 10_000  # characters
-
-
-# Scripts that put no spaces between words: Thai to Khmer, kana, Chinese characters, and the marks that go with these.
-UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3001-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff01-\uff65"
-ESCAPED = {"&#9;": "\t", "&#124;": "|", "&amp;": "&"}  # what the Toktok rules make of single characters
-
-
-def space_out(text: str) -> str:
-    """Lower-case text with one space for any white space, where characters of scripts without spaces are words of their
-    own, and a full stop inside is none of its word."""
-    spaced = re.sub(f"([{UNSPACED}])", r" \1 ", text.lower())
-    return " ".join(re.sub(r"\.(?=\s)", " .", spaced).split())
-
-
-def split_words(text: str) -> list[str]:
-    """Lower-case words and punctuation marks, by nltk's Toktok rules (which need no downloaded corpus)."""
-    from nltk.tokenize.toktok import ToktokTokenizer  # slow to import, and not needed to read a model's answer
-
-    return [ESCAPED.get(word, word) for word in ToktokTokenizer().tokenize(space_out(text))]
 
 
 @dataclass(frozen=True)
@@ -82,8 +63,7 @@ class WordVocabulary:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The caption of text ids; ids beyond the vocabulary read as `<unk>`."""
-        text = " ".join(self.words[index] if index < len(self.words) else UNKNOWN for index in ids)
-        return re.sub(f"(?<=[{UNSPACED}]) (?=[{UNSPACED}])", "", text)
+        return join_words([self.words[index] if index < len(self.words) else UNKNOWN for index in ids])
 
     @property
     def predictable(self) -> np.ndarray:
@@ -139,7 +119,7 @@ class SentencePieceVocabulary:
 
     def encode(self, text: str) -> list[int]:
         """Text ids of a caption."""
-        return self._pieces.encode(text)
+        return self._pieces.encode(as_seen(text))
 
     def decode(self, ids: Iterable[int]) -> str:
         """The caption of text ids; ids beyond the vocabulary are left out."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,6 +15,8 @@ from pix2seq.runtime import distributed
 from pix2seq.runtime.device import computes_bf16
 
 MEASURED_STEPS = 10
+WORSE = 1.02  # times the lowest validation loss
+VALIDATION_COST = 1 / 3  # of a batch, in steps: a forward pass alone
 SCENES_ARE_DRAWN = "; less once every scene is drawn"
 
 
@@ -28,8 +31,8 @@ def describe_data(cfg: CFG, training: ImageDataset, validation: ImageDataset, us
         f"training {tasks} on {useful} synthetic scenes (seed {data.scenes_seed}), the loss is validated on "
         f"{looked_at} others\n  they are drawn as they are needed and kept in {training.folder.parent}"
         f"{_still_to_draw(training)}\n"
-        "  for images of your own: --data-root with a folder in COCO's or Pascal VOC's layout, or --train-json and "
-        "--val-json (docs/data.md)"
+        "  for images of your own: --data-root with a folder in the layout of COCO, YOLO, Pascal VOC or an export of "
+        "CVAT, Label Studio or Roboflow, or --train-json (docs/data.md)"
     )
 
 
@@ -45,7 +48,31 @@ def describe_steps(cfg: CFG, step: int, total: int, device: torch.device, folder
     plain = "" if train.precision == "fp32" or computes_bf16(device) else " in fp32, as it has no bf16 arithmetic"
     begun = f"{total - step} of {total} steps" if step else f"{total} steps"
     limit = f", no longer than the epoch that passes {train.limit_minutes:g} minutes" if train.limit_minutes else ""
-    return f"{begun} of {images} images in {train.epochs} epochs on {device}{plain}{limit}; files go to {folder}"
+    epochs = f"{train.epochs} epochs" + (f" of {train.passes_per_epoch} passes" if train.passes_per_epoch > 1 else "")
+    return f"{begun} of {images} images in {epochs} on {device}{plain}{limit}; files go to {folder}"
+
+
+def describe_time(seconds: float, steps: float, validated: int) -> str:
+    """How long a run takes of which `steps` of `seconds` each and `validated` batches without gradients are to come."""
+    return f"{duration(seconds * (steps + VALIDATION_COST * validated))} to go, by a trial of the first batch"
+
+
+def describe_learning(losses: Sequence[float]) -> str:
+    """What is wrong with a run by the validation losses of its epochs; empty if they fell to the end."""
+    if len(losses) < 2:
+        return ""
+    first, last, best = losses[0], losses[-1], min(losses)
+    if last > best * WORSE:
+        return (
+            f"the validation loss rose from {best:.3f} after epoch {losses.index(best) + 1} to {last:.3f}: what was "
+            "learned since holds for the training images alone; best.safetensors is of that epoch"
+        )
+    if last * WORSE > first:
+        return (
+            f"the validation loss hardly fell, from {first:.3f} after epoch 1 to {last:.3f}: the run has learned "
+            "little; check the labels (dataset/check.py), or start from weights (--start-from)"
+        )
+    return ""
 
 
 def steps_left(cfg: CFG, step: int, total: int) -> float:

@@ -18,7 +18,7 @@ from pix2seq.dataset.inspection import mixture_table, report
 from pix2seq.dataset.mixture import Mixture
 from pix2seq.dataset.sampler import EpochSampler
 from pix2seq.dataset.samples import SampleDataset
-from pix2seq.dataset.training_data import evaluated_one, open_training
+from pix2seq.dataset.training_data import describe_layouts, evaluated_one, open_training
 from pix2seq.errors import UserError
 from pix2seq.evaluate.run import evaluate_weights
 from pix2seq.evaluate.tokens import TokenCounts, token_columns, token_numbers
@@ -27,6 +27,7 @@ from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.models.weights import Weights, load_weights, save_weights
 from pix2seq.runtime import distributed
 from pix2seq.runtime.checkpoint import CHECKPOINT, save_checkpoint
+from pix2seq.runtime.console import tell
 from pix2seq.runtime.device import arithmetic, check_precision, image_format, pick_device
 from pix2seq.runtime.files import write_whole
 from pix2seq.runtime.interrupt import StopRequest
@@ -34,14 +35,23 @@ from pix2seq.runtime.run_folder import BEST, CURVES, LAST, METRICS, SETTINGS, Ru
 from pix2seq.tasks import choose_tasks
 from pix2seq.tokenizers.captioning import TextVocabulary
 from pix2seq.train import resume
-from pix2seq.train.announce import SCENES_ARE_DRAWN, Forecast, describe_data, describe_steps, steps_left
+from pix2seq.train.announce import (
+    SCENES_ARE_DRAWN,
+    Forecast,
+    describe_data,
+    describe_learning,
+    describe_steps,
+    describe_time,
+    steps_left,
+)
 from pix2seq.train.curves import Metrics, draw_curves
 from pix2seq.train.finetune import lacks_backbone, start_from, table
 from pix2seq.train.finite import FiniteSteps
 from pix2seq.train.loss import batch_losses
 from pix2seq.train.optimizer import Optimizers, learning_rate, update_average
-from pix2seq.train.preflight import failures, require_room, try_longest_batch
+from pix2seq.train.preflight import failures, require_room, seconds_a_step, try_longest_batch
 from pix2seq.train.progress import Progress
+from pix2seq.train.schedule import describe_choice, fit_to_data, total_steps
 from pix2seq.weights.find import find_weights
 
 
@@ -93,6 +103,7 @@ class Trainer:
         self.finite = FiniteSteps(self.model)
         self.step, self.epoch, self.best = 0, 0, math.inf
         self.seen = 0  # images of this epoch that all processes have learned
+        self.validated: list[float] = []  # losses after each epoch, in the first process
         self.recent: list[dict[str, float]] = []  # losses since the last row of metrics, of a run that goes on
         self.progress: Progress | None = None
         self.metrics: Metrics | None = None
@@ -139,6 +150,8 @@ class Trainer:
         """Images and tokenizers; `text` is the caption vocabulary that a run began with."""
         cfg = self.cfg
         training, validation = open_training(cfg, self.tasks, complete=False)
+        if distributed.rank() == 0 and (lines := describe_layouts(training, validation)):
+            print("\n".join(lines))
         self.class_names, self.skeleton = training.class_names, training.skeleton
         self.category_ids = training.category_ids
         self.tokenizers = training_tokenizers(training, self.tasks, cfg, text)
@@ -160,13 +173,25 @@ class Trainer:
                 print(mixture_table(training, self.tasks, cfg.data.train_difficult))
                 if cfg.train.eval_every:
                     print(f"--eval-every evaluates {self.evaluated.task} on {self.evaluated.data.data_root}")
-        self.sampler = EpochSampler(train_set.parts, cfg.train.batch_size, cfg.seed, *ranks)
+        if not cfg.train.resume:
+            self.cfg = cfg = self._fit(train_set, len(validation))
+        passes = [(count, weight * cfg.train.passes_per_epoch) for count, weight in train_set.parts]
+        self.sampler = EpochSampler(passes, cfg.train.batch_size, cfg.seed, *ranks)
         self.loader = build_loader(train_set, self.sampler, cfg.data.workers)
         val_set = SampleDataset(validation, self.tasks, self.tokenizers, cfg, augment=False, replace_unreadable=True)
         val_sampler = EpochSampler(len(val_set), cfg.train.batch_size, cfg.seed)
         val_sampler.set_epoch(0, cfg.model.image_size, max(cfg.train.eval_images // cfg.train.batch_size, 1))
         self.val_loader = build_loader(val_set, val_sampler, 0)
         self.forecast = Forecast(SCENES_ARE_DRAWN if training.to_draw else "")
+
+    def _fit(self, train_set: SampleDataset, validation: int) -> CFG:
+        """The settings, fitted to the number of images where they are not given."""
+        images, processes = EpochSampler(train_set.parts, 1, 0).length, distributed.world_size()
+        cfg = fit_to_data(self.cfg, images, validation, processes)
+        line = describe_choice(self.cfg, cfg, images, total_steps(cfg, images, processes))
+        if line and distributed.rank() == 0:
+            print(line)
+        return cfg
 
     def begin_epoch(self, epoch: int) -> None:
         size = self.cfg.model.image_size
@@ -189,6 +214,9 @@ class Trainer:
             print(describe_steps(self.cfg, self.step, total, self.device, self.folder), flush=True)
         if self.device.type == "cuda":
             try_longest_batch(self)
+        if (seconds := seconds_a_step(self)) and distributed.rank() == 0:
+            validated = len(self.val_loader) * (self.cfg.train.epochs - self.epoch)
+            print(describe_time(seconds, steps_left(self.cfg, self.step, total), validated), flush=True)
         with StopRequest() as stop:
             while self.epoch < self.cfg.train.epochs and not self.stopped_by:
                 self._train_epoch(total, stop)
@@ -199,6 +227,8 @@ class Trainer:
                     self._stop(stop)
                 elif self._is_late(started):
                     break
+        if not self.stopped_by and (doubt := describe_learning(self.validated)):
+            tell(doubt)
         if self.stopped_by and distributed.rank() == 0:
             print(f"stopped after step {self.step} of {total}; go on with --resume {self.folder}")
 
@@ -215,7 +245,7 @@ class Trainer:
         self.model.train()
         train = self.cfg.train
         title, images = f"epoch {self.epoch + 1}/{train.epochs}", train.batch_size * distributed.world_size()
-        self.progress = Progress(title, images, self.metrics, self.forecast)
+        self.progress = Progress(title, images, train.log_steps, self.metrics, self.forecast)
         self.progress.recall(self.recent)
         for batch in self.progress.follow(self.loader, len(self.sampler), self.sampler.done):
             rate = learning_rate(self.step, total, self.cfg) * self.finite.rate_factor
@@ -325,6 +355,7 @@ class Trainer:
         self.metrics.add(self.step, numbers)
         print("validation:", ", ".join(f"{task} {loss:.3f}" for task, loss in losses.items()))
         total = sum(self.loss_weights[task] * loss for task, loss in losses.items())
+        self.validated.append(total)
         described = self.class_names, self.text.describe(), self.skeleton.to_dict(), self.category_ids
         words = self.cfg.train.domain, self.cfg.train.licence
         weights = Weights(self.average, self.cfg, *described, self.step, decoding_of(self.cfg), *words)

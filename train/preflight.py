@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -49,18 +50,48 @@ def require_room(folder: Path, trained: nn.Module, average: nn.Module) -> None:
 
 def try_longest_batch(trainer: Trainer) -> None:
     """One forward and backward pass of a batch whose sequences are as long as any can be; it changes nothing."""
-    dataset, keys = trainer.loader.dataset.items, next(iter(trainer.sampler), None)
-    if keys is None:
-        return
+    keys = _first_keys(trainer)
     size = trainer.cfg.model.image_size
-    with undisturbed(trainer.device):
-        batch = collate([dataset[(epoch, index, size, *turn)] for epoch, index, _, *turn in keys])
+    if batch := _batch(trainer, [(epoch, index, size, *turn) for epoch, index, _, *turn in keys]):
         lengths = {name: max_length(tokenizer) for name, tokenizer in trainer.tokenizers.by_task.items()}
+        _try_batch(trainer, _longest(batch, lengths))
+
+
+def seconds_a_step(trainer: Trainer) -> float:
+    """The time that a step takes by a trial of the next batch, which changes nothing; 0 if no batch is left.
+
+    Loading processes work beside the step; the optimizers' own time is not in it.
+    """
+    began = time.perf_counter()
+    batch = _batch(trainer, _first_keys(trainer))
+    if not batch:
+        return 0.0
+    loading = time.perf_counter() - began
+    _try_batch(trainer, batch)  # the very first pass warms up
+    began = time.perf_counter()
+    _try_batch(trainer, batch)
+    computing, workers = time.perf_counter() - began, trainer.cfg.data.workers
+    return max(loading / workers, computing) if workers else loading + computing
+
+
+def _first_keys(trainer: Trainer) -> list[tuple[int, ...]]:
+    return next(iter(trainer.sampler), [])
+
+
+def _batch(trainer: Trainer, keys: list[tuple[int, ...]]) -> Batch | None:
+    dataset = trainer.loader.dataset.items
+    return collate([dataset[key] for key in keys]) if keys else None
+
+
+def _try_batch(trainer: Trainer, batch: Batch) -> None:
+    """A step without its update."""
+    with undisturbed(trainer.device):
         trainer.model.train()
         trainer.finite.begin()
-        trainer.backward(_longest(batch, lengths).to(trainer.device))
+        _, total = trainer.backward(batch.to(trainer.device))
         trainer.finite.undo()
         trainer.optimizers.zero_grad()
+        total.item()  # waits for the device
 
 
 def _longest(batch: Batch, lengths: dict[str, int]) -> Batch:

@@ -15,14 +15,16 @@ from pix2seq.runtime import distributed
 from pix2seq.train.announce import Forecast
 from pix2seq.train.curves import Metrics
 
-LOG_EVERY = 50  # steps between two rows of metrics
-
 
 class Progress:
-    """Follows the batches of one epoch; only the first process shows and writes anything (`metrics` is its own)."""
+    """Follows the batches of one epoch; only the first process shows and writes anything (`metrics` is its own), a row
+    after every `log_steps` steps."""
 
-    def __init__(self, title: str, images_per_step: int, metrics: Metrics | None, forecast: Forecast) -> None:
-        self.title, self.images_per_step, self.metrics, self.forecast = title, images_per_step, metrics, forecast
+    def __init__(
+        self, title: str, images_per_step: int, log_steps: int, metrics: Metrics | None, forecast: Forecast
+    ) -> None:
+        self.title, self.images_per_step, self.log_steps = title, images_per_step, log_steps
+        self.metrics, self.forecast = metrics, forecast
         self._restart()
 
     def _restart(self) -> None:
@@ -47,10 +49,9 @@ class Progress:
         """The losses of the steps since the last row."""
         return [{name: loss.item() for name, loss in losses.items()} for losses in self.recent]
 
-    @staticmethod
-    def is_logged(step: int) -> bool:
+    def is_logged(self, step: int) -> bool:
         """Whether a row of metrics follows step number `step`, counted from 1."""
-        return step % LOG_EVERY == 0
+        return step % self.log_steps == 0
 
     def step_done(
         self,

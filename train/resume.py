@@ -65,6 +65,7 @@ class State(Struct):
     random: list[dict[str, Any]] = []
     skipped: Annotated[tuple[Whole, ...], Meta(min_length=2, max_length=3)] = (0, 0)
     recent: list[dict[str, float]] = []
+    validated: list[float] = []
     rows: Whole | None = None
 
 
@@ -142,6 +143,7 @@ def collect(trainer: Trainer) -> dict[str, Any]:
         "random": distributed.gather([random_state(trainer.device)]),
         "skipped": [trainer.finite.skipped, trainer.finite.in_a_row, trainer.finite.returns],
         "recent": trainer.recent_losses(),
+        "validated": trainer.validated,
         "rows": trainer.metrics.rows if trainer.metrics else 0,
     }
 
@@ -237,7 +239,7 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
     finite.skipped, finite.in_a_row, finite.returns = [*state.get("skipped", (0, 0)), 0][:3]
     if cfg.train.lr != settings_in(state, cfg).train.lr:
         finite.returns = 0  # the rate that was chosen now holds
-    trainer.recent = state.get("recent", [])
+    trainer.recent, trainer.validated = state.get("recent", []), state.get("validated", [])
     if distributed.rank() == 0:
         for line in _what_is_not_exact(trainer, state):
             print(f"not exact: {line}")

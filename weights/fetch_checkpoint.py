@@ -6,7 +6,6 @@ a server sends no parts of files, whole ones come instead.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -16,11 +15,11 @@ import numpy as np
 
 from pix2seq.errors import UserError
 from pix2seq.weights.tensor_bundle import Bundle, Damaged, Entry, read_range
-from pix2seq.weights.tf_checkpoint import OBJECT_GRAPH, ObjectCheckpoint
+from pix2seq.weights.tf_checkpoint import OBJECT_GRAPH, STATE, ObjectCheckpoint, newest
 from pix2seq.weights.transfer import Missing, NoRanges, Range, fetch, fetch_text
 
 GAP_BYTES = 1 << 20  # between two tensors: less is fetched with them, since a request of its own takes longer
-STATE, CONFIG = "checkpoint", "config.json"
+CONFIG = "config.json"
 
 
 class Pieces:
@@ -43,6 +42,8 @@ class Pieces:
 
     def read(self, shard: int, start: int, size: int) -> np.ndarray:
         """`size` bytes (size,) uint8 of a shard from `start` on; ValueError if they are not there."""
+        if not size:
+            return np.empty(0, np.uint8)
         for number, (first, end), path, position in self._places:
             if number == shard and first <= start and start + size <= end:
                 return read_range(path, position + start - first, size)
@@ -55,13 +56,14 @@ def fetch_model(url: str, folder: Path) -> ObjectCheckpoint:
     What an earlier call left there is not fetched again. Prints what was fetched of how much.
     """
     state = folder / STATE
-    if not state.is_file():
+    name = newest(state.read_text(encoding="utf-8")) if state.is_file() else ""
+    if not name:
         text = fetch_text(f"{url}/{STATE}")
-        _newest(text, f"{url}/{STATE}")
+        name = _newest(text, url)
         folder.mkdir(parents=True, exist_ok=True)
         state.write_text(text, encoding="utf-8")
     pieces = Pieces()
-    bundle = _fetch_index(url, folder, state.read_text(encoding="utf-8"), pieces)
+    bundle = _fetch_index(url, folder, name, pieces)
     _fetch_config(url, folder)
     graph = [entry for key, entry in bundle.entries.items() if key == OBJECT_GRAPH]
     _fetch_entries(url, bundle, pieces, "graph", graph)
@@ -82,12 +84,12 @@ def fetch_files(url: str, folder: Path) -> None:
     if state.is_file():
         return
     text = fetch_text(f"{url}/{STATE}")
-    bundle = _fetch_index(url, folder, text, Pieces())
+    bundle = _fetch_index(url, folder, _newest(text, url), Pieces())
     for shard in range(bundle.shards):
         path = bundle.shard_path(shard)
         fetch(f"{url}/{path.name}", path)
+        _check_size(f"{url}/{path.name}", path, bundle.shard_bytes(shard))
     _fetch_config(url, folder)
-    Bundle(bundle.index)  # the files are as long as it says
     state.write_text(text, encoding="utf-8")
 
 
@@ -104,8 +106,8 @@ def byte_ranges(entries: Iterable[Entry], gap: int = GAP_BYTES) -> list[Range]:
     return ranges
 
 
-def _fetch_index(url: str, folder: Path, state: str, pieces: Pieces) -> Bundle:
-    index = folder / f"{_newest(state, f'{url}/{STATE}')}.index"
+def _fetch_index(url: str, folder: Path, name: str, pieces: Pieces) -> Bundle:
+    index = folder / f"{name}.index"
     fetch(f"{url}/{index.name}", index)
     try:
         return Bundle(index, pieces.read)
@@ -117,6 +119,9 @@ def _fetch_index(url: str, folder: Path, state: str, pieces: Pieces) -> Bundle:
 def _fetch_config(url: str, folder: Path) -> None:
     with suppress(Missing):  # folders of multi-task models have none
         fetch(f"{url}/{CONFIG}", folder / CONFIG)
+        if not (folder / CONFIG).read_bytes().lstrip().startswith(b"{"):  # such as the web page of a missing file
+            (folder / CONFIG).unlink()
+            print(f"{url}/{CONFIG} is no JSON object, and is left out", file=sys.stderr)
 
 
 def _fetch_entries(url: str, bundle: Bundle, pieces: Pieces, name: str, entries: Sequence[Entry]) -> None:
@@ -125,21 +130,30 @@ def _fetch_entries(url: str, bundle: Bundle, pieces: Pieces, name: str, entries:
         data = bundle.shard_path(shard)
         part = data.with_name(f"{data.name}.{name}")
         ranges = byte_ranges(entry for entry in entries if entry.shard == shard)
-        if not data.is_file():
+        if ranges and not data.is_file():
             try:
                 fetch(f"{url}/{data.name}", part, ranges)
             except NoRanges:
                 print(f"{url} sends no parts of files: fetching all of {data.name}", file=sys.stderr)
                 fetch(f"{url}/{data.name}", data)
+                _check_size(f"{url}/{data.name}", data, bundle.shard_bytes(shard))
         if data.is_file():
             pieces.add(shard, [(0, data.stat().st_size)], data)
         else:
             pieces.add(shard, ranges, part)
 
 
-def _newest(state: str, origin: str) -> str:
-    """The name `ckpt-N` from TensorFlow's checkpoint state, a text proto."""
-    match = re.search(r'^model_checkpoint_path: "(?:[^"]*/)?([\w.-]*\w)"', state, re.MULTILINE)
-    if match is None:
-        raise UserError(f"{origin} names no checkpoint; expected 'model_checkpoint_path: \"ckpt-N\"'")
-    return match[1]
+def _check_size(url: str, data: Path, least: int) -> None:
+    """Remove a data file, and raise Damaged, if it has fewer bytes than the index says."""
+    size = data.stat().st_size
+    if size < least:
+        data.unlink()
+        raise Damaged(f"{url} has {size:,} bytes and should have {least:,}: it is cut, or another file, on the server")
+
+
+def _newest(state: str, url: str) -> str:
+    """The name `ckpt-N` from what the server has as the checkpoint's state."""
+    name = newest(state)
+    if not name:
+        raise UserError(f"{url}/{STATE} names no checkpoint; expected 'model_checkpoint_path: \"ckpt-N\"'")
+    return name

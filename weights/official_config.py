@@ -1,57 +1,101 @@
 """Read the `config.json` that the official code writes beside its checkpoints, and sizes in the names of folders.
 
-What the tensors do not tell comes from there: the canvas, whether token ids mean what they mean here, and how the task
-was decoded. Published detection folders hold one; multi-task folders do not.
+What the tensors do not tell comes from there: the canvas, whether token ids mean what they mean here, and how the tasks
+were decoded. Published detection folders hold one; multi-task folders do not.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
 
 from pix2seq.errors import UserError
+from pix2seq.runtime.console import tell
+from pix2seq.schema import decode, read_bytes
 from pix2seq.token_ids import COORD_BINS, COORD_SHIFT, TEXT_SHIFT
 
 NAME = "config.json"
-LAYOUT = {"coord_vocab_shift": COORD_SHIFT, "text_vocab_shift": TEXT_SHIFT, "quantization_bins": COORD_BINS}
+ADVICE = "correct it, or take it away and name the canvas with --image-size"
+Side = Annotated[int, Meta(ge=1, le=2**20)]
+# Of a square, or height and width. No tuple: msgspec 0.22 crashes at one that is an alternative to a limited number.
+Size = Side | Annotated[list[Side], Meta(min_length=2, max_length=2)] | None
+
+
+class _Model(Struct):
+    """The official model's settings that matter here."""
+
+    image_size: Size = None
+    vocab_size: int = 0
+    dec_proj_mode: str = ""
+    coord_vocab_shift: int = COORD_SHIFT
+    text_vocab_shift: int = TEXT_SHIFT
+
+
+class _Task(Struct):
+    """The official settings of a task that matter here; None: not there."""
+
+    name: str = "object_detection"
+    image_size: Size = None
+    quantization_bins: int = COORD_BINS
+    max_instances_per_image_test: int | None = None
+    temperature: float | None = None
+    top_k: int = 0
+    top_p: float | None = None
+    ensemble_num_samples: int | None = None
+    ensemble_threshold: float | None = None
+    max_points_per_object: int | None = None
+    eval_suppress_invisible_token: bool | None = None
+    points_score_weight: float | None = None
+
+    @property
+    def nucleus(self) -> float | None:
+        """`top_p`, or 0, which is greedy here."""
+        return 0.0 if self.top_k == 1 else self.top_p
+
+
+class _Content(Struct):
+    model: _Model
+    task: _Task | list[_Task] = []
+    tasks: list[_Task] = []
 
 
 @dataclass(frozen=True)
 class OfficialConfig:
     """What is known besides the tensors: `canvas` (height, width) in pixels, None: not known; the number of token ids,
-    0: not known; the kind of `projection`, empty: not known; and `settings` of ours by name, which say how the task is
-    decoded."""
+    0: not known; the kind of `projection`, empty: not known; and `settings` of ours by name, which say how the tasks
+    are decoded."""
 
     canvas: tuple[int, int] | None = None
     vocab_size: int = 0
     projection: str = ""
-    settings: Mapping[str, float] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_config(path: Path) -> OfficialConfig:
     """The settings in a `config.json`; UserError if it is none, or if its token ids have other meanings than ours."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-        model, task = content["model"], content.get("task", {})
-        task = task[0] if isinstance(task, list) else task
-        canvas = _canvas(model.get("image_size") or task.get("image_size"))
-        projection = str(model.get("dec_proj_mode", ""))
-        found = OfficialConfig(canvas, int(model.get("vocab_size", 0)), projection, _task_settings(task))
-        layout = {name: int({**task, **model}.get(name, here)) for name, here in LAYOUT.items()}
+        content = decode(read_bytes(path).removeprefix(b"\xef\xbb\xbf"), _Content, str(path), ADVICE)
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from None
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise UserError(
-            f"{path} is no configuration of the official code ({error!r}); correct it, or take it away and name the "
-            "canvas with --image-size"
-        ) from None
-    if other := [f"{name} {layout[name]}, not {here}" for name, here in LAYOUT.items() if layout[name] != here]:
+        raise UserError(f"{path} cannot be read ({error.strerror}); {ADVICE}") from None
+    model, tasks = (
+        content.model,
+        [*(content.task if isinstance(content.task, list) else [content.task]), *content.tasks],
+    )
+    layout = [
+        ("coord_vocab_shift", model.coord_vocab_shift, COORD_SHIFT),
+        ("text_vocab_shift", model.text_vocab_shift, TEXT_SHIFT),
+        *(("quantization_bins", task.quantization_bins, COORD_BINS) for task in tasks),
+    ]
+    if other := [f"{name} {theirs}, not {ours}" for name, theirs, ours in layout if theirs != ours]:
         raise UserError(f"{path} has {', '.join(other)}: its token ids mean something else, and cannot be converted")
-    return found
+    size = next((part.image_size for part in (model, *tasks) if part.image_size), None)
+    canvas = (size, size) if isinstance(size, int) else size and tuple(size)
+    return OfficialConfig(canvas, model.vocab_size, model.dec_proj_mode, _settings(tasks, path))
 
 
 def config_of(source: Path, named: Path | None = None) -> OfficialConfig:
@@ -70,22 +114,29 @@ def canvas_in_name(name: str) -> tuple[int, int] | None:
     return (int(match[1]), int(match[2])) if match else None
 
 
-def _canvas(size: Any) -> tuple[int, int] | None:
-    if size is None:
-        return None
-    height, width = (size, size) if isinstance(size, int) else size
-    if min(int(height), int(width)) < 1:
-        raise ValueError(f"image_size {size}")
-    return int(height), int(width)
-
-
-def _task_settings(task: Mapping[str, Any]) -> dict[str, float]:
-    """Our settings of detection's objects and decoding for the official ones that are there."""
-    found: dict[str, float] = {}
-    if "max_instances_per_image_test" in task:
-        found["max_objects"] = int(task["max_instances_per_image_test"])
-    if "temperature" in task:
-        found["temperature"] = float(task["temperature"])
-    if "top_p" in task:
-        found["detection_top_p"] = 0.0 if task.get("top_k") == 1 else float(task["top_p"])
+def _settings(tasks: Sequence[_Task], path: Path) -> dict[str, Any]:
+    """Our settings for the official ones that are there. Captions are decoded as their authors advise in any case."""
+    found: dict[str, Any] = {}
+    temperatures: dict[str, float] = {}
+    for task in tasks:
+        values: dict[str, Any] = {}
+        if task.name == "object_detection":
+            values = {"max_objects": task.max_instances_per_image_test, "detection_top_p": task.nucleus}
+        elif task.name == "instance_segmentation":
+            tokens = 2 * task.max_points_per_object if task.max_points_per_object else None
+            values = {"top_k": task.top_k, "top_p": task.top_p, "mask_tokens": tokens}
+            values |= {"num_samples": task.ensemble_num_samples, "mask_threshold": task.ensemble_threshold}
+        elif task.name == "keypoint_detection":
+            values = {"keypoint_top_p": task.nucleus, "suppress_invisible": task.eval_suppress_invisible_token}
+            values |= {"points_score_weight": task.points_score_weight}
+        if values and task.temperature is not None:
+            temperatures[task.name] = task.temperature
+        if task.top_k > 1 and task.name in ("object_detection", "keypoint_detection"):
+            tell(f"{path}: top_k {task.top_k} of {task.name} is left out, only its nucleus is converted")
+        found |= {name: value for name, value in values.items() if value is not None}
+    if temperatures:
+        found["temperature"] = next(iter(temperatures.values()))
+    if len(set(temperatures.values())) > 1:
+        each = ", ".join(f"{name} {value:g}" for name, value in temperatures.items())
+        tell(f"{path} has several temperatures ({each}); {found['temperature']:g} is kept for all, see --temperature")
     return found

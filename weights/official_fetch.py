@@ -12,11 +12,11 @@ from pix2seq.errors import UserError
 from pix2seq.runtime.alone import alone
 from pix2seq.runtime.paths import cache_folder
 from pix2seq.weights.conversion import convert_checkpoint
-from pix2seq.weights.fetch_checkpoint import CONFIG, STATE, fetch_files, fetch_model
+from pix2seq.weights.fetch_checkpoint import CONFIG, fetch_files, fetch_model
 from pix2seq.weights.official import CHECKPOINTS, MIRROR, TEXT_MODEL, Official, base_url
 from pix2seq.weights.official_config import config_of
 from pix2seq.weights.tensor_bundle import Damaged
-from pix2seq.weights.tf_checkpoint import open_checkpoint
+from pix2seq.weights.tf_checkpoint import STATE, open_checkpoint
 from pix2seq.weights.transfer import Unreachable, fetch
 
 
@@ -35,7 +35,7 @@ def obtain(name: str, dtype: str = "fp32", text_model: Path | None = None) -> Pa
     out = folder / f"{name}{'' if dtype == 'fp32' else '-' + dtype}.safetensors"
     if out.is_file():
         return out
-    with _disk_errors(folder), _alone(folder, name):
+    with _disk_errors(folder), _alone(folder):
         if not out.is_file():
             _fetch_and_convert(name, item, out, dtype, text_model)
     return out
@@ -44,7 +44,7 @@ def obtain(name: str, dtype: str = "fp32", text_model: Path | None = None) -> Pa
 def obtain_files(name: str) -> Path:
     """The folder with all files of an official checkpoint as they were published, for other programs."""
     folder, item = official_folder() / name, CHECKPOINTS[name]
-    with _disk_errors(folder), _alone(folder.parent, name):
+    with _disk_errors(folder), _alone(folder.parent):
         fetch_files(base_url() + item.folder, folder)
     return folder
 
@@ -57,20 +57,33 @@ def _fetch_and_convert(name: str, item: Official, out: Path, dtype: str, text_mo
         else:
             folder, checkpoint = parts, fetch_model(base_url() + item.folder, parts)
         if item.kind == "multi_task" and text_model is None:
-            text_model = out.parent / Path(TEXT_MODEL).name
-            fetch(base_url() + TEXT_MODEL, text_model, patient=False)
+            text_model = _fetch_text_model(out.parent)
+        config = config_of(folder)
+        if config.canvas is None:
+            config = replace(config, canvas=(item.image_size, item.image_size))
+        classes = "objects365" if item.kind == "obj365_pretrain" else "coco"
+        convert_checkpoint(checkpoint, out, config, dtype, classes=classes, text_model=text_model)
     except Unreachable as error:
         raise UserError(f"{name}: {error}; {_by_hand(item, whole)}") from None
-    config = config_of(folder)
-    if config.canvas is None:
-        config = replace(config, canvas=(item.image_size, item.image_size))
-    classes = "objects365" if item.kind == "obj365_pretrain" else "coco"
-    try:
-        convert_checkpoint(checkpoint, out, config, dtype, classes=classes, text_model=text_model)
     except Damaged:
         shutil.rmtree(parts, ignore_errors=True)  # so that the next call fetches it again
         raise
     shutil.rmtree(parts, ignore_errors=True)
+
+
+def _fetch_text_model(folder: Path) -> Path:
+    """The official SentencePiece model in `folder`; what the server sends instead of one is not kept there."""
+    path = folder / Path(TEXT_MODEL).name
+    if not path.is_file():
+        from pix2seq.tokenizers.captioning import SentencePieceVocabulary
+
+        fetch(base_url() + TEXT_MODEL, path, patient=False)
+        try:
+            SentencePieceVocabulary.read(path)
+        except UserError:
+            path.unlink()
+            raise
+    return path
 
 
 def _by_hand(item: Official, folder: Path) -> str:
@@ -83,10 +96,10 @@ def _by_hand(item: Official, folder: Path) -> str:
 
 
 @contextmanager
-def _alone(folder: Path, name: str) -> Iterator[None]:
+def _alone(folder: Path) -> Iterator[None]:
     """One process at a time, in a folder that may have to be made."""
     folder.mkdir(parents=True, exist_ok=True)
-    with alone(folder / ".lock", f"fetches {name}"):
+    with alone(folder / ".lock", "fetches official weights"):
         yield
 
 

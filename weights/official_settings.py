@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from pix2seq.config import CFG, PRESETS, replace, value_of
@@ -71,10 +72,7 @@ def published_decoding(cfg: CFG) -> dict[str, Any]:
 def _dimensions(shapes: Shapes, projection: str) -> dict[str, Any]:
     """Every field of ModelCFG that follows from the shapes."""
 
-    def size(name: str, axis: int) -> int:
-        if len(shapes.get(name, ())) <= max(axis, 0):
-            raise UserError(f"the checkpoint has no variable for {name}, so it is not an official Pix2Seq model")
-        return shapes[name][axis]
+    size = partial(_size, shapes)
 
     def ratio(part: str) -> int:
         return size(f"{part}.layers.0.mlp.up.weight", 1) // size(f"{part}.layers.0.mlp.up.weight", 0)
@@ -100,17 +98,25 @@ def _dimensions(shapes: Shapes, projection: str) -> dict[str, Any]:
     return dims | _backbone(shapes)
 
 
+def _size(shapes: Shapes, name: str, axis: int) -> int:
+    """A dimension of a variable, at least 1."""
+    shape = shapes.get(name, ())
+    if len(shape) <= max(axis, 0) or shape[axis] < 1:
+        raise UserError(f"the checkpoint has no variable for {name}, so it is not an official Pix2Seq model")
+    return shape[axis]
+
+
 def _count(shapes: Shapes, pattern: str) -> int:
     """One more than the highest number that `pattern` matches at the beginning of a name."""
     return 1 + max((int(match[1]) for name in shapes if (match := re.match(pattern, name))), default=-1)
 
 
 def _backbone(shapes: Shapes) -> dict[str, str]:
-    stem = shapes.get("encoder.backbone.net.conv1.weight")
-    if stem is None:
+    stem = "encoder.backbone.net.conv1.weight"
+    if stem not in shapes:
         return {"backbone": "patches", "backbone_kwargs": "{}"}
     stages = max(_count(shapes, r"encoder\.backbone\.net\.layer(\d+)\.") - 1, 1)  # what lacks is named by `check_fit`
-    width = stem[-1] / 64
+    width = _size(shapes, stem, -1) / 64
     kwargs = {"stages": stages} if stages != 4 else {}
     kwargs |= {"width": width} if width != 1 else {}
     return {"backbone": "resnet50_official", "backbone_kwargs": json.dumps(kwargs)}
@@ -163,7 +169,7 @@ def _learned_grid(shapes: Shapes, dims: Mapping[str, Any], config: OfficialConfi
     None if positions are computed."""
     if dims["encoder_positions"] != "learned":
         return None
-    count = shapes["encoder.positions.weight"][0]
+    count = _size(shapes, "encoder.positions.weight", 0)
     side = math.isqrt(count)
     grid = tuple(_cells(length, dims) for length in config.canvas) if config.canvas else (side, side)
     if math.prod(grid) != count:

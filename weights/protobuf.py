@@ -8,11 +8,14 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 
 def varint(data: bytes, at: int) -> tuple[int, int]:
-    """The unsigned number of up to 64 bits that begins at `at`, and the position after it; ValueError if it is cut."""
+    """The unsigned number of up to 64 bits that begins at `at`, and the position after it; ValueError if it is cut or
+    has more."""
     value = 0
     for place, byte in enumerate(data[at : at + 10]):
         value |= (byte & 127) << 7 * place
         if byte < 128:
+            if value >> 64:
+                raise ValueError("a number has more than 64 bits")
             return value, at + place + 1
     raise ValueError("a number is cut")
 
@@ -36,3 +39,13 @@ def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
         if at > len(message):
             raise ValueError("a field is cut")
         yield tag >> 3, value
+
+
+def numbers(message: bytes) -> dict[int, int]:
+    """The fields that are numbers; another kind of value than a reader knows is skipped, as the format has it."""
+    return {number: value for number, value in fields(message) if isinstance(value, int)}
+
+
+def texts(message: bytes) -> dict[int, bytes]:
+    """The fields that are texts or messages."""
+    return {number: value for number, value in fields(message) if isinstance(value, bytes)}

@@ -15,6 +15,7 @@ MAGIC = 0xDB4775248B80FB57
 FOOTER_BYTES = 48
 TRAILER_BYTES = 5  # after a block: its compression and its checksum
 COMPRESSIONS = {1: "Snappy", 2: "Zstandard"}
+MOST_KEY_BYTES = 4096  # shared beginnings could make a small file's keys fill the memory
 
 
 def masked(checksum: int) -> int:
@@ -33,8 +34,13 @@ def read_table(data: bytes) -> dict[bytes, bytes]:
     _read_block(data, start, size)  # an index of filters, which bundles do not have: empty, but checked
     start, size, _ = _block_handle(footer, at)
     table: dict[bytes, bytes] = {}
+    end = 0
     for handle in _read_block(data, start, size).values():
-        table |= _read_block(data, *_block_handle(handle, 0)[:2])
+        start, size, _ = _block_handle(handle, 0)
+        if start < end:
+            raise ValueError("its blocks overlap")
+        end = start + size
+        table |= _read_block(data, start, size)
     return table
 
 
@@ -61,6 +67,8 @@ def _read_block(data: bytes, start: int, size: int) -> dict[bytes, bytes]:
         shared, at = varint(block, at)
         rest, at = varint(block, at)
         length, at = varint(block, at)
+        if shared > len(key) or shared + rest > MOST_KEY_BYTES:
+            raise ValueError("a key is too long")
         key = key[:shared] + block[at : at + rest]
         at += rest + length
         entries[key] = block[at - length : at]

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import google_crc32c
 import numpy as np
 
 from pix2seq.errors import UserError
-from pix2seq.weights.protobuf import fields, varint
+from pix2seq.weights.protobuf import fields, numbers, texts, varint
 from pix2seq.weights.sorted_table import masked, read_table
 
 VERSION = 1  # of the bundles that are read here
@@ -79,7 +79,7 @@ class Bundle:
             table = read_table(index.read_bytes())
             self.shards = _count_shards(table.pop(b"", b""))
             names = {key.decode(errors="surrogateescape"): value for key, value in table.items()}
-            self.entries = {name: _read_entry(value) for name, value in names.items()}
+            self.entries = {name: _read_entry(value, self.shards) for name, value in names.items()}
         self._read_bytes = read_bytes or self._read_whole_shard
         if read_bytes is None:
             self._check_shards()
@@ -151,25 +151,26 @@ def read_range(path: Path, start: int, size: int) -> np.ndarray:
 
 def _count_shards(header: bytes) -> int:
     """The number of data files, from a BundleHeaderProto."""
-    found = dict(fields(header))
+    found = numbers(header)
     if found.get(2, 0):
         raise ValueError("it was written on a big-endian computer, whose byte order is not read here")
-    needed = dict(fields(found.get(3, b""))).get(2, 0)
+    needed = numbers(texts(header).get(3, b"")).get(2, 0)
     if needed > VERSION:
         raise ValueError(f"it needs a reader of version {needed}, and this one has {VERSION}")
     return found.get(1, 0)
 
 
-def _read_entry(message: bytes) -> Entry:
-    """A BundleEntryProto; ValueError unless its numbers fit each other."""
-    found, partitioned = {}, False
-    for number, value in fields(message):
-        found[number] = value
-        partitioned |= number == 7
-    dims = [dict(fields(dim)).get(1, 0) for number, dim in fields(found.get(2, b"")) if number == 2]
-    entry = Entry(
-        found.get(1, 0), tuple(dims), found.get(3, 0), found.get(4, 0), found.get(5, 0), found.get(6, 0), partitioned
-    )
+def _read_entry(message: bytes, shards: int) -> Entry:
+    """A BundleEntryProto; ValueError unless its numbers fit each other, and the number of data files."""
+    found, shape = numbers(message), texts(message).get(2, b"")
+    partitioned = any(number == 7 for number, _ in fields(message))
+    dims = [numbers(dim).get(1, 0) for number, dim in fields(shape) if number == 2 and isinstance(dim, bytes)]
+    dtype, shard, start, size, checksum = (found.get(number, 0) for number in (1, 3, 4, 5, 6))
+    if max(*dims, start, size, 0) >> 63:
+        raise ValueError("a size or a position is negative")
+    if shard >= shards:
+        raise ValueError(f"it names data file {shard}, and there are {shards}, counted from 0")
+    entry = Entry(dtype, tuple(dims), shard, start, size, checksum, partitioned)
     width = np.dtype(DTYPES[entry.dtype]).itemsize if entry.dtype in DTYPES and entry.dtype != STRING else 0
     count = int(np.prod(entry.shape, dtype=object))
     if width and not partitioned and count * width != entry.size:
@@ -188,7 +189,7 @@ def _string_sizes(data: bytes, entry: Entry) -> tuple[list[int], int]:
 
 def _read_strings(data: bytes, entry: Entry) -> list[bytes]:
     sizes, at = _string_sizes(data, entry)
-    ends = np.cumsum([at + 4, *sizes]).tolist()
+    ends = list(accumulate([at + 4, *sizes]))
     if ends[-1] != len(data):
         raise ValueError("the lengths of texts do not fit")
     return [data[start:end] for start, end in pairwise(ends)]

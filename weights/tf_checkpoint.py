@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from pix2seq.errors import UserError
-from pix2seq.weights.protobuf import fields
-from pix2seq.weights.tensor_bundle import Bundle
+from pix2seq.weights.protobuf import fields, numbers, texts
+from pix2seq.weights.tensor_bundle import Bundle, Damaged
 
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"  # the key of TensorFlow's graph of which object contains which
+STATE = "checkpoint"  # the file that names the newest checkpoint of a folder
+MOST_PATH = 4096  # characters: a chain of many objects has paths that fill the memory
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class ObjectCheckpoint:
         try:
             self._nodes = read_graph(graph.item())
         except (ValueError, TypeError, AttributeError) as error:
-            raise UserError(f"the objects of {bundle.index} cannot be read ({error}); download it again") from None
+            raise Damaged(f"the objects of {bundle.index} cannot be read ({error}); download it again") from None
 
     def variables(self, root: str) -> list[Variable]:
         """The variables of the object that was saved as `root`, without those of an optimizer saved beside it.
@@ -63,6 +65,8 @@ class ObjectCheckpoint:
             node = queue.popleft()
             for name, child in self._nodes[node].children:
                 path = reached[node] + name.replace("/", ".S")  # as TensorFlow writes it in keys
+                if len(path) > MOST_PATH:
+                    raise Damaged(f"{self.bundle.index} has objects in objects beyond any model; download it again")
                 for key in self._nodes[child].keys:
                     found.setdefault(key, []).append(path)
                 if child not in reached:
@@ -87,10 +91,9 @@ def read_graph(message: bytes) -> list[Node]:
         node = Node()
         for kind, value in fields(content):
             if kind == 1:  # ObjectReference
-                child = dict(fields(value))
-                node.children.append((child.get(2, b"").decode(), child.get(1, 0)))
+                node.children.append((texts(value).get(2, b"").decode(), numbers(value).get(1, 0)))
             elif kind == 2:  # SerializedTensor
-                node.keys.append(dict(fields(value)).get(3, b"").decode(errors="surrogateescape"))
+                node.keys.append(texts(value).get(3, b"").decode(errors="surrogateescape"))
         nodes.append(node)
     if not nodes or any(not 0 <= child < len(nodes) for node in nodes for _, child in node.children):
         raise ValueError("an object is missing")
@@ -112,16 +115,20 @@ def find_checkpoint(source: Path) -> Path:
                 f"there is no checkpoint {source}; expected a folder, or ckpt-N with ckpt-N.index beside it"
             )
         return prefix
-    state = source / "checkpoint"
-    named = re.search(
-        r'^model_checkpoint_path: "(?:.*/)?(.+)"', state.read_text(encoding="utf-8") if state.is_file() else "", re.M
-    )
-    if named and _index(source / named[1]).is_file():
-        return source / named[1]
+    state = source / STATE
+    named = newest(state.read_text(encoding="utf-8", errors="replace")) if state.is_file() else ""
+    if named and _index(source / named).is_file():
+        return source / named
     numbers = [int(match[1]) for path in source.iterdir() if (match := re.fullmatch(r"ckpt-(\d+)\.index", path.name))]
     if not numbers:
         raise UserError(f"there is no checkpoint in {source}; expected ckpt-N.index and ckpt-N.data-… in it")
     return source / f"ckpt-{max(numbers)}"
+
+
+def newest(state: str) -> str:
+    """The name `ckpt-N` from the content of TensorFlow's file `checkpoint`, a text proto; empty if it names none."""
+    match = re.search(r'^model_checkpoint_path: "(?:[^"]*/)?([\w.-]{0,200}\w)"', state, re.MULTILINE)
+    return match[1] if match else ""
 
 
 def _index(prefix: Path) -> Path:

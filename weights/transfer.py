@@ -24,6 +24,7 @@ from pix2seq.weights.official import MIRROR
 TIMEOUT_S = 30
 PAUSES_S = (1, 2, 4, 8, 16)  # before each retry while a file makes no progress
 BLOCK_BYTES = 1 << 18
+MISSING = (403, 404, 410)  # what servers say of a file that they do not have; storages say "forbidden"
 
 Range = tuple[int, int]  # first byte, and the one after the last
 
@@ -42,6 +43,10 @@ class NoRanges(Exception):
 
 class Interrupted(Exception):
     """The transfer failed in a way that a retry may fix."""
+
+
+class Changed(Exception):
+    """The file on the server is another one than that of which a part is here; the part is gone."""
 
 
 class _Redirects(HTTPRedirectHandler):
@@ -63,24 +68,28 @@ def fetch(url: str, path: Path, ranges: Sequence[Range] = (), patient: bool = Tr
     """Download `url`, or only the `ranges` of its bytes, one after the other, to `path` unless that exists.
 
     An interrupted transfer goes on where it stopped, in any later call. Raises UserError if the server refuses, or if
-    several tries in a row transfer no new bytes (unless `patient`, already after one: Unreachable), and NoRanges if it
-    cannot send parts of a file.
+    several tries in a row transfer no new bytes (unless `patient`, already after one), Unreachable if there were none
+    at all, and NoRanges if the server cannot send parts of a file.
     """
     if path.is_file():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    most_bytes = failures = 0
+    most_bytes = failures = changes = 0
     while True:
         try:
             _transfer(url, partial, ranges)
             break
+        except Changed:
+            changes += 1
+            if changes > len(PAUSES_S):
+                raise UserError(f"{url} is another file at every request; name a mirror with {MIRROR}") from None
         except Interrupted as error:
             got_bytes = _size(partial)
-            if not (patient or got_bytes):
-                raise Unreachable(f"{url} cannot be reached ({error})") from None
             failures = 1 if got_bytes > most_bytes else failures + 1
             most_bytes = max(most_bytes, got_bytes)
+            if not got_bytes and (failures > len(PAUSES_S) or not patient):
+                raise Unreachable(f"{url} cannot be reached ({error})") from None
             if failures > len(PAUSES_S):
                 raise UserError(
                     f"{url} stopped after {got_bytes:,} bytes ({error}); run the command again to resume from there"
@@ -96,13 +105,13 @@ def fetch_text(url: str) -> str:
     """A small file as text, without retries, so that a missing network is reported at once."""
     try:
         with _open(url) as response:
-            return _read(response).decode(errors="replace")
-    except Interrupted as error:
-        raise Unreachable(f"{url} cannot be reached ({error})") from None
+            return response.read(BLOCK_BYTES).decode(errors="replace")
+    except (OSError, HTTPException, Interrupted) as error:
+        raise Unreachable(f"{url} cannot be reached ({_reason(error)})") from None
 
 
 def _transfer(url: str, partial: Path, ranges: Sequence[Range]) -> None:
-    """Append to `partial` what it lacks; begin again if the remote file has changed, or cannot be resumed."""
+    """Append to `partial` what it lacks; raise Changed if the remote file has changed, or cannot be resumed."""
     version_file = _version_file(partial)
     done = _size(partial) if version_file.is_file() else 0
     wanted = sum(end - start for start, end in ranges)
@@ -121,7 +130,7 @@ def _transfer(url: str, partial: Path, ranges: Sequence[Range]) -> None:
                 appends = done > 0 and first == start and version == version_file.read_text(encoding="utf-8")
                 if done and response.status == 206 and not appends:
                     partial.unlink()
-                    return _transfer(url, partial, ranges)
+                    raise Changed
                 bar.total = wanted or total
                 with partial.open("ab" if appends else "wb") as file:
                     version_file.write_text(version, encoding="utf-8")  # after another version's bytes are truncated
@@ -161,7 +170,7 @@ def _rest(ranges: Sequence[Range], done: int) -> Iterator[tuple[int, int | None]
 
 
 def _copy(response: HTTPResponse, count: int, file: BinaryIO, bar: tqdm) -> None:
-    """Write at most `count` bytes to `file`."""
+    """Write at most `count` bytes to `file`, those of each packet at once: what arrived before a cut is kept."""
     while block := _read(response)[:count]:
         file.write(block)
         bar.update(len(block))
@@ -174,31 +183,37 @@ def _open(url: str, start: int = 0, end: int | None = None) -> HTTPResponse:
     if start or end is not None:
         headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
     try:
-        return OPENER.open(Request(url, headers=headers), timeout=TIMEOUT_S)
+        response = OPENER.open(Request(url, headers=headers), timeout=TIMEOUT_S)
     except HTTPError as error:
-        if error.code == 416 and end is None:
+        if error.code == 416 and start and end is None:
             return _open(url)
+        answer = f"the server responded {error.code} {plain(str(error.reason))}"
         if error.code in (408, 429) or error.code >= 500:
-            raise Interrupted(f"the server responded {error.code} {error.reason}") from None
-        kind = Missing if error.code == 404 else UserError
-        raise kind(
-            f"{url} cannot be downloaded: the server responded {error.code} {error.reason}; name a mirror with {MIRROR}"
-        ) from None
+            raise Interrupted(answer) from None
+        kind = Missing if error.code in MISSING else UserError
+        raise kind(f"{url} cannot be downloaded: {answer}; name a mirror with {MIRROR}") from None
     except (OSError, HTTPException) as error:
         raise Interrupted(_reason(error)) from None
+    except ValueError as error:  # of an address that is none, perhaps the server's redirection to it
+        raise UserError(f"{url} leads to no address ({plain(str(error))}); name a mirror with {MIRROR}") from None
+    encoding = response.headers.get("Content-Encoding", "identity")
+    if encoding != "identity":
+        response.close()
+        raise UserError(f"{url} comes compressed ({plain(encoding)}), unasked for; name a mirror with {MIRROR}")
+    return response
 
 
 def _read(response: HTTPResponse) -> bytes:
     try:
-        return response.read(BLOCK_BYTES)
+        return response.read1(BLOCK_BYTES)
     except (OSError, HTTPException) as error:
         raise Interrupted(_reason(error)) from None
 
 
-def _reason(error: OSError | HTTPException) -> str:
+def _reason(error: OSError | HTTPException | Interrupted) -> str:
     """The reason of a failed connection in one line."""
     cause = error.reason if isinstance(error, URLError) else error
-    return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+    return plain(getattr(cause, "strerror", None) or str(cause) or type(cause).__name__)
 
 
 def _extent(response: HTTPResponse, url: str) -> tuple[int, int]:

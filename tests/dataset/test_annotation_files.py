@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from pycocotools import mask as coco_mask
 
+from pix2seq.config import CFG
 from pix2seq.dataset.annotation_files import read_annotations
+from pix2seq.dataset.caption_vocabulary import split_vocabulary
 from pix2seq.dataset.coco import ImageDataset
 from pix2seq.errors import UserError
 from pix2seq.tasks import CAPTIONING, DETECTION
@@ -129,3 +131,71 @@ def test_a_category_without_objects_is_no_rival_of_its_namesake(tmp_path: Path):
 def test_files_of_another_kind_are_named(tmp_path: Path, data: object, cause: str):
     with pytest.raises(UserError, match=cause):
         opened(tmp_path, data)
+
+
+BOX = [[2, 3, 8, 3, 8, 9, 2, 9]]
+RUNS = {"size": [10, 20], "counts": [23, 6, 4, 6, 161]}  # columns 2 and 3
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        json.dumps(BOX),
+        [[str(number) for number in BOX[0]]],
+        [{"x": 2, "y": 3}, {"x": 8, "y": 3}, {"x": 8, "y": 9}, {"x": 2, "y": 9}],
+    ],
+)
+def test_polygons_may_be_text_or_points_with_names(tmp_path: Path, shape):
+    split = opened(tmp_path, content([{"bbox": None, "segmentation": shape}]))
+    assert split.target(0).boxes.tolist() == [[2, 3, 8, 9]] and split.problems.counts
+
+
+@pytest.mark.parametrize(
+    "shape", [[RUNS], json.dumps(RUNS), RUNS | {"counts": "[23, 6, 4, 6, 161]"}, RUNS | {"size": ["10", "20"]}]
+)
+def test_run_lengths_may_be_text_or_in_a_list(tmp_path: Path, shape):
+    found, sound = (opened(tmp_path, content([{"bbox": None, "segmentation": s}])) for s in (shape, RUNS))
+    assert found.target(0).boxes.tolist() == sound.target(0).boxes.tolist() != []
+
+
+@pytest.mark.parametrize(
+    "bbox", ["[1, 2, 3, 4]", "1,2,3,4", [[1, 2, 3, 4]], {"x": 1, "y": 2, "width": "3", "height": 4}, ["1", "2", 3, 4]]
+)
+def test_boxes_may_be_text_or_named(tmp_path: Path, bbox):
+    split = opened(tmp_path, content([{"bbox": bbox}]))
+    assert split.target(0).boxes.tolist() == [[1, 2, 4, 6]] and split.problems.counts
+
+
+@pytest.mark.parametrize("image_id", ["1.jpg", "1", "01"])
+def test_references_may_be_names(tmp_path: Path, image_id: str):
+    split = opened(tmp_path, content([{"image_id": image_id, "category_id": "cup"}]))
+    assert len(split.target(0).boxes) == 1 and split.problems.counts
+
+
+def test_one_id_of_two_categories_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match="two categories of the id 1, 'cup' and 'bowl'"):
+        opened(tmp_path, content(categories=[{"id": 1, "name": "cup"}, {"id": 1, "name": "bowl"}]))
+
+
+def test_a_file_with_two_ids_is_left_out_where_objects_are_annotated(tmp_path: Path):
+    data = content([{}, {"image_id": 2}])
+    data["images"][1]["file_name"] = "1.jpg"
+    split = opened(tmp_path, data)
+    assert [image["id"] for image in split.images] == [3]
+    assert any("1.jpg: images 1, 2" in line for line in split.problems.lines())
+    data["annotations"] = [{"image_id": number, "caption": "a cup"} for number in (1, 2)]
+    assert len(opened(tmp_path, data)) == 3
+
+
+def test_captions_may_be_in_lists_and_others_are_counted(tmp_path: Path):
+    data = content([{}])
+    data["annotations"] = [{"image_id": 1, "caption": ["a cup", "two cups"]}, {"image_id": 2, "caption": 5}]
+    split = opened(tmp_path, data)
+    assert split.captions == {1: ["a cup", "two cups"]}
+    assert any("caption that is empty or no text (first: image 2: 5)" in line for line in split.problems.lines())
+
+
+def test_a_split_without_captions_says_why(tmp_path: Path):
+    split = opened(tmp_path, content([{}]) | {"annotations": [{"image_id": 1, "caption": None}]})
+    with pytest.raises(UserError, match=r"no captions.*1 × caption that is empty or no text"):
+        split_vocabulary(split, CFG())

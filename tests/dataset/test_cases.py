@@ -1,5 +1,10 @@
 """Data as people bring it: public cases of files that are not what a specification says, each with its right result."""
 
+import io
+import json
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -8,12 +13,18 @@ from pix2seq.config import CFG
 from pix2seq.dataset.caption_vocabulary import training_tokenizers
 from pix2seq.dataset.coco import ImageDataset
 from pix2seq.dataset.images import read_image
+from pix2seq.dataset.inspection import report
 from pix2seq.dataset.plausibility import doubt_about_mirroring
 from pix2seq.dataset.samples import SampleDataset
 from pix2seq.dataset.training_data import open_training
-from pix2seq.errors import UserError
+from pix2seq.errors import PartlyFailed, UserError
+from pix2seq.infer.run import run
+from pix2seq.models.pix2seq import Pix2Seq
+from pix2seq.models.weights import Weights, save_weights
+from pix2seq.runtime.console import print_anything
 from pix2seq.runtime.paths import ROOT
 from pix2seq.tasks import choose_tasks
+from pix2seq.train.engine import Trainer, train
 
 CASES = ROOT.parent / "shared" / "cases"
 pytestmark = pytest.mark.skipif(not CASES.is_dir(), reason=f"there are no cases in {CASES}")
@@ -117,3 +128,47 @@ def test_12_bits_fill_8():
 
 def test_keypoints_that_no_task_needs_refuse_nothing():
     assert len(objects(samples("two_keypoint_lists").examples)) == 13
+
+
+def test_a_report_is_printed_in_any_encoding(monkeypatch: pytest.MonkeyPatch):
+    dataset = samples("output_cp1252")
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="cp1252", write_through=True))
+    print_anything()
+    print(report(dataset.examples, dataset.tasks, dataset.tokenizers, dataset.cfg), "█ 图片")
+    assert sys.stdout.buffer.getvalue().decode("cp1252").rstrip().endswith("? ??")
+
+
+def test_resumed_classes_keep_their_ids(tiny_model_cfg: CFG, tmp_path: Path):
+    values = dict(run_dir=str(tmp_path / "run"), train_split="train", val_split="val", task="detection")
+    first, second = (
+        config.replace(tiny_model_cfg, data_root=str(CASES / "resume_classes_renumbered" / name), **values)
+        for name in ("data_1", "data_2")
+    )
+    train(config.replace(first, steps_per_epoch=1))
+    with pytest.raises(UserError, match="classes of the data are not those of the run"):
+        Trainer(config.replace(second, steps_per_epoch=1, epochs=2, resume=True))
+
+
+@pytest.fixture(scope="module")
+def detector(tiny_model: Pix2Seq, tiny_model_cfg: CFG, tmp_path_factory: pytest.TempPathFactory) -> CFG:
+    """Settings of inference with the weights of a random model, which finds objects anywhere."""
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_weights(path, Weights(tiny_model, tiny_model_cfg, {1: "person", 18: "dog"}, {"words": ["<unk>", "a"]}))
+    return config.replace(CFG(), weights=str(path), task="detection", score_threshold=0.0, device="cpu")
+
+
+def test_one_damaged_image_does_not_take_the_others_with_it(detector: CFG, tmp_path: Path):
+    images = str(CASES / "infer_one_damaged" / "data")
+    with pytest.raises(PartlyFailed, match=r"1 of 3 images could not be used: .*a1\.jpg"):
+        run(config.replace(detector, image=(images,), output_dir=str(tmp_path)))
+    assert [path.parent.name for path in sorted(tmp_path.glob("*/result.json"))] == ["a0", "a2"]
+
+
+def test_boxes_lie_inside_images_of_one_pixel(detector: CFG, tmp_path: Path):
+    run(config.replace(detector, image=(str(CASES / "one_pixel_strips" / "data"),), output_dir=str(tmp_path)))
+    assert sorted(path.parent.name for path in tmp_path.glob("*/result.json")) == ["dot", "strip", "tall"]
+    for path in sorted(tmp_path.glob("*/result.json")):
+        height, width = read_image(CASES / "one_pixel_strips" / "data" / f"{path.parent.name}.png").shape[:2]
+        for entry in json.loads(path.read_text(encoding="utf-8")):
+            x, y, w, h = entry["bbox"]
+            assert 0 <= x <= x + w <= width + 1e-3 and 0 <= y <= y + h <= height + 1e-3

@@ -30,6 +30,8 @@ def find(folder: Path, there: list[str], name: str) -> tuple[str, str] | None:
         ("images/a.jpg", "C:\\Users\\me\\images\\a.jpg", "by the end of a path of another system"),
         ("a.jpg", "/home/me/project/a.jpg", "by the end of a path of another system"),
         ("a.jpg", "file:///home/me/a.jpg", "by the end of a path of another system"),
+        ("a.jpg", "https://host.org/images/a.jpg?size=big", "by the end of a path of another system"),
+        ("a.jpg", " a.jpg ", "without spaces around it"),
         ("a.jpg", "a", "with another ending"),
         ("a.b.jpg", "a.b", "with another ending"),
         ("a.jpg", "a.jpg.jpg", "with another ending"),

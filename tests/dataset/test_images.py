@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -110,3 +111,30 @@ def test_an_image_with_values_that_are_not_finite_is_refused(tmp_path: Path):
     path = save(Image.fromarray(np.array([[0, np.nan]], np.float32)), tmp_path / "image.tif")
     with pytest.raises(UserError, match="not all finite"):
         read_image(path)
+
+
+@pytest.mark.parametrize(
+    "content, kind",
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        (b"<!DOCTYPE html><html>404", "HTML"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+        (b"", "empty, and not an image"),
+    ],
+)
+def test_what_a_file_is_instead_of_an_image_is_named(tmp_path: Path, content: bytes, kind: str):
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(UserError, match=rf"a\.jpg is {kind}"):
+        read_image(tmp_path / "a.jpg")
+
+
+def test_12_bit_colors_in_16_bits_are_refused(tmp_path: Path):
+    colors = np.linspace(0, 4095, 8 * 8 * 3).astype(np.uint16).reshape(8, 8, 3)
+    for values, suffix in ((colors, "png"), (colors, "tif"), (colors * 16, "png")):
+        path = tmp_path / f"{values.max()}.{suffix}"
+        cv2.imwrite(str(path), values)
+        if values is colors:
+            with pytest.raises(UserError, match="16 bits, of which 12 or fewer"):
+                read_image(path)
+        else:
+            assert read_image(path).max() == 255

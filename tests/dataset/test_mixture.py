@@ -22,7 +22,7 @@ from pix2seq.dataset.sampler import EpochSampler
 from pix2seq.dataset.samples import SampleDataset
 from pix2seq.dataset.skeleton import COCO_PERSON
 from pix2seq.dataset.sources import open_split
-from pix2seq.dataset.training_data import open_sources, open_training
+from pix2seq.dataset.training_data import describe_layouts, open_sources, open_training
 from pix2seq.errors import UserError
 from pix2seq.evaluate.run import evaluate_weights
 from pix2seq.models.auxiliary_head import AuxiliaryHead
@@ -269,7 +269,9 @@ def test_splits_have_their_layouts_names(mixed: CFG, capsys: pytest.CaptureFixtu
     assert [len(source.dataset) for source in training.sources] == [12, 2, 2]
     assert [source.name for source in validation.sources] == ["scenes", "voc"]
     notes = capsys.readouterr().err
-    assert "voc has no split train2017, its train is used" in notes
+    lines = describe_layouts(training, validation)
+    counts = "train: 12 images", "train: 2 images", "train: 2 images", "val: 6 images", "val: 2 images"
+    assert tuple(line.split(" of ")[0] for line in lines[:5]) == counts
     assert "people has no split val2017 for detection" in notes
 
 

@@ -35,6 +35,8 @@ def test_coco_s_people_mirror_as_published():
         (["LX", "RX", "LY"], (1, 0, 2)),
         (["L1", "R1", "R2"], (1, 0, 2)),
         (["LIP", "TIP"], (0, 1)),
+        (["Lhip", "Rhip", "L", "R"], (1, 0, 3, 2)),
+        (["左眼", "右眼", "鼻"], (1, 0, 2)),
         (["front left paw", "front right paw", "back left paw", "back right paw"], (1, 0, 3, 2)),
     ],
 )

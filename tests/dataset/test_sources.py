@@ -70,7 +70,7 @@ def test_files_and_folders_can_be_named(tmp_path: Path):
 
 def test_one_json_without_the_other_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match="both --train-json and --val-json"):
-        open_split(cfg(write(tmp_path, "one.json", "."), train_json="one.json"), "val", TASKS)
+        open_split(cfg(write(tmp_path, "one.json", "."), val_json="one.json"), "train", TASKS)
 
 
 def test_missing_images_are_named_with_the_flag(tmp_path: Path):

@@ -13,7 +13,7 @@ from pix2seq.models.generate import GrammarTables, choose, choose_likeliest, gen
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.models.sampling import Sampling
 from pix2seq.tasks import TASKS
-from pix2seq.token_ids import COORDS, END, FAKE
+from pix2seq.token_ids import COORDS, END, FAKE, INVISIBLE
 from pix2seq.tokenizers import vocabulary
 from pix2seq.tokenizers.captioning import CaptioningTokenizer, WordVocabulary
 from pix2seq.tokenizers.detection import DetectionTokenizer
@@ -336,16 +336,18 @@ def logits_of(probs: dict[int, float]) -> torch.Tensor:
     return logits
 
 
-def test_the_end_is_chosen_only_if_it_is_probable_enough():
-    logits = logits_of({END: 0.4, **{1100 + 10 * place: 0.06 for place in range(10)}})  # likeliest, but not likely
-    assert choose_likeliest(logits, Sampling()).item() == END
-    assert choose_likeliest(logits, Sampling(end_threshold=0.5)).item() != END
-    assert choose_likeliest(logits, Sampling(end_threshold=0.3)).item() == END
-    assert logits[0, END] > -torch.inf  # the caller's are untouched
+@pytest.mark.parametrize(("token", "threshold"), [(END, "end_threshold"), (INVISIBLE, "invisible_threshold")])
+def test_what_is_no_coordinate_is_chosen_only_if_it_is_probable_enough(token: int, threshold: str):
+    logits = logits_of({token: 0.4, **{1100 + 10 * place: 0.06 for place in range(10)}})  # likeliest, but not likely
+    assert choose_likeliest(logits, Sampling()).item() == token
+    assert choose_likeliest(logits, Sampling(**{threshold: 0.5})).item() != token
+    assert choose_likeliest(logits, Sampling(**{threshold: 0.3})).item() == token
+    assert logits[0, token] > -torch.inf  # the caller's are untouched
 
 
-def test_the_end_is_chosen_if_it_alone_is_allowed():
-    assert choose_likeliest(logits_of({END: 1e-6}), Sampling(end_threshold=0.9)).item() == END
+@pytest.mark.parametrize(("token", "threshold"), [(END, "end_threshold"), (INVISIBLE, "invisible_threshold")])
+def test_what_alone_is_allowed_is_chosen(token: int, threshold: str):
+    assert choose_likeliest(logits_of({token: 1e-6}), Sampling(**{threshold: 0.9})).item() == token
 
 
 def test_a_greedy_coordinate_is_the_mean_of_its_neighbors():

@@ -5,6 +5,7 @@ holds the image, and the square is what is compared.
 """
 
 from dataclasses import replace
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -35,6 +36,19 @@ def test_resized_sizes_are_rounded_alike(reference_json):
         assert [far_y, far_x] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("width", "height", "side", "expected"),
+    [
+        *((146, 73, 1333, 667), (162, 81, 1333, 667), (164, 82, 1333, 666), (258, 99, 1333, 511), (310, 55, 1333, 237)),
+        *((646, 323, 1333, 666), (128, 5, 64, 2), (640, 417, 160, 104), (3, 1000, 640, 640)),
+    ],
+)
+def test_halves_are_rounded_alike(width: int, height: int, side: int, expected: int):
+    """The heights are those of TensorFlow 2.21's `tf.image.resize(image, (side, side), preserve_aspect_ratio=True)`."""
+    far_x, far_y = Geometry.letterbox(width, height, side).apply([width, height])
+    assert far_y == pytest.approx(expected) and max(far_x, far_y) == pytest.approx(side)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_images_are_resized_alike(reference, case: str):
     """Both filters are triangles as wide as a canvas pixel; with uint8, gray levels are rounded in between."""
@@ -51,6 +65,19 @@ def test_images_are_resized_alike(reference, case: str):
         assert difference[:height, :width].mean() <= mean
         if pixels == "float32":
             assert (shared[height:] == np.float32(PAD)).all() and (shared[:, width:] == np.float32(PAD)).all()
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size"), [(375, 500, 640), (146, 73, 1333), (1080, 1920, 1024), (9, 640, 96)]
+)
+def test_images_of_any_size_are_resized_as_by_tensorflow(tensorflow: ModuleType, height: int, width: int, size: int):
+    """Noise, in which a sample that is taken a little beside its place shows most."""
+    image = np.random.default_rng(size).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    pixels = tensorflow.image.convert_image_dtype(image, tensorflow.float32)
+    options = {"antialias": True, "preserve_aspect_ratio": True}
+    expected = tensorflow.image.resize(pixels, (size, size), **options).numpy()
+    canvas = Geometry.letterbox(width, height, size).warp(image, PAD, "float32") / 255
+    np.testing.assert_allclose(canvas[: expected.shape[0], : expected.shape[1]], expected, rtol=0, atol=EXACT / 10)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -12,7 +12,8 @@ from pix2seq.config import CFG
 from pix2seq.dataset.build_captioning_vocab import main
 from pix2seq.dataset.caption_vocabulary import caption_vocabulary, read_vocab, token_ids_for
 from pix2seq.errors import UserError
-from pix2seq.tokenizers.captioning import UNKNOWN, WordVocabulary, read_text, split_words
+from pix2seq.tokenizers.captioning import UNKNOWN, WordVocabulary, read_text
+from pix2seq.tokenizers.words import join_words, split_words
 
 CAPTIONS = ["A dog runs.", "a dog, a cat", "The cat sleeps", "a zeppelin"]
 
@@ -109,6 +110,15 @@ def test_a_damaged_description_is_refused(description: dict):
             ["two", "dogs", ".", "they", "run", "up", "a", "slope", ".", "a", "cat"],
         ),
         ("red | blue & green", ["red", "|", "blue", "&", "green"]),
+        ("a&#9;dog&nbsp;&amp;amp; cat &quot;Tom&quot;", ["a", "dog", "&", "cat", '"', "tom", '"']),
+        ("up a slope.<br/>The <b>man</b> fell", ["up", "a", "slope", ".", "the", "man", "fell"]),
+        ("a\u200bdog\x00 on\x1b a\ud83d \ufeffbed\u00ad", ["a", "dog", "on", "a", "bed"]),
+        ("“It’s” a cafe\u0301…", ['"', "it", "'s", '"', "a", "caf\u00e9", "..."]),
+        ("a dog😀 costs £5 — wow!!!", ["a", "dog", "😀", "costs", "£", "5", "--", "wow", "!!!"]),
+        ("Собака бежит. Кошка", ["собака", "бежит", ".", "кошка"]),
+        ("एक हिन्दी किताब।", ["एक", "हिन्दी", "किताब", "।"]),
+        ("the .net, 'quoted' ..slope", ["the", ".", "net", ",", "'", "quoted", "'", "...", "slope"]),
+        ("&#x110000; &#0; &nothing; AT&T", ["\ufffd", "\ufffd", "&", "nothing", ";", "at&t"]),
     ],
 )
 def test_words_are_split_in_every_script_and_nothing_else_is_a_word(text: str, words: list[str]):
@@ -118,3 +128,21 @@ def test_words_are_split_in_every_script_and_nothing_else_is_a_word(text: str, w
 def test_characters_are_joined_without_spaces():
     vocabulary = WordVocabulary.build(["一只狗 dog 在跑。"], 1)
     assert vocabulary.decode(vocabulary.encode("一只狗 dog 在跑。")) == "一只狗 dog 在跑。"
+
+
+def test_contractions_are_joined_again():
+    text = "the man 's dog is n't here"
+    assert join_words(text.split()) == "the man's dog isn't here"
+    assert split_words(join_words(text.split())) == text.split()
+
+
+@given(st.text(alphabet="ab1 .,'’-!<>&#;/\t\x00犬é\u0301😀nts", max_size=30))
+def test_words_split_no_further(text: str):
+    words = split_words(text)
+    assert all(word.isprintable() and word == word.strip() for word in words)
+    assert split_words(join_words(words)) == words
+
+
+def test_an_old_word_list_is_decoded_as_before():
+    vocabulary = WordVocabulary([UNKNOWN, "a", "man", "'", "s", "slope.", "."])
+    assert vocabulary.decode([1, 2, 3, 4, 5, 6]) == "a man ' s slope. ."

@@ -20,7 +20,7 @@ from pix2seq.models.weights import load_weights
 from pix2seq.runtime.checkpoint import load_checkpoint, save_checkpoint
 from pix2seq.runtime.paths import ROOT
 from pix2seq.tasks import TASKS
-from pix2seq.train import finite, progress, resume
+from pix2seq.train import finite, resume
 from pix2seq.train.engine import Trainer, batch_losses, train
 
 
@@ -76,9 +76,8 @@ def test_metrics_hold_the_validation_loss_of_every_task_and_epoch(finished: CFG)
     assert all(float(row[f"val/{task}"]) > 0 for row in rows for task in TASKS)
 
 
-def test_metrics_hold_the_training_loss_every_few_steps(tiny_cfg: CFG, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(progress, "LOG_EVERY", 2)
-    train(config.replace(tiny_cfg, task="keypoint", batch_size=2, steps_per_epoch=3, epochs=2))
+def test_metrics_hold_the_training_loss_every_few_steps(tiny_cfg: CFG):
+    train(config.replace(tiny_cfg, task="keypoint", batch_size=2, steps_per_epoch=3, epochs=2, log_steps=2))
     rows = [row for row in rows_of(tiny_cfg) if row["loss/keypoint"]]
     assert [int(row["step"]) for row in rows] == [2, 4, 6]
     assert all(float(row["grad_norm"]) > 0 and 0 <= float(row["data_wait"]) <= 1 for row in rows)

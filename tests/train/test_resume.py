@@ -19,7 +19,7 @@ from pix2seq.errors import UserError
 from pix2seq.runtime import checkpoint
 from pix2seq.runtime.checkpoint import load_checkpoint, save_checkpoint
 from pix2seq.runtime.paths import ROOT
-from pix2seq.train import engine, progress
+from pix2seq.train import engine
 from pix2seq.train.engine import Trainer, train
 from tests.train.test_engine import as_flags
 
@@ -31,17 +31,15 @@ STEPS = 12  # two epochs of six
 @pytest.fixture(scope="module")
 def run_cfg(tiny_model_cfg: CFG, scenes_root: Path) -> CFG:
     """Two epochs that draw at random in every layer, with a checkpoint every other step."""
-    values = dict(epochs=2, data_root=str(scenes_root), save_steps=2, lr=1e-3)
+    values = dict(epochs=2, data_root=str(scenes_root), save_steps=2, lr=1e-3, log_steps=4)
     return config.replace(tiny_model_cfg, **RANDOM, **values)
 
 
 @pytest.fixture(scope="module")
 def whole(run_cfg: CFG, tmp_path_factory: pytest.TempPathFactory) -> dict:
     """The final state of a run that nothing stopped, and its metrics."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(progress, "LOG_EVERY", 4)
-        folder = tmp_path_factory.mktemp("whole")
-        train(config.replace(run_cfg, run_dir=str(folder)))
+    folder = tmp_path_factory.mktemp("whole")
+    train(config.replace(run_cfg, run_dir=str(folder)))
     return final(folder)
 
 
@@ -97,7 +95,6 @@ def resumed(folder: Path, *flags: str) -> CFG:
 def test_a_killed_run_goes_on_bit_for_bit(
     run_cfg: CFG, whole: dict, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(progress, "LOG_EVERY", 4)
     train_until(config.replace(run_cfg, run_dir=str(tmp_path / "run")), step, monkeypatch)
     assert load_checkpoint(tmp_path / "run" / "checkpoint.pt", CPU)["step"] == step // 2 * 2
     train(resumed(tmp_path / "run"))
@@ -113,7 +110,6 @@ def test_a_signal_ends_a_run_after_the_step_with_a_checkpoint(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ):
-    monkeypatch.setattr(progress, "LOG_EVERY", 4)
     cfg = config.replace(run_cfg, run_dir=str(tmp_path / "run"), save_steps=0)
     before = signal.getsignal(number)
     train_until(cfg, 4, monkeypatch, lambda: os.kill(os.getpid(), number))

@@ -1,13 +1,13 @@
 """Write checkpoints as TensorFlow does: what the reader in `weights/` reads, for tests that have no TensorFlow."""
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import google_crc32c
 import numpy as np
 
-from pix2seq.weights.sorted_table import MAGIC, masked
+from pix2seq.weights.sorted_table import MAGIC, masked, read_table
 
 TYPES = {
     "float32": 1,
@@ -65,6 +65,15 @@ def block(entries: Mapping[bytes, bytes]) -> bytes:
 
 def table(entries: Mapping[bytes, bytes], entries_a_block: int, compression: int = 0) -> bytes:
     """The bytes of an index file."""
+    keys = sorted(entries)
+    parts = [keys[first : first + entries_a_block] for first in range(0, len(keys), entries_a_block)]
+    blocks = [block({key: entries[key] for key in part}) for part in parts]
+    return table_of(blocks, [part[-1] for part in parts], compression)
+
+
+def table_of(blocks: Sequence[bytes], last: Sequence[bytes] = (), compression: int = 0, repeated: int = 1) -> bytes:
+    """The bytes of an index file with some blocks, whose `last` keys are these (numbers, if none are given); each is
+    listed so many times."""
     data = b""
 
     def add(content: bytes) -> bytes:
@@ -74,10 +83,11 @@ def table(entries: Mapping[bytes, bytes], entries_a_block: int, compression: int
         data += content + kind + struct.pack("<I", masked(google_crc32c.value(content + kind)))
         return handle
 
-    keys, handles = sorted(entries), {}
-    for first in range(0, len(keys), entries_a_block):
-        part = keys[first : first + entries_a_block]
-        handles[part[-1]] = add(block({key: entries[key] for key in part}))
+    handles: dict[bytes, bytes] = {}
+    for place, content in enumerate(blocks):
+        handle = add(content)
+        name = last[place] if last else b"%09d" % place
+        handles |= {name + b"+" * copy: handle for copy in range(repeated)}
     footer = add(block({})) + add(block(handles))
     return data + footer.ljust(40, b"\0") + struct.pack("<Q", MAGIC)
 
@@ -128,6 +138,12 @@ def write_bundle(
     for file in files:
         file.close()
     prefix.with_name(f"{prefix.name}.index").write_bytes(table(entries, entries_a_block, compression))
+
+
+def rewrite(prefix: Path, changes: Mapping[bytes, bytes]) -> None:
+    """Put other values into the index of a bundle, whose checksums are right."""
+    index = prefix.with_name(f"{prefix.name}.index")
+    index.write_bytes(table(read_table(index.read_bytes()) | changes, 40))
 
 
 def object_graph(keys: Mapping[str, str]) -> np.ndarray:

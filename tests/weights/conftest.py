@@ -1,10 +1,8 @@
 """Official checkpoints, each converted once."""
 
-import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -17,13 +15,6 @@ from tests.conftest import reference_models
 from tests.weights.bundle_writer import write_checkpoint
 from tests.weights.official_vit import Sizes, vit_arrays
 from tests.weights.server import Server, running
-
-
-@pytest.fixture(scope="session")
-def tensorflow() -> ModuleType:
-    """TensorFlow, which nothing but comparisons needs; skips the test where it is not installed."""
-    os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
-    return pytest.importorskip("tensorflow")
 
 
 @pytest.fixture(scope="session")

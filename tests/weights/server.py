@@ -2,6 +2,7 @@
 
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,13 +22,16 @@ class Server(ThreadingHTTPServer):
         self.requests: list[tuple[str, str | None]] = []
         self.sent = 0
         self.ranges = True
-        self.etag = '"one"'
+        self.etag = '"one"'  # {} in it is the number of the request
         self.cuts: list[int] = []  # for each of the next requests of a data file: send so many bytes, then disconnect
         self.statuses: list[int] = []  # for each of the next requests of a data file: respond with this status instead
         self.extra_length = 0  # by how much the reported size of whole files is too large
         self.reports_size = True
+        self.stall_s = 0.0  # how long a transfer is silent before it is cut
+        self.headers: dict[str, str] = {}  # of data files, in place of the right ones
+        self.redirects: dict[str, str] = {}  # path to another address
+        self.page = b""  # what is sent, with status 200, in place of files that are not there
         self.checksum = ""  # what x-goog-hash says of data files
-        self.redirects: dict[str, str] = {}  # from path to address
 
     @property
     def url(self) -> str:
@@ -50,31 +54,36 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Location", server.redirects[self.path])
             self.send_header("Content-Length", "0")
             return self.end_headers()
-        if self.path not in server.files:
+        if self.path not in server.files and not server.page:
             return self.send_error(404)
         if is_data and server.statuses:
             return self.send_error(server.statuses.pop(0))
-        body = server.files[self.path]
+        body = server.files.get(self.path, server.page)
         size = len(body) if isinstance(body, bytes) else body.stat().st_size
-        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", header) if header and server.ranges else None
+        ranges = server.ranges and body is not server.page
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", header) if header and ranges else None
         start, end = (int(asked[1]), min(int(asked[2] or size) + 1, size)) if asked else (0, size)
         if asked and start >= size:
             return self.send_error(416)
-        self.send_response(206 if asked else 200)
-        self.send_header("ETag", server.etag)
+        headers = {"ETag": server.etag.format(len(server.requests)), "X-Repo-Commit": COMMIT}
         if server.reports_size or not is_data:
-            self.send_header("Content-Length", str(end - start + (0 if asked else server.extra_length)))
+            headers["Content-Length"] = str(end - start + (0 if asked else server.extra_length))
         if asked:
-            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+        self.send_response(206 if asked else 200)
+        for name, value in (headers | (server.headers if is_data else {})).items():
+            self.send_header(name, value)
         if server.checksum and is_data:
             self.send_header("x-goog-hash", f"crc32c={server.checksum}")
             self.send_header("x-goog-hash", "md5=AAAAAAAAAAAAAAAAAAAAAA==")
-        self.send_header("X-Repo-Commit", COMMIT)
         self.end_headers()
         if self.command == "HEAD":
             return
         stop = min(start + server.cuts.pop(0), end) if is_data and server.cuts else end
         self._send(body, start, stop)
+        if stop < end:
+            self.wfile.flush()
+            time.sleep(server.stall_s)
 
     do_HEAD = do_GET
 

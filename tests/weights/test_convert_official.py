@@ -1,5 +1,6 @@
 """Official checkpoints are converted to weights files, completely or not at all."""
 
+import contextlib
 import json
 import resource
 import shutil
@@ -11,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pix2seq import config
 from pix2seq.command_line import parse_args
@@ -149,6 +152,21 @@ def test_variables_that_do_not_fit_are_named(listing: Callable, path: str, shape
         check_fit(sources, own)
 
 
+@pytest.mark.parametrize("name", ["vit-b", "resnet-c"])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_shape_of_a_variable_fits_or_is_refused(listing: Callable, name: str, data: st.DataObject):
+    """Whatever is 0, enormous, or has other dimensions than it should."""
+    shapes, _ = listing(name)
+    shapes |= {"encoder/vis_pos_emb": (1600, 768)}
+    sides = st.one_of(st.integers(0, 4), st.sampled_from([512, 768, 3000, 2**31, 2**62]))
+    shapes[data.draw(st.sampled_from(sorted(shapes)))] = tuple(data.draw(st.lists(sides, max_size=5)))
+    with contextlib.suppress(UserError):
+        sources = sources_of(shapes)
+        settings_of(sources)
+        assert sum(source.fits(torch.Size([768])) for source in sources.values()) < len(sources)
+
+
 def test_a_converted_file_has_each_variable_of_the_checkpoint(converted: Weights, reference_model: Path):
     bundle = open_checkpoint(reference_model / "ckpt").bundle
     state = converted.model.state_dict()
@@ -285,6 +303,30 @@ def test_config_json_tells_the_number_of_objects_and_the_decoding(damaged: Path,
     assert (weights.cfg.model.max_objects, chosen.detection_top_p, chosen.temperature) == (25, nucleus, 0.7)
 
 
+def test_config_json_may_tell_each_task_s_decoding(damaged: Path, capsys: pytest.CaptureFixture):
+    tasks = [
+        {"name": "object_detection", "top_p": 0.3, "temperature": 0.9},
+        {"name": "instance_segmentation", "top_p": 0.7, "ensemble_num_samples": 4, "ensemble_threshold": 0.25}
+        | {"max_points_per_object": 64, "temperature": 0.9},
+        {
+            "name": "keypoint_detection",
+            "top_p": 0.2,
+            "points_score_weight": 0.5,
+            "eval_suppress_invisible_token": False,
+        },
+        {"name": "captioning", "top_p": 1.0, "temperature": 0.5},
+    ]
+    for key, other in (("task", 0.9), ("tasks", 0.6)):
+        content = {"model": {"image_size": [640, 640]}, key: [*tasks[:2], tasks[2] | {"temperature": other}, tasks[3]]}
+        (damaged / "config.json").write_text(json.dumps(content), encoding="utf-8")
+        decoding = convert(damaged, damaged / "out.safetensors").decoding
+        told = {"detection_top_p": 0.3, "top_p": 0.7, "num_samples": 4, "mask_threshold": 0.25, "mask_tokens": 128}
+        told |= {"keypoint_top_p": 0.2, "points_score_weight": 0.5, "suppress_invisible": False}
+        assert decoding == PUBLISHED | told | {"temperature": 0.9}
+        notes = capsys.readouterr().err
+        assert ("several temperatures (object_detection 0.9, instance_segmentation 0.9" in notes) == (other != 0.9)
+
+
 def test_a_converted_file_decodes_as_published_unless_told_otherwise(converted: Weights, tmp_path: Path):
     path = tmp_path / "official.safetensors"
     save_weights(path, converted)
@@ -313,8 +355,9 @@ def test_a_converted_file_decodes_as_published_unless_told_otherwise(converted: 
     [
         ({"coord_vocab_shift": 2000}, r"has coord_vocab_shift 2000, not 1000: its token ids mean something else"),
         ({"vocab_size": 3200}, r"has 3000 token ids, its config.json says 3200"),
-        ({"image_size": "wide"}, r"config.json is no configuration of the official code"),
-        ({"image_size": [0, 64]}, r"config.json is no configuration of the official code"),
+        ({"image_size": "wide"}, r"config.json cannot be read: expected .*, in model.image_size; correct it"),
+        ({"image_size": [0, 64]}, r"config.json cannot be read: expected .*, in model.image_size"),
+        ({"image_size": 1e999}, r"config.json cannot be read"),
         ({"image_size": [64, 96]}, r"canvases of 64 x 96 pixels.*--image-size 96 converts it"),
     ],
 )
@@ -324,10 +367,10 @@ def test_a_config_json_that_does_not_fit_is_refused(damaged: Path, model: dict, 
         convert(damaged, damaged.parent / "out.safetensors")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"model": 3}', "<html>"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"model": 3}', "<html>", "[" * 100_000, '{"model": {}, "task": 3}'])
 def test_a_file_that_is_no_config_json_is_refused(damaged: Path, text: str):
     (damaged / "config.json").write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match=r"no configuration of the official code.*--image-size"):
+    with pytest.raises(UserError, match=r"config.json .*correct it, or take it away.*--image-size"):
         convert(damaged, damaged.parent / "out.safetensors")
 
 

@@ -1,6 +1,7 @@
 """Of a checkpoint on a server, only what its model is made of is fetched."""
 
 import shutil
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -125,6 +126,46 @@ def test_a_page_instead_of_a_file_is_refused_and_not_kept(
         fetch_model(server.url + FOLDER, tmp_path / "here")
     server.files[f"{FOLDER}/{file}"] = right
     assert same_model(fetch_model(server.url + FOLDER, tmp_path / "here"))
+
+
+def test_a_page_for_whatever_is_missing_is_no_config_json(
+    server: Server, published: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    server.page = b"<html>This site has no such page</html>"
+    assert same_model(fetch_model(server.url + FOLDER, tmp_path / "here"))
+    assert "config.json is no JSON object, and is left out" in capsys.readouterr().err
+    assert not (tmp_path / "here" / "config.json").exists()
+
+
+@pytest.mark.parametrize("fetch", [fetch_model, fetch_files])
+def test_a_page_instead_of_a_data_file_is_not_kept(
+    server: Server, published: Path, tmp_path: Path, fetch: Callable[[str, Path], object]
+) -> None:
+    path = f"{FOLDER}/{min(published.glob('*.data-*')).name}"
+    right, server.page = server.files.pop(path), b"<html>Please log in</html>"
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"has 26 bytes and should have .*cut, or another file, on the server"):
+            fetch(server.url + FOLDER, tmp_path / "here")
+    server.files[path], server.page = right, b""
+    fetch(server.url + FOLDER, tmp_path / "here")
+
+
+def test_a_state_file_that_was_cut_is_fetched_again(server: Server, published: Path, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "checkpoint").write_text('model_checkpoint_path: "ck', encoding="utf-8")
+    assert same_model(fetch_model(server.url + FOLDER, tmp_path / "here"))
+
+
+def test_empty_tensors_need_no_bytes(server: Server, tmp_path: Path) -> None:
+    """One shard holds nothing else of the model."""
+    (tmp_path / "published").mkdir()
+    arrays = {"a": np.zeros((0, 3), np.float32), "b": np.ones(2, np.float32)}
+    write_checkpoint(tmp_path / "published" / "ckpt-7", arrays, {"optimizer/0": np.ones(9)}, shards=4)
+    serve(server, tmp_path / "published")
+    checkpoint = fetch_model(server.url + FOLDER, tmp_path / "here")
+    found = {variable.paths[0]: checkpoint.read(variable) for variable in checkpoint.variables("model")}
+    assert found["a"].shape == (0, 3) and found["b"].tolist() == [1, 1]
+    assert all(server.data_ranges())
 
 
 def test_bytes_that_were_not_fetched_are_named(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from pix2seq.models.weights import load_weights
 from pix2seq.runtime.paths import ROOT, weights_path
 from pix2seq.weights import official, official_fetch
 from pix2seq.weights.find import describe_names, find_weights
+from pix2seq.weights.tensor_bundle import Bundle
+from pix2seq.weights.tf_checkpoint import OBJECT_GRAPH
 from tests.weights.bundle_writer import write_checkpoint
 from tests.weights.official_vit import Sizes, vit_arrays
 from tests.weights.server import COMMIT, Server
@@ -112,6 +114,35 @@ def test_damaged_bytes_are_fetched_again_with_the_next_call(published: Server, c
         find_weights(NAME)
     published.files[path] = right
     assert find_weights(NAME).is_file()
+
+
+def test_damaged_objects_are_fetched_again_with_the_next_call(
+    published: Server, cache: Path, checkpoint_folder: Path
+) -> None:
+    graph = Bundle(checkpoint_folder / "ckpt-402.index").entries[OBJECT_GRAPH]
+    path = next(path for path in published.files if ".data-" in path)
+    right = published.files[path]
+    content = bytearray(right.read_bytes())
+    content[graph.end - 1] ^= 1
+    published.files[path] = bytes(content)
+    with pytest.raises(UserError, match=rf"the checksum of {OBJECT_GRAPH} is another one\); download it again"):
+        find_weights(NAME)
+    published.files[path] = right
+    assert find_weights(NAME).is_file()
+
+
+def test_a_page_instead_of_the_text_model_is_not_kept(multi_task: Server, cache: Path) -> None:
+    right, multi_task.files[TEXT_MODEL] = multi_task.files[TEXT_MODEL], b"<html>Please log in</html>"
+    with pytest.raises(UserError, match="is not a SentencePiece model of captions"):
+        find_weights(MULTI)
+    multi_task.files[TEXT_MODEL] = right
+    assert find_weights(MULTI).is_file()
+
+
+def test_a_network_that_ends_before_the_model_comes_gets_the_same_line(published: Server, cache: Path) -> None:
+    published.cuts = [10**9, 0, 0, 0, 0]
+    with pytest.raises(UserError, match=rf"{NAME}: .*cannot be reached.* into {cache / NAME}$"):
+        find_weights(NAME)
 
 
 def test_pieces_stay_if_the_conversion_fails(published: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

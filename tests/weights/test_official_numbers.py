@@ -1,4 +1,4 @@
-"""Converted official models give the numbers of the official code."""
+"""Converted official models give the numbers of the official code (`-s` shows the largest differences)."""
 
 import re
 from collections.abc import Iterable
@@ -51,10 +51,16 @@ def in_order(numbers: dict[str, Tensor], prefix: str) -> list[str]:
     return sorted(names, key=lambda name: int(name.removeprefix(prefix)))
 
 
+def assert_near(name: str, found: Tensor, expected: Tensor, **limits: float) -> None:
+    """Assert it, and print the largest difference."""
+    torch.testing.assert_close(found, expected, **limits)
+    print(f" {name} within {(found - expected).abs().max():.1e}")
+
+
 @torch.no_grad()
 def test_encoder_features(model: Pix2Seq, numbers: dict[str, Tensor], memory: Tensor):
-    torch.testing.assert_close(model.encoder(numbers["images"])[0], numbers["encoder_output"], **FEATURES)
-    torch.testing.assert_close(memory, numbers["encoded"], **FEATURES)
+    assert_near("encoder outputs", model.encoder(numbers["images"])[0], numbers["encoder_output"], **FEATURES)
+    assert_near("encoded", memory, numbers["encoded"], **FEATURES)
 
 
 @torch.no_grad()
@@ -92,7 +98,7 @@ def test_every_layer_of_the_decoder(model: Pix2Seq, numbers: dict[str, Tensor]):
 @torch.no_grad()
 def test_teacher_forced_logits(model: Pix2Seq, numbers: dict[str, Tensor]):
     found = model(numbers["images"], numbers["tf_input_seq"], torch.arange(len(numbers["images"])))
-    torch.testing.assert_close(found, numbers["tf_logits"], **LOGITS)
+    assert_near("logits", found, numbers["tf_logits"], **LOGITS)
 
 
 @torch.no_grad()

@@ -98,6 +98,7 @@ def test_learning_rates(numbers: dict[str, np.ndarray], cfg: CFG):
 
 def test_losses(trained: Run, numbers: dict[str, np.ndarray]):
     np.testing.assert_allclose(trained.losses, numbers["losses"], rtol=1e-5)
+    print(f" losses within {np.max(np.abs(trained.losses / numbers['losses'] - 1)):.1e}")
 
 
 def test_metrics_of_the_first_step(trained: Run, numbers: dict[str, np.ndarray]):

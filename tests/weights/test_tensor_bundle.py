@@ -1,6 +1,8 @@
 """TensorFlow's tensor bundles are read without TensorFlow, and what is damaged or foreign is refused."""
 
+import contextlib
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +18,18 @@ from pix2seq.weights.protobuf import varint
 from pix2seq.weights.sorted_table import read_table
 from pix2seq.weights.tensor_bundle import Bundle
 from pix2seq.weights.tf_checkpoint import ObjectCheckpoint, find_checkpoint, open_checkpoint
-from tests.weights.bundle_writer import BFLOAT16, QINT8, number, table, write_bundle, write_checkpoint
+from tests.weights.bundle_writer import (
+    BFLOAT16,
+    QINT8,
+    block,
+    field,
+    number,
+    rewrite,
+    table,
+    table_of,
+    write_bundle,
+    write_checkpoint,
+)
 
 RNG = np.random.default_rng(0)
 TENSORS = {
@@ -188,7 +201,127 @@ def test_a_missing_data_file_is_named(tmp_path: Path):
         Bundle(tmp_path / "ckpt-1.index")
 
 
+# An index whose checksums are right, and whose numbers are not
+
+HUGE, NEGATIVE = 2**62, 2**64 - 8
+
+
+def entry(dtype: int = 1, sides: tuple[int, ...] = (2,), more: bytes = b"") -> bytes:
+    """An entry of 8 bytes that begin a data file; of a field that `more` has too, that is what counts."""
+    shape = b"".join(field(2, field(1, side)) for side in sides)
+    return field(1, dtype) + field(2, shape) + field(5, 8) + more
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (entry(sides=(HUGE,)), r"8 bytes are not the size of a tensor"),
+        (entry(sides=(NEGATIVE,)), r"a size or a position is negative"),
+        (entry(sides=(0, 2**63), more=field(5, 0)), r"a size or a position is negative"),
+        (entry(more=field(4, NEGATIVE)), r"a size or a position is negative"),
+        (entry(more=field(4, HUGE)), r"is cut: .* of 4,611,686,018,427,387,912 bytes"),
+        (entry(sides=(HUGE,), more=field(5, 4 * HUGE % 2**64 + HUGE)), r"are not the size of a tensor"),
+        (entry(more=field(3, 7)), r"it names data file 7, and there are 1"),
+        (entry(more=field(3, NEGATIVE)), r"it names data file .*, and there are 1"),
+        (entry(dtype=7, more=field(4, b"x") + field(3, b"y")), r"the checksum of x|texts do not fit"),
+        (entry(dtype=7, sides=(HUGE,)), r"a number is cut"),
+        (entry(dtype=99), r"x in .* has TensorFlow's type number 99"),
+        (entry(dtype=20), r"x in .* has TensorFlow's type number 20"),
+        (field(2, b"\xff" * 12), r"a number is cut"),
+        (b"", r"x in .* has TensorFlow's type number 0"),
+    ],
+)
+def test_an_entry_with_impossible_numbers_is_refused(tmp_path: Path, content: bytes, message: str):
+    write_bundle(tmp_path / "ckpt-1", {"x": np.ones(2, np.float32)})
+    rewrite(tmp_path / "ckpt-1", {b"x": content})
+    with pytest.raises(UserError, match=message):
+        Bundle(tmp_path / "ckpt-1.index").read("x")
+
+
+@pytest.mark.parametrize("header", [b"", field(1, b"xx"), field(2, b"x"), field(3, b"\x10"), b"\x0b"])
+def test_a_header_without_data_files_is_refused(tmp_path: Path, header: bytes):
+    write_bundle(tmp_path / "ckpt-1", {"x": np.ones(2, np.float32)})
+    rewrite(tmp_path / "ckpt-1", {b"": header})
+    with pytest.raises(UserError, match=r"ckpt-1.index cannot be read"):
+        Bundle(tmp_path / "ckpt-1.index")
+
+
+@given(st.binary(max_size=40), st.binary(max_size=40))
+def test_any_entry_and_any_header_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, a: bytes, b: bytes):
+    prefix = tmp_path_factory.mktemp("bundle") / "ckpt-1"
+    write_bundle(prefix, {"x": np.ones(2, np.float32)})
+    for changes in ({b"x": a}, {b"": b}):
+        rewrite(prefix, changes)
+        with contextlib.suppress(UserError):
+            Bundle(index_of(prefix)).read("x")
+
+
+@pytest.mark.parametrize("sizes", [number(2**69), number(2**64 - 1) + number(2**64 - 1), number(1) + number(2**63)])
+def test_texts_of_impossible_lengths_are_refused(tmp_path: Path, sizes: bytes):
+    content = sizes + b"abcdefgh"
+    write_bundle(tmp_path / "ckpt-1", {"x": np.frombuffer(content, np.uint8)})
+    rewrite(tmp_path / "ckpt-1", {b"x": entry(7, (2,), field(5, len(content)))})
+    with pytest.raises(UserError, match="cannot be read"):
+        Bundle(tmp_path / "ckpt-1.index").read("x")
+
+
+def test_keys_that_grow_beyond_measure_are_refused(tmp_path: Path):
+    """Each shares all of the key before it: a million of them in four megabytes would take hundreds of gigabytes."""
+    content = b"".join(number(place) + number(1) + number(0) + b"k" for place in range(9000))
+    blocks = content + struct.pack("<II", 0, 1)
+    (tmp_path / "ckpt-1.index").write_bytes(table_of([blocks]))
+    with pytest.raises(UserError, match="a key is too long"):
+        Bundle(tmp_path / "ckpt-1.index")
+
+
+def test_blocks_that_are_read_again_and_again_are_refused():
+    assert read_table(table_of([block({b"a": b"1"}), block({b"b": b"2"})])) == {b"a": b"1", b"b": b"2"}
+    with pytest.raises(ValueError, match="blocks overlap"):
+        read_table(table_of([block({b"a": b"1"})], repeated=5))
+
+
+def test_a_longer_data_file_and_no_tensors_at_all_are_read(prefix: Path, tmp_path: Path):
+    with prefix.with_name("ckpt-1.data-00000-of-00001").open("ab") as file:
+        file.write(b"more")
+    bundle = Bundle(index_of(prefix))
+    np.testing.assert_array_equal(bundle.read("layers/0/bias"), TENSORS["layers/0/bias"])
+    write_bundle(tmp_path / "ckpt-2", {})
+    assert Bundle(tmp_path / "ckpt-2.index").entries == {}
+
+
 # Objects
+
+
+def write_graph(prefix: Path, nodes: list[bytes]) -> None:
+    """A checkpoint of the tensor `k` with these objects."""
+    graph = np.array(b"".join(field(1, node) for node in nodes), dtype=object)
+    write_bundle(prefix, {"_CHECKPOINTABLE_OBJECT_GRAPH": graph, "k": np.ones(2, np.float32)})
+
+
+def child(node: int, name: str) -> bytes:
+    return field(1, field(1, node) + field(2, name.encode()))
+
+
+def test_a_chain_of_objects_beyond_any_model_is_refused(tmp_path: Path):
+    chain = [child(place + 1, "a") for place in range(1, 3000)]
+    write_graph(tmp_path / "ckpt-1", [child(1, "model"), *chain, field(2, field(3, b"k"))])
+    with pytest.raises(UserError, match="objects in objects beyond any model"):
+        open_checkpoint(tmp_path).variables("model")
+
+
+def test_objects_that_contain_each_other_are_visited_once(tmp_path: Path):
+    nodes = [child(1, "model"), child(2, "w") + child(1, "itself"), child(1, "owner") + field(2, field(3, b"k"))]
+    write_graph(tmp_path / "ckpt-1", nodes)
+    assert [(variable.key, variable.paths) for variable in open_checkpoint(tmp_path).variables("model")] == [
+        ("k", ("w",))
+    ]
+
+
+@pytest.mark.parametrize("state", [b"\xff\xfe\0", b'model_checkpoint_path: "' + b"a" * 9999 + b'"'])
+def test_a_state_file_that_names_nothing_leaves_the_newest_checkpoint(tmp_path: Path, state: bytes):
+    write_checkpoint(tmp_path / "ckpt-1", {"a": np.ones(2, np.float32)})
+    (tmp_path / "checkpoint").write_bytes(state)
+    assert find_checkpoint(tmp_path) == tmp_path / "ckpt-1"
 
 
 def test_a_variable_has_all_its_paths_and_no_slots(tmp_path: Path):

@@ -117,6 +117,58 @@ def test_a_missing_file_is_named(server: Server, file: Path) -> None:
         get(server, file)
 
 
+@pytest.mark.parametrize("status", [403, 404, 410])
+def test_what_servers_say_of_files_that_they_lack(server: Server, file: Path, status: int) -> None:
+    server.statuses = [status]
+    with pytest.raises(Missing, match=f"responded {status}"):
+        get(server, file)
+
+
+def test_a_server_that_refuses_even_the_whole_file_is_not_asked_for_ever(server: Server, file: Path) -> None:
+    server.statuses = [416] * 9
+    with pytest.raises(UserError, match="responded 416"):
+        get(server, file)
+    assert len(server.requests) == 1
+
+
+def test_bytes_that_arrived_before_a_silence_are_kept(
+    server: Server, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "TIMEOUT_S", 0.3)
+    server.cuts, server.stall_s = [100_000], 1.0
+    assert get(server, file) == DATA
+    assert server.data_ranges() == [None, "bytes=100000-"]
+
+
+@pytest.mark.parametrize("ranges", [(), RANGES], ids=["whole", "ranges"])
+def test_a_compressed_file_is_refused(server: Server, file: Path, ranges: list) -> None:
+    server.headers = {"Content-Encoding": "gzip"}
+    with pytest.raises(UserError, match=r"comes compressed \(gzip\), unasked for"):
+        get(server, file, ranges)
+    assert not file.exists()
+
+
+def test_a_redirection_is_followed_with_the_range(server: Server, file: Path) -> None:
+    server.redirects = {PATH: f"{server.url}/elsewhere.data-0"}
+    server.files = {"/elsewhere.data-0": DATA}
+    assert get(server, file, RANGES) == PARTS
+    assert server.sent == len(PARTS)
+
+
+@pytest.mark.parametrize("target", [PATH, "http://[wrong", "file:///etc/passwd"])
+def test_a_redirection_to_nowhere_is_refused(server: Server, file: Path, target: str) -> None:
+    server.redirects = {PATH: target}
+    with pytest.raises(UserError, match=r"cannot be downloaded|leads to ") as caught:
+        get(server, file)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_address_is_refused(tmp_path: Path) -> None:
+    for url in ("http://[wrong", "http://host/café/x"):
+        with pytest.raises(UserError, match=r"leads to no address|cannot be reached"):
+            fetch(url, tmp_path / "x", patient=False)
+
+
 CHECKSUM = base64.b64encode(google_crc32c.value(DATA).to_bytes(4, "big")).decode()
 
 
@@ -152,6 +204,25 @@ def test_a_redirect_from_https_to_http_is_refused() -> None:
 
 
 # Ranges
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [("bytes 5-9/700000", "other bytes came than were asked for"), ("bytes 1000-199999/*", "does not report its size")],
+)
+def test_other_bytes_than_were_asked_for_are_refused(server: Server, file: Path, header: str, message: str) -> None:
+    server.headers = {"Content-Range": header}
+    with pytest.raises(UserError, match=message):
+        get(server, file, RANGES)
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("cuts", [[], [100_000]])
+def test_a_file_that_changes_with_every_request_is_given_up(server: Server, file: Path, cuts: list[int]) -> None:
+    server.etag, server.cuts = '"{}"', cuts
+    with pytest.raises(UserError, match="is another file at every request"):
+        get(server, file, RANGES)
+    assert len(server.requests) < 20
 
 
 def test_ranges_stand_one_after_the_other(server: Server, file: Path) -> None:

@@ -1,0 +1,179 @@
+"""Where annotation files in COCO's format lie: in COCO's own folders, or anywhere, as CVAT, Roboflow and Label Studio
+write them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pix2seq.dataset.annotation_files import read_annotations, read_part
+from pix2seq.dataset.coco import CocoDataset, ImageDataset, annotation_path
+from pix2seq.dataset.file_names import FileNames
+from pix2seq.dataset.skeleton import Skeleton
+from pix2seq.dataset.splits import Part, name_in, role_in, role_of, split_folders, whole_of
+from pix2seq.errors import UserError
+
+if TYPE_CHECKING:
+    from pix2seq.task import Task
+
+LOOKED_FOR = 100  # images of a JSON, some of which may be missing, that are tried to find its image folder
+HEAD_BYTES = 2**20  # of a JSON that are looked at to tell what it is
+ROBOFLOW = "_annotations.coco.json"
+COCO_S_OWN = re.compile(r"(instances|person_keypoints|captions|panoptic|stuff|image_info)_")  # one of several files
+LISTS = re.compile(r'\{.*?"(images|annotations)"\s*:\s*\[', re.DOTALL)
+
+
+class CocoLayout:
+    """`annotations/instances_SPLIT.json` and others, one for each kind of annotation; CVAT's COCO export, too."""
+
+    title = "COCO's layout"
+    takes_images = True
+
+    def __init__(self, root: Path, tasks: Mapping[str, Task]) -> None:
+        self.root = root
+        self.splits: dict[str, None] = {}
+        for kind in dict.fromkeys(task.samples.COCO_FILE for task in tasks.values()):
+            names = sorted((root / "annotations").glob(f"{kind}_*.json"))
+            self.splits |= dict.fromkeys(path.stem.removeprefix(f"{kind}_") for path in names)
+
+    def name_of(self, split: str) -> str | None:
+        return name_in(split, self.splits)
+
+    def whole(self) -> str | None:
+        return whole_of(self.splits)
+
+    def tasks(self, split: str, tasks: Mapping[str, Task]) -> dict[str, Task]:
+        """Those of `tasks` whose annotation file is there."""
+        return {name: t for name, t in tasks.items() if self._path(t, split).is_file()}
+
+    def _path(self, task: Task, split: str) -> Path:
+        return annotation_path(self.root, task.samples.COCO_FILE, split)
+
+    def describe(self, split: str) -> str:
+        return f"annotations/*_{split}.json"
+
+    def open(
+        self,
+        part: Part,
+        tasks: Mapping[str, Task],
+        images: Path | None,
+        class_names: Mapping[int, str] | None,
+        classes: Sequence[str],
+        skeleton: Skeleton | None,
+    ) -> ImageDataset:
+        if not images and not (self.root / part.split).is_dir():
+            first = next(path for task in tasks.values() if (path := self._path(task, part.split)).is_file())
+            below = [self.root / "images" / part.split, self.root / "images", self.root]
+            images = find_images(first, [self.root / part.split, *below])
+        return CocoDataset(self.root, part.split, tasks, class_names, classes, images, skeleton, part)
+
+
+class JsonLayout:
+    """One JSON with all annotations of a split, near its images: `train.json`, `annotations/val.json`, Roboflow's
+    `train/_annotations.coco.json`, Label Studio's `result.json`."""
+
+    takes_images = True
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.splits: dict[str, Path] = {}
+        for path in _json_files(root):
+            self.splits.setdefault(path.stem, path)
+        for name in list(self.splits):
+            role = role_in(name)
+            if role and not any(role_of(other) == role for other in self.splits):
+                self.splits[role[0]] = self.splits.pop(name)
+        for name, folder in split_folders(root).items():
+            inside = sorted(folder.glob("*.json"), key=lambda path: (path.name != ROBOFLOW, path.name))
+            if first := next((path for path in inside if looks_like_coco(path)), None):
+                self.splits.setdefault(name, first)
+
+    @property
+    def title(self) -> str:
+        roboflow = any(path.name == ROBOFLOW for path in self.splits.values())
+        return "Roboflow's COCO export" if roboflow else "JSON in COCO's format"
+
+    def name_of(self, split: str) -> str | None:
+        return name_in(split, self.splits)
+
+    def whole(self) -> str | None:
+        return whole_of(self.splits)
+
+    def tasks(self, split: str, tasks: Mapping[str, Task]) -> dict[str, Task]:
+        """All `tasks`: the file may hold every kind of annotation."""
+        return dict(tasks)
+
+    def describe(self, split: str) -> str:
+        return self.splits[split].relative_to(self.root).as_posix()
+
+    def open(
+        self,
+        part: Part,
+        tasks: Mapping[str, Task],
+        images: Path | None,
+        class_names: Mapping[int, str] | None,
+        classes: Sequence[str],
+        skeleton: Skeleton | None,
+    ) -> ImageDataset:
+        return open_json(self.splits[part.split], part, images, self.root, class_names, classes, skeleton)
+
+
+def _json_files(root: Path) -> list[Path]:
+    """The files in COCO's format in a folder or its `annotations`, but for COCO's own kinds there, which CocoLayout
+    reads together."""
+    below = (path for path in sorted((root / "annotations").glob("*.json")) if not COCO_S_OWN.match(path.name))
+    found = [*sorted(root.glob("*.json"), key=lambda path: (not path.name.startswith("instances"), path.name)), *below]
+    return list(filter(looks_like_coco, found))
+
+
+def looks_like_coco(path: Path) -> bool:
+    """Whether a JSON has one of COCO's lists, as far as its beginning shows. One that is named after a split is what it
+    should be: that it cannot be read is to be told."""
+    if role_in(path.stem):
+        return True
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+    except OSError:
+        return False
+    encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    return bool(LISTS.match(head.decode(encoding, "replace").lstrip()))
+
+
+def open_json(
+    path: Path,
+    part: Part,
+    folder: Path | None,
+    root: Path,
+    class_names: Mapping[int, str] | None,
+    classes: Sequence[str],
+    skeleton: Skeleton | None = None,
+) -> ImageDataset:
+    """A part of a file in COCO's annotation format with its images in `folder`, or in a folder near it where some are
+    found."""
+    if not folder:
+        near = (path.parent, path.with_suffix(""), path.parent / "images", root / path.stem, root, root / "images")
+        folder = find_images(path, near)
+    return ImageDataset(folder, {path.name: partial(read_part, path, part)}, class_names, classes, skeleton)
+
+
+def find_images(path: Path, near: Iterable[Path]) -> Path:
+    """The first of the folders `near` an annotation file that holds some of its images."""
+    names = [image["file_name"] for image in read_annotations(path)["images"][:LOOKED_FOR]]
+    near = list(dict.fromkeys(near))
+    folder = next((place for place in near if _holds_some(place, names)), None)
+    if folder is None:
+        raise UserError(
+            f"{path} names {f'images such as {names[0]}' if names else 'no image'}, none of which is in "
+            f"{', '.join(map(str, near))}; name their folder with --train-images and --val-images"
+        )
+    return folder
+
+
+def _holds_some(folder: Path, names: Sequence[str]) -> bool:
+    """Whether some image is in a folder, by its own name or by another spelling of it."""
+    files = FileNames(folder)
+    return any(files.find(name) for name in names)
