@@ -131,7 +131,8 @@ def command_line(main: Callable[[CFG], None], doc: str | None, uses: Uses, only:
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Call a script's `main`; turn a UserError into one line and its exit status, 2 or 3."""
+    """Call a script's `main`; turn a UserError into one line and its exit status, 2 or 3, and so what the system says
+    about a file that nobody expected (a name that is too long, a disk that was taken away)."""
     let_threads_sleep()  # before `main` imports torch
     print_anything()
     try:
@@ -139,6 +140,11 @@ def run_script(main: Callable[[], None]) -> None:
     except UserError as error:
         print(f"error: {plain(str(error), MOST_OF_ERROR)}", file=sys.stderr)
         sys.exit(error.exit_status)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"error: {plain(str(error.filename))} cannot be used ({error.strerror}); check the path", file=sys.stderr)
+        sys.exit(UserError.exit_status)
     except KeyboardInterrupt:
         sys.exit(130)
 

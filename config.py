@@ -528,6 +528,8 @@ def what_is_wrong(name: str, value: Any) -> str:
     right = isinstance(value, types) and isinstance(value, bool) == (kind == "bool")
     if kind == TEXTS:
         right = right and all(isinstance(text, str) for text in value)
+    if right and any("\0" in text for text in (value if kind == TEXTS else (value,) if kind == "str" else ())):
+        return f"{EXPECTED[kind]} without zero bytes"  # which no path has
     if limits["choices"]:
         return "" if right and value in limits["choices"] else f"one of {', '.join(limits['choices'])}"
     if kind == "str" and limits["high"] < MOST:

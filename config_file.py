@@ -70,7 +70,7 @@ def _read(path: Path, name: str) -> Settings:
         raise UserError(
             f"there is no {name}: --config expects a file, or one of the recipes {', '.join(recipes())}"
         ) from None
-    except OSError as error:
+    except (OSError, ValueError) as error:  # the latter for a name that no file has
         raise UserError(f"{path} cannot be read ({error}); --config expects a text file") from None
     try:
         content = json.loads(text, object_pairs_hook=_once) if path.suffix == ".json" else parse_yaml(text, _once)

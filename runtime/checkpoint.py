@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pix2seq.errors import UserError
 from pix2seq.runtime.console import tell
@@ -16,6 +17,9 @@ from pix2seq.runtime.finite import require_finite
 
 CHECKPOINT = "checkpoint.pt"  # its name in a run's folder
 PREVIOUS = "checkpoint.previous.pt"
+MOST_VALUES, MOST_DEPTH = 2_000_000, 16
+MOST_TIMES = 4  # a file's size that its tensors have together, some of which may be stored once for several
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -71,10 +75,39 @@ def _load(path: Path, device: torch.device) -> dict[str, Any]:
         state = torch.load(path, map_location=device, weights_only=True)
         if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
             raise TypeError("expected values by name")
+        if not _is_plain(state, MOST_TIMES * path.stat().st_size):
+            raise TypeError("expected plain values and dense tensors")
     except Exception as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__})") from error
     require_finite(state, f"{path} is", "it cannot be used")
     return state
+
+
+def _is_plain(state: Any, most_bytes: int) -> bool:
+    """Whether a state is made of plain values and dense tensors, is nowhere nested without end, and has tensors of at
+    most `most_bytes`: a few stored bytes can stand for a huge tensor, or for a list that holds itself."""
+    values, count, size = [state], 0, 0
+    for _ in range(MOST_DEPTH):
+        inner: list[Any] = []
+        for value in values:
+            if isinstance(value, Tensor):
+                size += value.numel() * value.element_size()
+                if value.layout != torch.strided or value.device.type == "meta" or value.is_quantized:
+                    return False
+                if value.is_complex() or (value.is_floating_point() and value.dtype not in FLOATS):
+                    return False
+            elif isinstance(value, dict):
+                inner += [*value, *value.values()]
+            elif isinstance(value, (list, tuple)):
+                inner += value
+            elif not (value is None or isinstance(value, (bool, int, float, str))):
+                return False
+            if size > most_bytes or count + len(inner) > MOST_VALUES:
+                return False
+        if not inner:
+            return True
+        values, count = inner, count + len(inner)
+    return False
 
 
 def _is_whole(path: Path) -> bool:

@@ -76,7 +76,7 @@ def outcomes(tries: Iterator[Any], use: Callable[[Any], Any]) -> Counter[str]:
             use(tried)
             counts["accepted"] += 1
         except UserError as error:
-            assert str(error) and len(str(error)) < 4000
+            assert str(error) and len(str(error)) <= 4000
             counts["refused"] += 1
         except Exception as error:
             raise AssertionError(f"{error!r} for {str(tried)[:3000]}") from error

@@ -26,7 +26,7 @@ from pix2seq.models.auxiliary_head import AuxiliaryHead
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.models.weights import Weights, load_weights, save_weights
 from pix2seq.runtime import distributed
-from pix2seq.runtime.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
+from pix2seq.runtime.checkpoint import CHECKPOINT, save_checkpoint
 from pix2seq.runtime.console import tell
 from pix2seq.runtime.device import arithmetic, check_precision, image_format, pick_device
 from pix2seq.runtime.files import write_whole
@@ -78,7 +78,7 @@ class Trainer:
 
     def _prepare(self, cfg: CFG) -> None:
         """Data, model and optimizers, at the start or where a checkpoint was written."""
-        state = load_checkpoint(self.folder / CHECKPOINT, self.device) if cfg.train.resume else {}
+        state = resume.read_state(self.folder / CHECKPOINT, self.device) if cfg.train.resume else {}
         if state:
             resume.require_same_run(state, cfg)
         torch.manual_seed(cfg.seed)

@@ -92,6 +92,10 @@ class Optimizers:
         before = Optimizers(self.model, self.head, written_with)
         for part, other, state in zip(self.parts, before.parts, states, strict=True):
             other.load_state_dict(state)
+            for parameter, moments in other.state.items():
+                for name, moment in moments.items():
+                    if getattr(moment, "shape", None) not in ((), parameter.shape):
+                        raise ValueError(f"{name} has another shape than its weights")
             part.state.update(other.state)
 
 

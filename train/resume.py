@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
+from msgspec import UNSET, Meta, Struct, UnsetType
 from tqdm import tqdm
 
 from pix2seq.config import CFG, DECODING, FIELDS, GROUP_OF, flag, from_json, parse_tasks, to_json, value_of
-from pix2seq.errors import UserError
+from pix2seq.errors import UserError, plain
+from pix2seq.metadata import ClassId, Keypoints, Text
 from pix2seq.runtime import distributed
 from pix2seq.runtime.checkpoint import CHECKPOINT, load_checkpoint
+from pix2seq.schema import convert
 from pix2seq.tokenizers.captioning import TextVocabulary, read_text
 
 if TYPE_CHECKING:
@@ -30,6 +34,58 @@ IGNORED = {"run_dir", "resume", "overwrite", "vocab_size"}
 COMPARED = [name for name in FIELDS if (GROUP_OF[name] != "infer" or name in DECODING) and name not in IGNORED]
 
 MOST_RETURNS = 3  # to the last checkpoint, each with half the learning rate of the one before
+
+
+Whole = Annotated[int, Meta(ge=0, le=2**53)]
+
+
+class Labels(Struct):
+    """What gives the token ids of a run their meaning (see `labels_of`)."""
+
+    class_names: dict[ClassId, str]
+    text: Text
+    keypoints: Keypoints
+
+
+class State(Struct):
+    """What `collect` gives, but for tensors; earlier versions wrote some of it."""
+
+    trained: dict[str, Any]
+    average: dict[str, Any]
+    optimizers: list[dict[str, Any]]
+    step: Whole
+    epoch: Whole
+    best: Annotated[float, Meta(ge=0)]
+    task: str = ""
+    seen: Whole = 0
+    images: Whole = 0
+    world_size: Annotated[int, Meta(ge=1)] = 1
+    cfg: str = "{}"
+    labels: Labels | UnsetType = UNSET
+    random: list[dict[str, Any]] = []
+    skipped: Annotated[tuple[Whole, ...], Meta(min_length=2, max_length=3)] = (0, 0)
+    recent: list[dict[str, float]] = []
+    validated: list[float] = []
+    rows: Whole | None = None
+
+
+def read_state(path: Path, device: torch.device) -> dict[str, Any]:
+    """The state of a run in its last sound checkpoint; raise UserError, which names the field, for one of no run."""
+    state = load_checkpoint(path, device)
+    convert(_without_tensors(state), State, str(path), "name another run, or start without --resume")
+    known = ("random", "world_size", "images", "labels", "cfg")
+    if "random" in state and (missing := [name for name in known if name not in state]):
+        raise UserError(f"{path} has no {missing[0]}; name another run, or start without --resume")
+    return state
+
+
+def _without_tensors(value: Any) -> Any:
+    """The same with empty bytes in place of tensors, which are of no plain type."""
+    if isinstance(value, dict):
+        return {key: _without_tensors(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_tensors(inner) for inner in value]
+    return b"" if isinstance(value, torch.Tensor) else value
 
 
 class SaveClock:
@@ -105,7 +161,7 @@ def settings_in(state: Mapping[str, Any], cfg: CFG) -> CFG:
     """The settings that a checkpoint was written with; those given where an earlier version wrote none."""
     try:
         return from_json(state["cfg"]) if "cfg" in state else cfg
-    except (ValueError, TypeError, AttributeError) as error:
+    except (UserError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"the checkpoint's settings cannot be read ({error}); start without --resume") from None
 
 
@@ -121,7 +177,7 @@ def require_same_run(state: Mapping[str, Any], cfg: CFG) -> None:
     folder, tasks = cfg.train.run_dir, parse_tasks(state.get("task", cfg.task))  # older checkpoints name no tasks
     if tasks != cfg.tasks:
         raise UserError(
-            f"--task is {cfg.task}, but {folder}/checkpoint.pt was written with {','.join(tasks)}; "
+            f"--task is {cfg.task}, but {folder}/checkpoint.pt was written with {plain(','.join(tasks))}; "
             "resume with these tasks in this order, or start from its weights with --start-from"
         )
     before = settings_in(state, cfg)
@@ -168,10 +224,15 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
     try:
         _restore_learned(trainer, state)
         trainer.step, trainer.epoch, trainer.best = state["step"], state["epoch"], state["best"]
-    except (RuntimeError, ValueError, KeyError) as error:
+        states = state.get("random", [])
+        if distributed.rank() < len(states):
+            set_random_state(states[distributed.rank()], device)
+        else:
+            torch.manual_seed(cfg.seed + state["step"] + distributed.rank())
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(
             f"{cfg.train.run_dir}/checkpoint.pt was written by a run with other settings; resume with those of "
-            f"{cfg.train.run_dir}/cfg.json ({str(error).splitlines()[0]})"
+            f"{cfg.train.run_dir}/cfg.json ({plain(str(error) or type(error).__name__)})"
         ) from None
     trainer.seen = state.get("seen", 0)
     finite = trainer.finite
@@ -179,11 +240,6 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
     if cfg.train.lr != settings_in(state, cfg).train.lr:
         finite.returns = 0  # the rate that was chosen now holds
     trainer.recent, trainer.validated = state.get("recent", []), state.get("validated", [])
-    states = state.get("random", [])
-    if distributed.rank() < len(states):
-        set_random_state(states[distributed.rank()], device)
-    else:
-        torch.manual_seed(cfg.seed + state["step"] + distributed.rank())
     if distributed.rank() == 0:
         for line in _what_is_not_exact(trainer, state):
             print(f"not exact: {line}")
@@ -207,7 +263,7 @@ def go_back(trainer: Trainer) -> None:
         )
         error.everywhere = True
         raise error
-    state = load_checkpoint(path, trainer.device)
+    state = read_state(path, trainer.device)
     _restore_learned(trainer, state)
     finite.returns += 1
     if distributed.rank() == 0:

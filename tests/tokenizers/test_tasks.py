@@ -149,6 +149,19 @@ def test_decoded_keypoints_are_valid_whatever_the_tokens(tokens: np.ndarray):
     assert 0 <= found.score <= 1
 
 
+@pytest.mark.parametrize("count", [100, pytest.param(25_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("task", TASKS)
+def test_random_token_sequences_can_be_decoded(task: str, count: int):
+    """Uniform tokens, those of one kind, and those that a response has, cut anywhere: with four tasks 100,000."""
+    rng = np.random.default_rng(0)
+    ranges = [(0, VOCAB_SIZE), (COORD_SHIFT, COORD_SHIFT + COORD_BINS), (0, 50), (TEXT_SHIFT - 5, 2 * VOCAB_SIZE)]
+    for _ in range(count):
+        tokens = rng.integers(*ranges[rng.integers(len(ranges))], rng.integers(0, 130))
+        coords = rng.random(len(tokens)) < rng.random()
+        tokens[coords] = rng.integers(COORD_SHIFT, COORD_SHIFT + COORD_BINS, coords.sum())
+        decode(task, tokens)
+
+
 # Grammars
 
 

@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -305,3 +306,67 @@ def test_a_state_that_is_not_finite_is_not_saved(copied: Path):
     with pytest.raises(UserError, match=r"not finite in 1 tensors, among them trained\."):
         save_checkpoint(copied / "checkpoint.pt", state)
     assert load_checkpoint(copied / "checkpoint.pt", CPU)["step"] == 4
+
+
+# What a stranger may have written
+
+
+def written(path: Path, pickled: bytes) -> None:
+    """An archive such as torch's, with this pickle."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in (("data.pkl", pickled), ("version", b"3\n"), ("byteorder", b"little")):
+            archive.writestr(f"archive/{name}", content)
+
+
+HOSTILE = {
+    "expanded": lambda path: torch.save({"a": torch.ones(1).expand(10**12)}, path),
+    "meta": lambda path: torch.save({"a": torch.empty(10**9, device="meta")}, path),
+    "sparse": lambda path: torch.save({"a": torch.eye(2).to_sparse()}, path),
+    "complex": lambda path: torch.save({"a": torch.tensor([complex("nan")])}, path),
+    "holds itself": lambda path: written(path, b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s."),
+    "a list that holds itself": lambda path: written(path, b"\x80\x02}q\x00X\x01\x00\x00\x00a]q\x01h\x01as."),
+    "deep": lambda path: written(path, b"\x80\x02}X\x01\x00\x00\x00a" + b"]" * 9999 + b"a" * 9998 + b"s."),
+    "code": lambda path: torch.save({"a": os.system}, path),
+    "no names": lambda path: torch.save({1: 2}, path),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_checkpoint_is_refused(tmp_path: Path, kind: str):
+    HOSTILE[kind](tmp_path / "checkpoint.pt")
+    with pytest.raises(UserError, match=r"checkpoint\.pt cannot be read"):
+        load_checkpoint(tmp_path / "checkpoint.pt", CPU)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("step", -1), ("epoch", "x"), ("best", float("nan")), ("task", None), ("cfg", "[" * 10_000), ("rows", [])),
+        *(("trained", torch.ones(2)), ("trained", {}), ("optimizers", []), ("optimizers", [{}, {}])),
+        *(
+            ("labels", {"class_names": {}}),
+            ("labels", None),
+            ("random", [{"cpu": torch.ones(3)}]),
+            ("random", [{}]),
+            ("recent", [3]),
+        ),
+        *(("skipped", [1]), ("world_size", 0)),
+    ],
+)
+def test_a_state_of_no_run_is_refused(copied: Path, name: str, value: object):
+    state = load_checkpoint(copied / "checkpoint.pt", CPU)
+    torch.save(state | {name: value}, copied / "checkpoint.pt")
+    (copied / "checkpoint.previous.pt").unlink()
+    with pytest.raises(UserError, match=r"checkpoint") as error:
+        Trainer(resumed(copied))
+    assert len(str(error.value)) < 1000
+
+
+def test_moments_of_another_shape_are_refused(copied: Path):
+    state = load_checkpoint(copied / "checkpoint.pt", CPU)
+    moments = next(iter(state["optimizers"][0]["state"].values()))
+    moments["exp_avg"] = torch.ones(7, 7, 7)
+    save_checkpoint(copied / "checkpoint.pt", state)
+    with pytest.raises(UserError, match="exp_avg has another shape"):
+        Trainer(resumed(copied))
