@@ -27,7 +27,7 @@ CHECKSUM_BYTES = 4
 
 
 class DecodedCache:
-    """Pixels of the first images that fit, each stored after its checksum, in a memory-mapped file.
+    """Pixels of the first images that fit, each stored after its checksum, in one file.
 
     A process that is killed while it writes, or two processes that write at once, can at worst leave pixels that do not
     match their checksum: such images are decoded again. Caches of other datasets that no process uses are removed, the
@@ -60,7 +60,6 @@ class DecodedCache:
                 with contextlib.suppress(OSError):  # some network file systems have no locks
                     if fcntl:
                         fcntl.flock(self._in_use, fcntl.LOCK_SH)
-        self._pixels: np.memmap | None = None
 
     def _name(self, paths: Sequence[Path]) -> str:
         """A file name that depends on the paths, sizes and modification times of the images."""
@@ -85,13 +84,20 @@ class DecodedCache:
         """The image (H, W, 3), read-only; None if it is not cached or does not match its checksum."""
         if not self._holds(index, shrink):
             return None
-        if self._pixels is None:  # in each process on its own
-            self._pixels = np.memmap(self.file, np.uint8, mode="r")
-        start = self.starts[index]
         height, width = self.shapes[index]
-        pixels = self._pixels[start + CHECKSUM_BYTES : start + CHECKSUM_BYTES + 3 * height * width]
-        checksum = int.from_bytes(self._pixels[start : start + CHECKSUM_BYTES].tobytes(), "little")
-        return np.asarray(pixels).reshape(height, width, 3) if checksum and checksum == _checksum(pixels) else None
+        try:
+            with self.file.open("rb", buffering=0) as file:  # a mapped file may end the process where a disk is full
+                file.seek(self.starts[index])
+                data = file.read(CHECKSUM_BYTES + 3 * height * width)
+        except OSError:
+            return None
+        checksum, pixels = (
+            int.from_bytes(data[:CHECKSUM_BYTES], "little"),
+            np.frombuffer(data, np.uint8)[CHECKSUM_BYTES:],
+        )
+        if not checksum or checksum != _checksum(pixels) or len(pixels) != 3 * height * width:
+            return None
+        return pixels.reshape(height, width, 3)
 
     def put(self, index: int, shrink: int, image: np.ndarray) -> None:
         """Cache an image if there is a place for it; a full disk is not an error, since images can be decoded again."""
@@ -106,7 +112,7 @@ class DecodedCache:
             return
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_pixels": None, "_in_use": None}  # a spawned loading process maps the file itself
+        return self.__dict__ | {"_in_use": None}  # a spawned loading process opens the file itself
 
 
 def _checksum(pixels: np.ndarray) -> int:

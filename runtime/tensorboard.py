@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +21,15 @@ def open_events(folder: Path, **options: Any) -> SummaryWriter:
     with _without_tensorflow():
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
+    threading.excepthook = _leave_to_the_next_write
     return SummaryWriter(str(folder), **options)
+
+
+def _leave_to_the_next_write(failure: threading.ExceptHookArgs) -> None:
+    """Print no traceback of a thread that could not write events: the next call of the writer raises its error."""
+    is_writer = type(failure.thread).__module__.startswith("tensorboard.")
+    if not (is_writer and isinstance(failure.exc_value, OSError)):
+        threading.__excepthook__(failure)
 
 
 @contextlib.contextmanager

@@ -101,7 +101,7 @@ def write_scenes(folder: Path, _: Weights) -> None:
 
 
 def write_a_kept_scene(folder: Path, _: Weights) -> None:
-    KeptScenes(folder, "kept", 0).draw(0)
+    KeptScenes(folder, "train2017", 0).draw(0)
 
 
 @pytest.mark.parametrize(

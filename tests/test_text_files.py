@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pix2seq.runtime.paths import ROOT
 
-SKIPPED = {".git", ".venv", "build"}  # folders that hold no source of ours
+SKIPPED = {".git", ".venv", ".venv-lowest", "build"}  # folders that hold no source of ours
 
 
 def sources() -> Iterator[Path]:

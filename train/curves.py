@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 
 from pix2seq.runtime.console import tell
-from pix2seq.runtime.files import write_whole
+from pix2seq.runtime.files import replacing, write_whole
 from pix2seq.runtime.run_folder import METRICS
 from pix2seq.runtime.tensorboard import open_events
 
@@ -83,5 +83,6 @@ def draw_curves(csv_path: Path, png_path: Path) -> None:
     axes.set(xlabel="step", ylabel="token loss", yscale="log", title=f"Losses of {csv_path.parent.name}")
     axes.grid(alpha=0.3, which="both")
     axes.legend(ncols=2, fontsize="small")
-    figure.savefig(png_path, dpi=110)
+    with replacing(png_path) as unfinished:
+        figure.savefig(unfinished, dpi=110, format="png")
     plt.close(figure)
