@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import errno
 import re
-import stat
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 from pix2seq.errors import UserError, plain
+from pix2seq.runtime.files import require_regular
 
 Kind = TypeVar("Kind")
 Value = bool | int | float | str | list[bool | int | float | str] | None
@@ -44,12 +44,9 @@ def convert(value: Any, kind: type[Kind] | Any, source: str, advice: str) -> Kin
 
 
 def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
-    """The content of a regular file of at most `most` bytes; raise OSError. A pipe or a device, which would have no
-    end, is not opened."""
-    about = path.stat()
-    if not stat.S_ISREG(about.st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
-    if about.st_size > most:
+    """The content of a regular file of at most `most` bytes; raise OSError."""
+    size = require_regular(path)
+    if size > most:
         raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))
     return path.read_bytes()
 
@@ -57,8 +54,7 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
 def read_head(path: Path, most: int) -> bytes:
     """The first bytes of a regular file, to tell what it is; none of what is no such file or cannot be read."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            return b""
+        require_regular(path)
         with path.open("rb") as file:
             return file.read(most)
     except OSError:

@@ -16,6 +16,7 @@ from pix2seq.dataset.splits import Part
 from pix2seq.errors import UserError, shown
 from pix2seq.runtime.text import read_text
 
+MOST_OF_CAPTION = 10_000  # characters: some paragraphs
 MAX_SIDE = 10**7  # pixels; no image is larger
 NAMING = {"id", "image_id", "category_id", "name"}  # keys whose values identify entries
 
@@ -30,6 +31,8 @@ def read_annotations(path: Path) -> dict:
         ) from None
     except RecursionError:
         raise UserError(f"{path} is nested too deep to be read; get the file again") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); name a file in COCO's annotation format") from None
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}); get the file again") from None
     lists = [content.get(name) for name in ("images", "annotations")] if isinstance(content, dict) else [None]
@@ -186,6 +189,8 @@ def join_captions(contents: Iterable[dict], images: Mapping[int, dict], problems
                     problems.add("caption of an image that is not listed", f"image {image_id}")
                 elif not isinstance(text, str) or not text.strip():
                     problems.add("caption that is empty or no text", f"image {image_id}: {shown(text)}")
+                elif len(text) > MOST_OF_CAPTION:
+                    problems.add(f"caption of more than {MOST_OF_CAPTION:,} characters, left out", f"image {image_id}")
                 else:
                     captions.setdefault(image_id, []).append(text)
     return captions

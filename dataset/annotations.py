@@ -21,6 +21,7 @@ from pix2seq.errors import UserError
 from pix2seq.token_ids import CLASS_SHIFT, COORD_SHIFT
 
 MAX_CLASSES = COORD_SHIFT - CLASS_SHIFT - 1
+MOST_RUN_BITS = 60  # of a number in run lengths
 YES = (1, "1")  # values of flags: some tools write strings, and bool("0") would be true
 
 
@@ -231,13 +232,16 @@ def run_lengths(counts: list[int] | str | bytes) -> list[int]:
     """The number of pixels of each run, from a list or from COCO's string (`rleFrString` in its `maskApi.c`).
 
     A character's code minus 48 has 5 bits of a number, the lowest first, and a sixth bit that is set if more follow.
-    From the fourth run on, the number is the difference to the run two places before.
+    From the fourth run on, the number is the difference to the run two places before. Raises ValueError for a number
+    that no image has so many pixels for.
     """
     if isinstance(counts, list):
         return counts
     runs, number, bits = [], 0, 0
     for code in counts.encode("ascii") if isinstance(counts, str) else counts:
         part = code - 48
+        if bits > MOST_RUN_BITS:
+            raise ValueError("a run without end")
         number, bits = number | (part & 31) << bits, bits + 5
         if not part & 32:
             signed = number - (1 << bits) if part & 16 else number

@@ -34,7 +34,7 @@ def mend_shape(shape: Any) -> tuple[Any, str]:
     text of a Python bytes object.
     """
     plain = unquoted(shape)
-    if plain != shape:
+    if isinstance(shape, (str, list, tuple, dict)) and plain != shape:  # a number may be none, and unlike itself
         mended, remark = mend_shape(plain)
         return mended, remark or "segmentation that is text, read as what it holds"
     if isinstance(shape, (list, tuple)) and len(shape) == 1 and isinstance(shape[0], dict) and "counts" in shape[0]:

@@ -27,6 +27,7 @@ from pix2seq.dataset.splits import Part
 from pix2seq.errors import UserError
 from pix2seq.names import match_names
 from pix2seq.runtime.text import parse_xml, read_text
+from pix2seq.schema import read_bytes
 
 if TYPE_CHECKING:
     from pix2seq.task import Task
@@ -196,7 +197,7 @@ def _image(folder: Path, name: str) -> Path:
 def _parse(path: Path) -> tuple[dict, list[dict]] | str:
     """Size and objects of an annotation file, or a description of what is wrong with it."""
     try:
-        root = parse_xml(path.read_bytes())
+        root = parse_xml(read_bytes(path))
     except FileNotFoundError:
         return "image without an annotation file, left out"
     except UnicodeError as error:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import os
 import shutil
 import socket
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +36,14 @@ def replacing(path: Path) -> Iterator[Path]:
         flush(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def require_regular(path: Path) -> int:
+    """The size of a regular file in bytes; raise OSError for what is none: a pipe or a device would have no end."""
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return about.st_size
 
 
 def write_whole(path: Path, text: str) -> None:

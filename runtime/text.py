@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ET  # expat resolves no external entities and st
 from pathlib import Path
 
 from pix2seq.errors import UserError
+from pix2seq.runtime.files import require_regular
 
 DECLARED = re.compile(rb"""<\?xml[^>]*?encoding\s*=\s*["']([\w.:-]+)["'][^>]*\?>""")
 HEADER_BYTES = 200  # more than any XML declaration has
@@ -19,7 +20,8 @@ MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codec
 
 
 def read_text(path: Path) -> str:
-    """The text of a file as `decode_text` reads it. Raises OSError if the file cannot be read."""
+    """The text of a regular file as `decode_text` reads it. Raises OSError if it cannot be read."""
+    require_regular(path)
     return decode_text(path.read_bytes(), path)
 
 
