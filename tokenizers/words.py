@@ -10,10 +10,12 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
+from functools import cache
 from html.entities import html5
+from typing import TYPE_CHECKING
 
-from nltk.tokenize import RegexpTokenizer
-from nltk.tokenize.destructive import MacIntyreContractions
+if TYPE_CHECKING:
+    from nltk.tokenize import RegexpTokenizer
 
 # Scripts that put no spaces between words: Thai to Khmer, kana, Chinese characters, and the marks that go with these.
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3001-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff01-\uff65"
@@ -32,36 +34,43 @@ SAME_AS = str.maketrans(
     dict.fromkeys("‘’‛`", "'") | dict.fromkeys("“”„«»", '"') | {"…": " ... ", "–": " -- ", "—": " -- "}
 )
 ZERO_WIDTH_SPACE = "\u200b"
-# The Treebank's cannot, gimme, gonna, 'tis; not its more'n and d'ye, which Stanford's tokenizer leaves whole.
-CONTRACTIONS = [
-    *(pattern for pattern in MacIntyreContractions.CONTRACTIONS2 if "'" not in pattern),
-    *MacIntyreContractions.CONTRACTIONS3,
-]
-SPELLED_APART = (
-    (re.compile(rf"([{UNSPACED}])"), r" \1 "),
-    (re.compile(rf"(?<={LETTER})({CLITIC})(?!{LETTER})"), r" \1"),
-    *((re.compile(pattern), r" \1 \2") for pattern in CONTRACTIONS),
-    (re.compile(r"\.{2,}"), " ... "),
-    (re.compile(r"-{2,}"), " -- "),
-)
-WORDS = RegexpTokenizer(
-    rf"""<\w+>                                                # a name in place of a word, such as <unk>
+WORD = rf"""<\w+>                                                # a name in place of a word, such as <unk>
     |(?:{CLITIC}|'t|(?<!\S)'n')(?!{LETTER})
     |(?<!{LETTER})(?:(?:[a-z]\.)+[a-z]?|(?:{ABBREVIATIONS})\.)(?!{LETTER})  # u.s. t.v. e.g. st.
     |(?<!{LETTER})\.\d+
     |{LETTER}+(?:(?:[-./&_]|(?<=\d)[,:](?=\d)|(?<=[^\W\d])'(?=[^\W\d])){LETTER}+)*  # 3,000-pound t-shirt and/or o'clock
-    |\.\.\.|--|[!?]+|\S""",
-    flags=re.VERBOSE,
-)
+    |\.\.\.|--|[!?]+|\S"""
+
+
+@cache
+def _rules() -> tuple[list[tuple[re.Pattern, str]], RegexpTokenizer]:
+    """What is spelled apart, by patterns and replacements, and what splits the rest into words."""
+    from nltk.tokenize import RegexpTokenizer  # takes a quarter of a second, and who only joins words needs none of it
+    from nltk.tokenize.destructive import MacIntyreContractions
+
+    # The Treebank's cannot, gimme, gonna, 'tis; not its more'n and d'ye, which Stanford's tokenizer leaves whole.
+    contractions = [
+        *(pattern for pattern in MacIntyreContractions.CONTRACTIONS2 if "'" not in pattern),
+        *MacIntyreContractions.CONTRACTIONS3,
+    ]
+    spelled_apart = [
+        (re.compile(rf"([{UNSPACED}])"), r" \1 "),
+        (re.compile(rf"(?<={LETTER})({CLITIC})(?!{LETTER})"), r" \1"),
+        *((re.compile(pattern), r" \1 \2") for pattern in contractions),
+        (re.compile(r"\.{2,}"), " ... "),
+        (re.compile(r"-{2,}"), " -- "),
+    ]
+    return spelled_apart, RegexpTokenizer(WORD, flags=re.VERBOSE)
 
 
 def split_words(text: str) -> list[str]:
     """The lower-case words and punctuation marks of a caption; curly quotes are straight ones."""
     text = " ".join(as_seen(text).lower().translate(SAME_AS).split())
     spaced = " " + (text if text.isascii() else "".join(map(_spaced, text)))  # nltk's 'tis comes after a space
-    for pattern, replacement in SPELLED_APART:
+    spelled_apart, splitter = _rules()
+    for pattern, replacement in spelled_apart:
         spaced = pattern.sub(replacement, spaced)
-    return WORDS.tokenize(spaced)
+    return splitter.tokenize(spaced)
 
 
 def as_seen(text: str) -> str:
