@@ -104,16 +104,19 @@ def _remove_leftovers(folder: Path) -> None:
     """Remove what killed processes of this machine left in `folder`."""
     for path in folder.glob(f"{UNFINISHED}{glob.escape(socket.gethostname())}-*"):
         process = path.name.removeprefix(f"{UNFINISHED}{socket.gethostname()}-").partition("-")[0]
-        if process.isdecimal() and not _is_running(int(process)):
+        if process.isdecimal() and not is_running(int(process)):
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _is_running(process: int) -> bool:
+def is_running(process: int) -> bool:
+    """Whether a process of this machine has not ended; where that cannot be asked, it counts as running."""
+    if os.name == "nt":  # where signal 0 would end it
+        return True
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:
+    except OSError:  # it is there, but another user's
         return True
     return True
 

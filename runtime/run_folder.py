@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from pix2seq.errors import UserError
 from pix2seq.runtime.checkpoint import CHECKPOINT, PREVIOUS
 from pix2seq.runtime.console import tell
-from pix2seq.runtime.files import PARTIAL
+from pix2seq.runtime.files import PARTIAL, is_running
 from pix2seq.runtime.paths import writable_folder
 
 SETTINGS, METRICS = "cfg.json", "metrics.csv"
@@ -103,12 +103,6 @@ def _read(path: Path) -> str:
 def _is_gone(owner: str) -> bool:
     """Whether the owner was a process of this machine that has ended."""
     words = owner.replace(",", " ").split()
-    if os.name == "nt" or len(words) < 4 or words[3] != socket.gethostname() or not words[1].isdecimal():
+    if len(words) < 4 or words[3] != socket.gethostname() or not words[1].isdecimal():
         return False
-    try:
-        os.kill(int(words[1]), 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    return False
+    return not is_running(int(words[1]))
