@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from pix2seq.dataset.annotation_files import read_annotations, read_part
 from pix2seq.dataset.coco import CocoDataset, ImageDataset, annotation_path
 from pix2seq.dataset.file_names import FileNames
-from pix2seq.dataset.skeleton import Skeleton
-from pix2seq.dataset.splits import Part, name_in, role_in, role_of, split_folders, whole_of
+from pix2seq.dataset.layout import ChosenLabels, Layout
+from pix2seq.dataset.splits import Part, role_in, role_of, split_folders
 from pix2seq.errors import UserError
 from pix2seq.schema import read_head
 
@@ -27,7 +27,7 @@ COCO_S_OWN = re.compile(r"(instances|person_keypoints|captions|panoptic|stuff|im
 LISTS = re.compile(r'\{.*?"(images|annotations)"\s*:\s*\[', re.DOTALL)
 
 
-class CocoLayout:
+class CocoLayout(Layout):
     """`annotations/instances_SPLIT.json` and others, one for each kind of annotation; CVAT's COCO export, too."""
 
     title = "COCO's layout"
@@ -40,12 +40,6 @@ class CocoLayout:
             names = sorted((root / "annotations").glob(f"{kind}_*.json"))
             self.splits |= dict.fromkeys(path.stem.removeprefix(f"{kind}_") for path in names)
 
-    def name_of(self, split: str) -> str | None:
-        return name_in(split, self.splits)
-
-    def whole(self) -> str | None:
-        return whole_of(self.splits)
-
     def tasks(self, split: str, tasks: Mapping[str, Task]) -> dict[str, Task]:
         """Those of `tasks` whose annotation file is there."""
         return {name: t for name, t in tasks.items() if self._path(t, split).is_file()}
@@ -56,23 +50,16 @@ class CocoLayout:
     def describe(self, split: str) -> str:
         return f"annotations/*_{split}.json"
 
-    def dataset(
-        self,
-        part: Part,
-        tasks: Mapping[str, Task],
-        images: Path | None,
-        class_names: Mapping[int, str] | None,
-        classes: Sequence[str],
-        skeleton: Skeleton | None,
-    ) -> ImageDataset:
+    def dataset(self, part: Part, tasks: Mapping[str, Task], images: Path | None, labels: ChosenLabels) -> ImageDataset:
         if not images and not (self.root / part.split).is_dir():
             first = next(path for task in tasks.values() if (path := self._path(task, part.split)).is_file())
             below = [self.root / "images" / part.split, self.root / "images", self.root]
             images = find_images(first, [self.root / part.split, *below])
-        return CocoDataset(self.root, part.split, tasks, class_names, classes, images, skeleton, part)
+        chosen = labels.class_names, labels.classes, images, labels.skeleton
+        return CocoDataset(self.root, part.split, tasks, *chosen, part)
 
 
-class JsonLayout:
+class JsonLayout(Layout):
     """One JSON with all annotations of a split, near its images: `train.json`, `annotations/val.json`, Roboflow's
     `train/_annotations.coco.json`, Label Studio's `result.json`."""
 
@@ -97,12 +84,6 @@ class JsonLayout:
         roboflow = any(path.name == ROBOFLOW for path in self.splits.values())
         return "Roboflow's COCO export" if roboflow else "JSON in COCO's format"
 
-    def name_of(self, split: str) -> str | None:
-        return name_in(split, self.splits)
-
-    def whole(self) -> str | None:
-        return whole_of(self.splits)
-
     def tasks(self, split: str, tasks: Mapping[str, Task]) -> dict[str, Task]:
         """All `tasks`: the file may hold every kind of annotation."""
         return dict(tasks)
@@ -110,16 +91,8 @@ class JsonLayout:
     def describe(self, split: str) -> str:
         return self.splits[split].relative_to(self.root).as_posix()
 
-    def dataset(
-        self,
-        part: Part,
-        tasks: Mapping[str, Task],
-        images: Path | None,
-        class_names: Mapping[int, str] | None,
-        classes: Sequence[str],
-        skeleton: Skeleton | None,
-    ) -> ImageDataset:
-        return open_json(self.splits[part.split], part, images, self.root, class_names, classes, skeleton)
+    def dataset(self, part: Part, tasks: Mapping[str, Task], images: Path | None, labels: ChosenLabels) -> ImageDataset:
+        return open_json(self.splits[part.split], part, images, self.root, labels)
 
 
 def _json_files(root: Path) -> list[Path]:
@@ -140,21 +113,14 @@ def looks_like_coco(path: Path) -> bool:
     return bool(LISTS.match(head.decode(encoding, "replace").lstrip()))
 
 
-def open_json(
-    path: Path,
-    part: Part,
-    folder: Path | None,
-    root: Path,
-    class_names: Mapping[int, str] | None,
-    classes: Sequence[str],
-    skeleton: Skeleton | None = None,
-) -> ImageDataset:
+def open_json(path: Path, part: Part, folder: Path | None, root: Path, labels: ChosenLabels) -> ImageDataset:
     """A part of a file in COCO's annotation format with its images in `folder`, or in a folder near it where some are
     found."""
     if not folder:
         near = (path.parent, path.with_suffix(""), path.parent / "images", root / path.stem, root, root / "images")
         folder = find_images(path, near)
-    return ImageDataset(folder, {path.name: partial(read_part, path, part)}, class_names, classes, skeleton)
+    read = {path.name: partial(read_part, path, part)}
+    return ImageDataset(folder, read, labels.class_names, labels.classes, labels.skeleton)
 
 
 def find_images(path: Path, near: Iterable[Path]) -> Path:

@@ -11,17 +11,16 @@ from typing import TYPE_CHECKING
 from pix2seq.config import DataCFG
 from pix2seq.dataset.coco import ImageDataset
 from pix2seq.dataset.coco_layouts import CocoLayout, JsonLayout
-from pix2seq.dataset.skeleton import Skeleton
+from pix2seq.dataset.layout import ChosenLabels, Layout
 from pix2seq.dataset.splits import TRAIN, VAL, Part, role_of
 from pix2seq.dataset.voc_layouts import VocLayout
-from pix2seq.dataset.yolo_layout import YoloLayout, find_yolo
+from pix2seq.dataset.yolo_layout import find_yolo
 from pix2seq.errors import UserError, plain
 
 if TYPE_CHECKING:
     from pix2seq.task import Task
 
 MOST_LOOKED_AT = 20  # folders of one that has no layout itself
-Layout = CocoLayout | JsonLayout | VocLayout | YoloLayout
 
 
 @dataclass(frozen=True)
@@ -36,18 +35,11 @@ class Found:
         """Those of `tasks` for whose annotations the layout has a place in this part."""
         return self.layout.tasks(self.part.split, tasks)
 
-    def dataset(
-        self,
-        tasks: Mapping[str, Task],
-        images: Path | None = None,
-        class_names: Mapping[int, str] | None = None,
-        classes: Sequence[str] = (),
-        skeleton: Skeleton | None = None,
-    ) -> ImageDataset:
+    def dataset(self, tasks: Mapping[str, Task], images: Path | None, labels: ChosenLabels) -> ImageDataset:
         """Its images with the annotations that `tasks` need; `images` is their folder if they lie elsewhere."""
         if not self.layout.takes_images:
             refuse_images(images, self.layout.title)
-        opened = self.layout.dataset(self.part, tasks, images, class_names, classes, skeleton)
+        opened = self.layout.dataset(self.part, tasks, images, labels)
         require_images(opened, self.part, str(self.root))
         where = f"{self.root}, {self.layout.title} ({self.layout.describe(self.part.split)})"
         opened.layout = where + self.part.describe()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pix2seq.config import CFG, DataCFG
 from pix2seq.dataset.coco import ImageDataset
 from pix2seq.dataset.coco_layouts import open_json
 from pix2seq.dataset.foreign import what_is_there
+from pix2seq.dataset.layout import ChosenLabels
 from pix2seq.dataset.layouts import find, may_hold_out, refuse_images, require_images, what_is_known
 from pix2seq.dataset.scenes import SceneDataset, complete_scenes
 from pix2seq.dataset.skeleton import Skeleton
@@ -47,7 +48,7 @@ def open_split(
         raise UserError(f"--data-root names {len(roots)} folders, but this takes one dataset: name one of them")
     if cfg.data.data_weights:
         raise UserError("--data-weights weighs several folders of --data-root; leave it out for one dataset")
-    opened = _open(cfg, split, tasks, class_names, skeleton, complete, hold_out)
+    opened = _open(cfg, split, tasks, ChosenLabels(class_names, chosen_classes(cfg), skeleton), complete, hold_out)
     if roots:
         opened.root = roots[0]
     opened.may_leave = cfg.data.outside_images
@@ -80,30 +81,24 @@ def require_chosen_classes(datasets: Sequence[ImageDataset]) -> None:
 
 
 def _open(
-    cfg: CFG,
-    split: str,
-    tasks: Mapping[str, Task],
-    class_names: Mapping[int, str] | None,
-    skeleton: Skeleton | None,
-    complete: bool,
-    hold_out: bool,
+    cfg: CFG, split: str, tasks: Mapping[str, Task], labels: ChosenLabels, complete: bool, hold_out: bool
 ) -> ImageDataset:
-    data, classes = cfg.data, chosen_classes(cfg)
-    root = Path(data.data_root)
+    data, root = cfg.data, Path(cfg.data.data_root)
     _check_split_names(cfg)
     folder = _explicit_images(cfg, split)
     if named := _explicit_json(cfg, split, hold_out):
-        return _open_named(_below(root, named[0]), named[1], folder, root, class_names, classes, skeleton)
+        return _open_named(_below(root, named[0]), named[1], folder, root, labels)
     if not data.data_root:
         refuse_images(folder, "the set of synthetic scenes")
         scenes, count = _scenes(cfg, split)
-        return (complete_scenes if complete else SceneDataset)(scenes, count, tasks, class_names, classes, skeleton)
-    return open_folder(root, split, data, tasks, folder, class_names, classes, skeleton, hold_out)
+        chosen = labels.class_names, labels.classes, labels.skeleton
+        return (complete_scenes if complete else SceneDataset)(scenes, count, tasks, *chosen)
+    return open_folder(root, split, data, tasks, labels, folder, hold_out)
 
 
-def _open_named(path: Path, part: Part, *places_and_labels: Any) -> ImageDataset:
+def _open_named(path: Path, part: Part, folder: Path | None, root: Path, labels: ChosenLabels) -> ImageDataset:
     """A part of a file that a flag names."""
-    opened = open_json(path, part, *places_and_labels)
+    opened = open_json(path, part, folder, root, labels)
     require_images(opened, part, str(path))
     opened.layout = f"{path}, JSON in COCO's format{part.describe()}"
     return opened
@@ -114,16 +109,14 @@ def open_folder(
     split: str,
     data: DataCFG,
     tasks: Mapping[str, Task],
+    labels: ChosenLabels,
     images: Path | None = None,
-    class_names: Mapping[int, str] | None = None,
-    classes: Sequence[str] = (),
-    skeleton: Skeleton | None = None,
     hold_out: bool = False,
 ) -> ImageDataset:
     """A split of the dataset in the folder `root`, of whatever layout; `images` is the folder of COCO's images if they
     lie elsewhere."""
     if found := find(root, split, data, tasks, hold_out):
-        return found.dataset(tasks, images, class_names, classes, skeleton)
+        return found.dataset(tasks, images, labels)
     raise UserError(_not_found(root, split, tasks))
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from pix2seq.config import CFG, replace
 from pix2seq.dataset.coco import ImageDataset
+from pix2seq.dataset.layout import ChosenLabels
 from pix2seq.dataset.layouts import find
 from pix2seq.dataset.mixture import Mixture, Source, share_labels, sources_of, teaches
-from pix2seq.dataset.skeleton import Skeleton
 from pix2seq.dataset.sources import (
     chosen_classes,
     data_roots,
@@ -77,9 +77,9 @@ def open_sources(
         return open_split(cfg, split, tasks, complete=complete, hold_out=hold_out)
     _check_flags(cfg, roots)
     hold_out = hold_out and _are_held_out(cfg, tasks)
-    classes, sources = chosen_classes(cfg), []
+    labels, sources = ChosenLabels(classes=chosen_classes(cfg)), []
     for root, name, weight in zip(roots, _titles(roots), _weights(cfg, len(roots)), strict=True):
-        dataset = _open_labeled(cfg, root, split, tasks, None, classes, hold_out=hold_out)
+        dataset = _open_labeled(cfg, root, split, tasks, labels, hold_out)
         if dataset:
             sources.append(Source(name, root, dataset, weight))
         else:
@@ -99,11 +99,12 @@ def open_sources(
 def _validation(cfg: CFG, tasks: Mapping[str, Task], training: Mixture) -> Mixture:
     """The validation images of those sources that have some."""
     split, sources = cfg.data.val_split, []
-    labels, held = (training.class_names, chosen_classes(cfg), training.skeleton), _are_held_out(cfg, tasks)
+    labels = ChosenLabels(training.class_names, chosen_classes(cfg), training.skeleton)
+    held = _are_held_out(cfg, tasks)
     for source in training.sources:
         found = find(source.root, split, cfg.data, tasks)
         there = found and (held or not found.part.side)
-        if there and (dataset := _open_labeled(cfg, source.root, split, tasks, *labels)):
+        if there and (dataset := _open_labeled(cfg, source.root, split, tasks, labels)):
             sources.append(Source(source.name, source.root, dataset))
         else:
             tell(f"{source.name} has no split {split} for {', '.join(tasks)}: left out of validation")
@@ -119,21 +120,14 @@ def _are_held_out(cfg: CFG, tasks: Mapping[str, Task]) -> bool:
 
 
 def _open_labeled(
-    cfg: CFG,
-    root: Path,
-    split: str,
-    tasks: Mapping[str, Task],
-    class_names: Mapping[int, str] | None,
-    classes: Sequence[str],
-    skeleton: Skeleton | None = None,
-    hold_out: bool = False,
+    cfg: CFG, root: Path, split: str, tasks: Mapping[str, Task], labels: ChosenLabels, hold_out: bool = False
 ) -> ImageDataset | None:
     """The dataset in a folder, with annotations for those of `tasks` that it has them for; None if for none."""
     found = find(root, split, cfg.data, tasks, hold_out)
     labeled = found.tasks(tasks) if found else {}
     if not labeled and (found or _has_other_files(root, split)):
         return None
-    dataset = open_folder(root, split, cfg.data, labeled or tasks, None, class_names, classes, skeleton, hold_out)
+    dataset = open_folder(root, split, cfg.data, labeled or tasks, labels, hold_out=hold_out)
     needed, there = ({task.samples.COCO_FILE for task in group.values()} for group in (tasks, labeled))
     dataset.lack(needed - there)
     dataset.root, dataset.may_leave = root, cfg.data.outside_images

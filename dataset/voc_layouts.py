@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pix2seq.dataset.coco import ImageDataset
-from pix2seq.dataset.skeleton import Skeleton
-from pix2seq.dataset.splits import Part, name_in, split_folders, whole_of
+from pix2seq.dataset.layout import ChosenLabels, Layout
+from pix2seq.dataset.splits import Part, split_folders
 from pix2seq.dataset.voc import VOC_FILE, ImageSet, VocDataset, find_voc_folders, has_image_sets
 from pix2seq.schema import read_head
 
@@ -19,11 +19,9 @@ HEAD_BYTES = 4096  # of an XML that tell whether it is one of VOC's
 ALL = "all"  # the split of a folder that has none
 
 
-class VocLayout:
+class VocLayout(Layout):
     """`JPEGImages`, `Annotations` and lists in `ImageSets/Main`, in the root or in folders of the years below it; all
     images that have an XML where there is no list. Or XML beside or near images, in folders of the splits or in one."""
-
-    takes_images = False
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -40,10 +38,10 @@ class VocLayout:
     def name_of(self, split: str) -> str | None:
         if self.folders and has_image_sets(self.root, split):
             return split
-        return name_in(split, self.splits) if len(self.folders) < 2 else None
+        return super().name_of(split) if len(self.folders) < 2 else None
 
     def whole(self) -> str | None:
-        return whole_of(self.splits) if len(self.folders) < 2 else None
+        return super().whole() if len(self.folders) < 2 else None
 
     def tasks(self, split: str, tasks: Mapping[str, Task]) -> dict[str, Task]:
         """Those of `tasks` for whose annotations the layout has a place."""
@@ -54,17 +52,10 @@ class VocLayout:
             return self.sets[split].annotations.relative_to(self.root).as_posix() + "/*.xml"
         return f"ImageSets/Main/{split}.txt"
 
-    def dataset(
-        self,
-        part: Part,
-        tasks: Mapping[str, Task],
-        images: Path | None,
-        class_names: Mapping[int, str] | None,
-        classes: Sequence[str],
-        skeleton: Skeleton | None,
-    ) -> ImageDataset:
+    def dataset(self, part: Part, tasks: Mapping[str, Task], images: Path | None, labels: ChosenLabels) -> ImageDataset:
         sets = [self.sets[part.split]] if part.split in self.sets else []
-        return VocDataset(self.root, part.split, tasks, class_names, classes, skeleton, sets, part)
+        chosen = labels.class_names, labels.classes, labels.skeleton
+        return VocDataset(self.root, part.split, tasks, *chosen, sets, part)
 
 
 def _sets_beside_images(root: Path) -> dict[str, ImageSet]:

@@ -14,8 +14,8 @@ from pix2seq import coco_person
 from pix2seq.dataset.coco import ImageDataset
 from pix2seq.dataset.file_names import leads_out
 from pix2seq.dataset.images import IMAGE_SUFFIXES, OTHER_SUFFIXES
-from pix2seq.dataset.skeleton import Skeleton
-from pix2seq.dataset.splits import TEST, TRAIN, VAL, Part, name_in, role_of, split_folders, whole_of
+from pix2seq.dataset.layout import ChosenLabels, Layout
+from pix2seq.dataset.splits import TEST, TRAIN, VAL, Part, role_of, split_folders
 from pix2seq.dataset.yolo import Classes, holds_labels, label_files, read_yolo
 from pix2seq.errors import UserError, plain, shown
 from pix2seq.runtime.text import decode_text
@@ -35,10 +35,8 @@ OWN_NAMES = ("data", "dataset")  # of descriptions; other YAML may be of other t
 FOLDERS = ("images", "obj_train_data", "JPEGImages", ".")  # of all images of a data set without splits
 
 
-class YoloLayout:
+class YoloLayout(Layout):
     """Images with YOLO's text labels: `splits` are the images of each, by their paths below `root`."""
-
-    takes_images = False
 
     def __init__(
         self,
@@ -51,12 +49,6 @@ class YoloLayout:
         self.root, self.title, self.classes, self.splits = root, title, classes, dict(splits)
         self.problems = list(problems)
 
-    def name_of(self, split: str) -> str | None:
-        return name_in(split, self.splits)
-
-    def whole(self) -> str | None:
-        return whole_of(self.splits)
-
     def tasks(self, split: str, tasks: Mapping[str, Task]) -> dict[str, Task]:
         """Those of `tasks` that are about objects; those that need keypoints where the labels have some."""
         posed = bool(self.classes.points[0])
@@ -65,19 +57,11 @@ class YoloLayout:
     def describe(self, split: str) -> str:
         return os.path.commonpath([str(PurePosixPath(name).parent) for name in self.splits[split]]) or "."
 
-    def dataset(
-        self,
-        part: Part,
-        tasks: Mapping[str, Task],
-        images: Path | None,
-        class_names: Mapping[int, str] | None,
-        classes: Sequence[str],
-        skeleton: Skeleton | None,
-    ) -> ImageDataset:
+    def dataset(self, part: Part, tasks: Mapping[str, Task], images: Path | None, labels: ChosenLabels) -> ImageDataset:
         names = self.splits[part.split]
         chosen = [name for name, kept in zip(names, part.chosen(names), strict=True) if kept]
         read = partial(read_yolo, self.root, chosen, self.classes, self.problems)
-        return ImageDataset(self.root, {"labels": read}, class_names, classes, skeleton)
+        return ImageDataset(self.root, {"labels": read}, labels.class_names, labels.classes, labels.skeleton)
 
 
 def find_yolo(root: Path) -> YoloLayout | None:
