@@ -12,10 +12,10 @@ OUTPUT ?= results/demo
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-lowest format bench evaluate upper-bound weights clean
+.PHONY: help demo test test-all test-lowest fuzz format bench evaluate upper-bound weights clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY) ## all four tasks on IMAGE (images/demo.jpg); results go to OUTPUT (results/demo)
 	@$(RUN) infer/infer_single_image_multi_task.py --image "$(IMAGE)" --output-dir "$(OUTPUT)" $(ARGS)
@@ -34,6 +34,11 @@ test-lowest: ## the quick tests with the lowest versions that pyproject.toml adm
 	@sed -n 's/^ *"\([A-Za-z0-9_-]*\)>=\([0-9.]*\)".*/\1==\2/p' pyproject.toml > $(LOWEST)/floors.txt
 	@$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOWEST)/floors.txt -r requirements-dev.txt
 	@$(LOWEST)/bin/python -m pytest $(ARGS)
+
+fuzz: $(READY_DEV) ## a coverage-guided fuzzer on three readers of files, ten minutes each (Python 3.11 to 3.13)
+	@$(PIP) atheris
+	@for reader in checkpoint_index settings metadata; do \
+		$(RUN) tests/fuzz/read.py $$reader -max_total_time=600 -max_len=8192 || exit 1; done
 
 format: $(READY_DEV) ## format the code in the project's style
 	@$(VENV)/bin/ruff check --fix .

@@ -17,10 +17,11 @@ from pycocotools import mask as coco_mask
 
 from pix2seq.dataset.box_counts import TOLERANCE_PX, BoxCounts
 from pix2seq.dataset.mending import are_numbers, mend_box, mend_points, mend_shape
-from pix2seq.errors import UserError
+from pix2seq.errors import UserError, plain
 from pix2seq.token_ids import CLASS_SHIFT, COORD_SHIFT
 
 MAX_CLASSES = COORD_SHIFT - CLASS_SHIFT - 1
+MOST_OF_PLACE = 400  # characters of where a mistake is, which a path may have
 MOST_RUN_BITS = 60  # of a number in run lengths
 YES = (1, "1")  # values of flags: some tools write strings, and bool("0") would be true
 
@@ -35,7 +36,8 @@ class Problems:
     def add(self, kind: str, where: str) -> None:
         """Count a mistake of a `kind`."""
         self.counts[kind] = self.counts.get(kind, 0) + 1
-        self.first.setdefault(kind, where)
+        if kind not in self.first:
+            self.first[kind] = plain(where, MOST_OF_PLACE)
 
     def exchange(self, old: Problems, new: Problems) -> None:
         """Count the mistakes `new` in place of `old`, which are among these."""

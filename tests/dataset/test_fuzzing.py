@@ -25,7 +25,7 @@ from tests.test_hostile import bytes_tries, used_text_model
 
 TASKS = ("detection", "detection,segmentation", "detection,keypoint", "captioning", "segmentation,keypoint,captioning")
 LIMIT_S, LIMIT_KB = 10, 2 * 2**20
-QUICK_AND_SLOW = pytest.mark.parametrize("count", [20, pytest.param(2500, marks=pytest.mark.slow)])
+QUICK_AND_SLOW = pytest.mark.parametrize("count", [20, pytest.param(3000, marks=pytest.mark.slow)])
 
 # One of everything that the format can hold.
 POSED = {"id": 4, "image_id": 2, "category_id": 1, "bbox": [2, 2, 20, 20], "keypoints": [5, 5, 2, 9, 9, 1, 0, 0, 0]}

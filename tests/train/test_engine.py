@@ -390,8 +390,9 @@ def train_on_two_processes(cfg: CFG, torchrun: list[str]) -> dict[str, torch.Ten
 def test_two_processes_train_one_model(tiny_cfg: CFG, torchrun: list[str]):
     cfg = config.replace(tiny_cfg, epochs=2, batch_size=2)
     first = train_on_two_processes(cfg, torchrun)
-    assert [int(row["step"]) for row in rows_of(cfg)] == [3, 6]
-    assert np.isfinite([float(row["val/detection"]) for row in rows_of(cfg)]).all()
+    validated = [row for row in rows_of(cfg) if row["val/detection"]]
+    assert [int(row["step"]) for row in validated] == [3, 6]
+    assert np.isfinite([float(row["val/detection"]) for row in validated]).all()
     with pytest.raises(AssertionError):  # and it did learn something
         torch.testing.assert_close(first["decoder.bias"], torch.zeros_like(first["decoder.bias"]))
 
