@@ -142,7 +142,7 @@ def test_a_stopped_run_ends_with_its_loading_processes(run_cfg: CFG, tmp_path: P
     cfg = config.replace(run_cfg, run_dir=str(tmp_path / "run"), workers=2)
     flags = [sys.executable, str(ROOT / "tests" / "train" / "resumed_run.py"), *as_flags(cfg)]
     environment = os.environ | {"PIX2SEQ_TEST_KILL": f"{signal.SIGTERM:d}:3"}
-    done = subprocess.run(flags, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(flags, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 128 + signal.SIGTERM, done.stderr
     assert "stopped after step 4" in done.stdout
 
