@@ -413,6 +413,13 @@ class InferCFG:
     caption_top_p: float = setting(
         0.0, "sample captions from the nucleus of this probability; 0: greedy", low=0, high=1, tasks=CAPTIONING
     )
+    caption_votes: int = setting(
+        1,
+        "sampled captions, of which the most typical is kept; 1: one, greedy by default",
+        low=1,
+        high=256,
+        tasks=CAPTIONING,
+    )
     invisible_threshold: float = setting(
         0.5,
         "a greedy keypoint is invisible when that is this probable; 0: when it is the likeliest token",
@@ -496,6 +503,7 @@ DECODING = (
         "mask_tokens",
         "keypoint_top_p",
         "caption_top_p",
+        "caption_votes",
         "invisible_threshold",
         "suppress_invisible",
         "points_score_weight",
