@@ -17,7 +17,8 @@ from torch import Tensor
 
 from pix2seq.dataset.geometry import Geometry
 from pix2seq.infer.responses import Response
-from pix2seq.models.generate import GrammarTables, generate
+from pix2seq.models.choices import GrammarTables
+from pix2seq.models.generate import generate
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.models.sampling import Sampling
 from pix2seq.runtime.device import image_format
@@ -79,13 +80,14 @@ class ModelGenerator:
         grammars: Mapping[str, Grammar] | None = None,
     ) -> None:
         self.model = model.eval().to(device, memory_format=image_format(device))
+        self.decoder = self.model.prepare()
         self.tokenizers, self.device, self.chunk_size, self.seed = tokenizers, device, chunk_size, seed
         grammars = grammars or {task: tokenizer.grammar() for task, tokenizer in tokenizers.items()}
         self.grammars = {task: self._tables(grammar) for task, grammar in grammars.items()}
 
     def _tables(self, grammar: Grammar) -> GrammarTables:
         tables = (torch.from_numpy(table).to(self.device) for table in (grammar.allowed, grammar.next_state))
-        return GrammarTables(*tables, grammar.end, grammar.greedy_states, grammar.unreported)
+        return GrammarTables(*tables, grammar.end, grammar.greedy_states, grammar.unreported, grammar.scored_states)
 
     def chunks(self, count: int) -> Iterator[slice]:
         """Parts of `count` canvases or prompts."""
@@ -121,7 +123,7 @@ class ModelGenerator:
             ]
             draws = torch.from_numpy(np.concatenate(draws)).to(self.device)
             found = generate(
-                self.model, memory, tokens, image_index, self.grammars[task], max_tokens, sampling, num_samples, draws
+                self.decoder, memory, tokens, image_index, self.grammars[task], max_tokens, sampling, num_samples, draws
             )
             parts = vars(found) if sampling.alternatives else {"tokens": found.tokens, "probs": found.probs}
             if sampling.coords_too:
