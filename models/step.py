@@ -22,35 +22,58 @@ from pix2seq.runtime.threads import threads_for
 FEW_QUERIES = 8  # up to which plain products read keys and values faster than the fused kernel does, on a processor
 
 
-@dataclass
-class Cache:
-    """What a decoding step needs of the past: per layer, keys and values of the tokens so far and of the memory.
+class Pair:
+    """Keys and values (B, heads, N, d) of a layer; those of the first tokens are there from the beginning, or written.
 
-    `own[i]` (2, S, heads, max length, d) are filled up to `length`; `memory[i]` (2, B, heads, N, d) are computed once.
+    Heads of all sequences stand in one dimension, and keys are transposed, so that a step makes few tensors.
     """
 
-    own: list[Tensor]
-    memory: list[Tensor]
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        self.shape, self._keys, self._values = keys.shape[:2], keys.flatten(0, 1), values.flatten(0, 1)
+        self._columns = self._keys.transpose(1, 2)
+
+    def keep(self, rows: Tensor) -> Pair:
+        """Those of some rows of B."""
+        return Pair(*(part.unflatten(0, self.shape)[rows] for part in (self._keys, self._values)))
+
+    def write(self, start: int, keys: Tensor, values: Tensor) -> None:
+        """Put `keys` and `values` (B · heads, T, d) at the places from `start` on."""
+        self._keys.narrow(1, start, keys.shape[1]).copy_(keys)
+        self._values.narrow(1, start, keys.shape[1]).copy_(values)
+
+    def attend(self, queries: Tensor, length: int, mask: Tensor | None = None) -> Tensor:
+        """What `queries` (B · heads, T, d), scaled already, read from the first `length` places: (B · heads, T, d).
+
+        A single token may attend to all of them; `mask` (T, length) is True where each of several may.
+        """
+        columns, values = self._columns.narrow(2, 0, length), self._values.narrow(1, 0, length)
+        if queries.device.type != "cpu" or queries.shape[1] > FEW_QUERIES:
+            parts = (part.unflatten(0, self.shape) for part in (queries, columns.transpose(1, 2), values))
+            return F.scaled_dot_product_attention(*parts, attn_mask=mask, scale=1.0).flatten(0, 1)
+        weights = torch.bmm(queries, columns)
+        if mask is not None:
+            weights = weights.masked_fill(~mask, -torch.inf)
+        return torch.bmm(weights.softmax(-1), values)
+
+
+@dataclass
+class Cache:
+    """What a decoding step needs of the past, by layer: keys and values of the tokens so far, `own`, of which `length`
+    places are filled, and those of the memory, which are computed once."""
+
+    own: list[Pair]
+    memory: list[Pair]
     rows: Rows
+    size: int
     length: int = 0
 
     def keep(self, rows: Tensor) -> None:
         """Forget all sequences but `rows`, and the images that none of them is about."""
-        self.own = [pair[:, rows] for pair in self.own]
+        self.own = [pair.keep(rows) for pair in self.own]
         images_before = self.rows.images
         self.rows, images = self.rows.keep(rows)
         if len(images) < images_before:
-            self.memory = [pair[:, images] for pair in self.memory]
-
-
-def attend(queries: Tensor, pair: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Attention of `queries` (B, heads, T, d), which are scaled already, to keys and values (2, B, heads, N, d)."""
-    if queries.device.type != "cpu" or queries.shape[2] > FEW_QUERIES:
-        return F.scaled_dot_product_attention(queries, *pair, attn_mask=mask, scale=1.0)
-    weights = queries @ pair[0].transpose(-1, -2)
-    if mask is not None:
-        weights = weights.masked_fill(~mask, -torch.inf)
-    return weights.softmax(-1) @ pair[1]
+            self.memory = [pair.keep(images) for pair in self.memory]
 
 
 class StepLayer(nn.Module):
@@ -72,32 +95,51 @@ class StepLayer(nn.Module):
         self.up = joined([mlp.gate, mlp.up] if self.gated else [mlp.up], precision)
         self.down = joined([mlp.down], precision)
 
-    def _split(self, x: Tensor, rows: int, parts: int) -> Tensor:
-        """(rows · T, parts · D) → (parts, rows, heads, T, d)"""
-        return x.view(rows, -1, parts, self.heads, x.shape[1] // parts // self.heads).permute(2, 0, 3, 1, 4)
+    def _split(self, x: Tensor, sequences: int) -> Tensor:
+        """(S · T, D) → (S · heads, T, d)"""
+        width = x.shape[1] // self.heads
+        if len(x) == sequences:
+            return x.reshape(-1, 1, width)
+        return x.reshape(sequences, -1, self.heads, width).transpose(1, 2).flatten(0, 1)
 
-    def project_memory(self, memory: Tensor) -> Tensor:
-        """Keys and values (2, B, heads, N, d) of `memory` (B, N, D)."""
-        return self._split(self.memory(memory.flatten(0, 1)), len(memory), 2).contiguous()
+    def _merge(self, heads: Tensor, sequences: int) -> Tensor:
+        """(S · heads, T, d) → (S · T, D)"""
+        if heads.shape[1] == 1:
+            return heads.view(sequences, -1)
+        return heads.unflatten(0, (sequences, -1)).transpose(1, 2).flatten(2).flatten(0, 1)
+
+    def project_memory(self, memory: Tensor) -> Pair:
+        """Keys and values of `memory` (B, N, D)."""
+        parts = self.memory(memory.flatten(0, 1)).chunk(2, dim=1)
+        return Pair(*(self._split(part, len(memory)).unflatten(0, (-1, self.heads)).contiguous() for part in parts))
 
     def forward(
         self,
         x: Tensor,
-        past: Tensor,
-        memory: Tensor,
+        own: Pair,
+        memory: Pair,
+        places: int,
         rows: Rows,
         start: int,
         angles: Tensor | None,
         mask: Tensor | None,
     ) -> Tensor:
-        """`x` (S · T, D) after the layer. Keys and values of its tokens join the `start` ones that `past` holds."""
-        sequences, end = past.shape[1], start + len(x) // past.shape[1]
-        queries, *pair = self._split(self.own(self.norm_self(x)), sequences, 3)
-        queries, pair[0] = rotate(queries, angles), rotate(pair[0], angles)
-        past[0, :, :, start:end], past[1, :, :, start:end] = pair
-        x = x + self.own_out(_merge(attend(queries, past[:, :, :, :end], mask)))
-        queries = rows.spread(self._split(self.cross_query(self.norm_cross(x)), sequences, 1)[0])
-        x = x + self.cross_out(_merge(rows.collect(attend(queries, memory))))
+        """`x` (S · T, D) after the layer. Keys and values of its tokens join the `start` ones in `own`; the memory has
+        `places`."""
+        sequences = own.shape[0]
+        end = start + len(x) // sequences
+        queries, keys, values = (self._split(part, sequences) for part in self.own(self.norm_self(x)).chunk(3, dim=1))
+        if angles is not None:
+            queries, keys = rotate(queries, angles), rotate(keys, angles)
+        own.write(start, keys, values)
+        x = x + self.own_out(self._merge(own.attend(queries, end, mask), sequences))
+        queries = self._split(self.cross_query(self.norm_cross(x)), sequences)
+        if rows.aligned:
+            attended = memory.attend(queries, places)
+        else:
+            spread = rows.spread(queries.unflatten(0, (sequences, -1))).flatten(0, 1)
+            attended = rows.collect(memory.attend(spread, places).unflatten(0, memory.shape)).flatten(0, 1)
+        x = x + self.cross_out(self._merge(attended, sequences))
         return x + self.down(self._activate(self.up(self.norm_mlp(x))))
 
     def _activate(self, x: Tensor) -> Tensor:
@@ -105,11 +147,6 @@ class StepLayer(nn.Module):
             return F.gelu(x)
         gate, up = x.chunk(2, dim=-1)
         return F.silu(gate) * up
-
-
-def _merge(heads: Tensor) -> Tensor:
-    """(S, heads, T, d) → (S · T, D)"""
-    return heads.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
 class StepDecoder(nn.Module):
@@ -126,7 +163,7 @@ class StepDecoder(nn.Module):
         on_processor = self.bias.device.type == "cpu"
         narrow = precision == "bf16" or (precision == "int8" and not on_processor)
         self.dtype = torch.bfloat16 if narrow else torch.float32
-        self.embedding, self.norm = decoder.embedding, decoder.norm
+        self.embedding, self.norm = decoder.embedding.weight.detach(), decoder.norm
         self.heads, self.rotary = decoder.heads, decoder.rotary
         self.positions = None if self.rotary else decoder.positions
         self.layers = nn.ModuleList(StepLayer(layer, precision, self.dtype) for layer in decoder.layers)
@@ -138,10 +175,10 @@ class StepDecoder(nn.Module):
     def start(self, memory: Tensor, image_index: Tensor, max_length: int) -> Cache:
         """An empty cache for S sequences of at most `max_length` tokens, prompt included, over `memory` (B, N, D)."""
         memory = memory.to(self.dtype)
-        width = self.embedding.embedding_dim
-        shape = (2, len(image_index), self.heads, max_length, width // self.heads)
-        own = [memory.new_empty(shape) for _ in self.layers]
-        return Cache(own, [layer.project_memory(memory) for layer in self.layers], Rows(image_index, len(memory)))
+        shape = len(image_index), self.heads, max_length, self.embedding.shape[1] // self.heads
+        own = [Pair(memory.new_empty(shape), memory.new_empty(shape)) for _ in self.layers]
+        pairs = [layer.project_memory(memory) for layer in self.layers]
+        return Cache(own, pairs, Rows(image_index, len(memory)), memory.shape[1])
 
     @torch.inference_mode()
     def step(self, tokens: Tensor, cache: Cache, part: Part | None = None) -> Tensor:
@@ -153,17 +190,17 @@ class StepDecoder(nn.Module):
     def _hidden(self, tokens: Tensor, cache: Cache) -> Tensor:
         """What the last layer makes of the last of `tokens` (S, T), normalized: (S, D)."""
         count, start = tokens.shape[1], cache.length
-        places = torch.arange(start, start + count, device=tokens.device)
-        x, angles, mask = self.embedding(tokens), None, None
+        x, angles, mask = F.embedding(tokens, self.embedding), None, None
         if self.rotary:
+            places = torch.arange(start, start + count, device=tokens.device)
             angles = rotary_1d(places, x.shape[-1] // self.heads)
         else:
             x = x + self.positions[start : start + count]
-        if count > 1:  # a single token may attend to everything before it
-            mask = torch.arange(start + count, device=tokens.device) <= places[:, None]
+        if count > 1:
+            mask = torch.ones(count, start + count, dtype=torch.bool, device=x.device).tril(start)
         x = x.flatten(0, 1).to(self.dtype)
         for layer, own, memory in zip(self.layers, cache.own, cache.memory, strict=True):
-            x = layer(x, own, memory, cache.rows, start, angles, mask)
+            x = layer(x, own, memory, cache.size, cache.rows, start, angles, mask)
         cache.length += count
         return self.norm(x.view(len(tokens), count, -1)[:, -1].float())
 
