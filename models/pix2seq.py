@@ -76,6 +76,6 @@ class Pix2Seq(nn.Module):
         memory_pairs = self.decoder.project_memory(memory)
         return [self.decoder(tokens, memory_pairs, image_index) for tokens, image_index in groups]
 
-    def prepare(self, precision: str = "fp32") -> StepDecoder:
+    def prepare(self, precision: str = "fp32", compiled: bool = False) -> StepDecoder:
         """The decoder with its present weights, ready to decode."""
-        return StepDecoder(self.decoder, precision)
+        return StepDecoder(self.decoder, precision, compiled)

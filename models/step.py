@@ -32,12 +32,21 @@ class Pair:
         self.shape, self._keys, self._values = keys.shape[:2], keys.flatten(0, 1), values.flatten(0, 1)
         self._columns = self._keys.transpose(1, 2)
 
+    @property
+    def places(self) -> int:
+        """N"""
+        return self._keys.shape[1]
+
     def keep(self, rows: Tensor) -> Pair:
         """Those of some rows of B."""
         return Pair(*(part.unflatten(0, self.shape)[rows] for part in (self._keys, self._values)))
 
-    def write(self, start: int, keys: Tensor, values: Tensor) -> None:
-        """Put `keys` and `values` (B · heads, T, d) at the places from `start` on."""
+    def write(self, start: int | Tensor, keys: Tensor, values: Tensor) -> None:
+        """Put `keys` and `values` (B · heads, T, d) at the places from `start` on, or at those in a tensor."""
+        if isinstance(start, Tensor):
+            self._keys.index_copy_(1, start, keys)
+            self._values.index_copy_(1, start, values)
+            return
         self._keys.narrow(1, start, keys.shape[1]).copy_(keys)
         self._values.narrow(1, start, keys.shape[1]).copy_(values)
 
@@ -64,7 +73,6 @@ class Cache:
     own: list[Pair]
     memory: list[Pair]
     rows: Rows
-    size: int
     length: int = 0
 
     def keep(self, rows: Tensor) -> None:
@@ -118,16 +126,15 @@ class StepLayer(nn.Module):
         x: Tensor,
         own: Pair,
         memory: Pair,
-        places: int,
         rows: Rows,
-        start: int,
+        start: int | Tensor,
+        end: int,
         angles: Tensor | None,
         mask: Tensor | None,
     ) -> Tensor:
-        """`x` (S · T, D) after the layer. Keys and values of its tokens join the `start` ones in `own`; the memory has
-        `places`."""
+        """`x` (S · T, D) after the layer. Keys and values of its tokens are written to `own` at `start`, of which the
+        places before `end` are read."""
         sequences = own.shape[0]
-        end = start + len(x) // sequences
         queries, keys, values = (self._split(part, sequences) for part in self.own(self.norm_self(x)).chunk(3, dim=1))
         if angles is not None:
             queries, keys = rotate(queries, angles), rotate(keys, angles)
@@ -135,10 +142,10 @@ class StepLayer(nn.Module):
         x = x + self.own_out(self._merge(own.attend(queries, end, mask), sequences))
         queries = self._split(self.cross_query(self.norm_cross(x)), sequences)
         if rows.aligned:
-            attended = memory.attend(queries, places)
+            attended = memory.attend(queries, memory.places)
         else:
             spread = rows.spread(queries.unflatten(0, (sequences, -1))).flatten(0, 1)
-            attended = rows.collect(memory.attend(spread, places).unflatten(0, memory.shape)).flatten(0, 1)
+            attended = rows.collect(memory.attend(spread, memory.places).unflatten(0, memory.shape)).flatten(0, 1)
         x = x + self.cross_out(self._merge(attended, sequences))
         return x + self.down(self._activate(self.up(self.norm_mlp(x))))
 
@@ -154,9 +161,10 @@ class StepDecoder(nn.Module):
 
     `precision` is that of the layers' weights, and of what passes between them (fp32 with int8 weights on a processor).
     The output projection and the norm before it are always fp32: logits of neighboring bins differ by little.
+    `compiled` has torch.compile make the steps of one token, on a GPU as CUDA graphs.
     """
 
-    def __init__(self, decoder: Decoder, precision: str = "fp32") -> None:
+    def __init__(self, decoder: Decoder, precision: str = "fp32", compiled: bool = False) -> None:
         super().__init__()
         table = decoder.output if hasattr(decoder, "output") else decoder.embedding
         self.vocabulary, self.bias = table.weight.detach(), decoder.bias.detach()
@@ -168,6 +176,9 @@ class StepDecoder(nn.Module):
         self.positions = None if self.rotary else decoder.positions
         self.layers = nn.ModuleList(StepLayer(layer, precision, self.dtype) for layer in decoder.layers)
         self.multiplications = sum(weight.numel() for weight in self.layers.buffers() if weight.ndim == 2)
+        self.static = (
+            torch.compile(self._static_run, mode=None if on_processor else "reduce-overhead") if compiled else None
+        )
         self.parts: WeakKeyDictionary[Part, Dense] = WeakKeyDictionary()
         self.whole: Dense | None = None
 
@@ -176,9 +187,9 @@ class StepDecoder(nn.Module):
         """An empty cache for S sequences of at most `max_length` tokens, prompt included, over `memory` (B, N, D)."""
         memory = memory.to(self.dtype)
         shape = len(image_index), self.heads, max_length, self.embedding.shape[1] // self.heads
-        own = [Pair(memory.new_empty(shape), memory.new_empty(shape)) for _ in self.layers]
+        own = [Pair(memory.new_zeros(shape), memory.new_zeros(shape)) for _ in self.layers]
         pairs = [layer.project_memory(memory) for layer in self.layers]
-        return Cache(own, pairs, Rows(image_index, len(memory)), memory.shape[1])
+        return Cache(own, pairs, Rows(image_index, len(memory)))
 
     @torch.inference_mode()
     def step(self, tokens: Tensor, cache: Cache, part: Part | None = None) -> Tensor:
@@ -189,20 +200,37 @@ class StepDecoder(nn.Module):
 
     def _hidden(self, tokens: Tensor, cache: Cache) -> Tensor:
         """What the last layer makes of the last of `tokens` (S, T), normalized: (S, D)."""
-        count, start = tokens.shape[1], cache.length
-        x, angles, mask = F.embedding(tokens, self.embedding), None, None
+        start, end = cache.length, cache.length + tokens.shape[1]
+        cache.length = end
+        places = torch.arange(start, end, device=tokens.device)
+        if tokens.shape[1] > 1:
+            return self._run(
+                tokens, cache, places, start, end, torch.arange(end, device=places.device) <= places[:, None]
+            )
+        return (
+            self._run(tokens, cache, places, start, end, None)
+            if self.static is None
+            else self.static(tokens, cache, places)
+        )
+
+    def _static_run(self, tokens: Tensor, cache: Cache, places: Tensor) -> Tensor:
+        """`_run` for one token at `places` (1,), whose shapes do not depend on the place: all of the cache is read."""
+        end = cache.own[0].places
+        mask = torch.arange(end, device=places.device) <= places[:, None]
+        return self._run(tokens, cache, places, places, end, mask)
+
+    def _run(
+        self, tokens: Tensor, cache: Cache, places: Tensor, start: int | Tensor, end: int, mask: Tensor | None
+    ) -> Tensor:
+        x, angles = F.embedding(tokens, self.embedding), None
         if self.rotary:
-            places = torch.arange(start, start + count, device=tokens.device)
             angles = rotary_1d(places, x.shape[-1] // self.heads)
         else:
-            x = x + self.positions[start : start + count]
-        if count > 1:
-            mask = torch.ones(count, start + count, dtype=torch.bool, device=x.device).tril(start)
+            x = x + self.positions[places]
         x = x.flatten(0, 1).to(self.dtype)
         for layer, own, memory in zip(self.layers, cache.own, cache.memory, strict=True):
-            x = layer(x, own, memory, cache.size, cache.rows, start, angles, mask)
-        cache.length += count
-        return self.norm(x.view(len(tokens), count, -1)[:, -1].float())
+            x = layer(x, own, memory, cache.rows, start, end, angles, mask)
+        return self.norm(x.view(*tokens.shape, -1)[:, -1].float())
 
     def _project(self, x: Tensor, part: Part | None) -> Tensor:
         """Logits (S, K) of a part of the vocabulary, or of all of it."""

@@ -54,7 +54,7 @@ class ExactModel:
     def start(self, memory: Tensor, image_index: Tensor, max_length: int) -> ExactCache:
         return ExactCache(memory[image_index, 0, 0].long())
 
-    def prepare(self) -> ExactModel:
+    def prepare(self, precision: str, compiled: bool) -> ExactModel:
         return self
 
     def step(self, tokens: Tensor, cache: ExactCache, part: Part | None = None) -> Tensor:
