@@ -301,7 +301,6 @@ class TrainCFG:
     ema_decay: float = setting(
         0.9995, "decay of the moving average of the weights, which is evaluated and saved; 0: off", low=0, high=1
     )
-    precision: str = setting("bf16", "arithmetic of the training step", choices=("fp32", "bf16"))
     coord_sigma: float = setting(
         2.0, "deviation of soft targets around a target coordinate, in bins; 0: hard targets", low=0, tasks=LOCATED
     )
@@ -455,6 +454,12 @@ class CFG:
     task_weights: str = setting("", "comma-separated loss weights in the order of --task; empty: all 1")
     seed: int = setting(0, "seed of weights, order, augmentation and sampling", low=0, high=2**32 - 1)
     device: str = setting("auto", "device: cpu, cuda, cuda:1, ...; auto: cuda where there is one")
+    precision: str = setting(
+        "auto",
+        "auto: bf16 to train, fp32 to predict; int8: weights of decoding",
+        choices=("auto", "fp32", "bf16", "int8"),
+    )
+    compile: bool = setting(False, "compile the decoding step with torch.compile: minutes first, then quicker")
     model: ModelCFG = field(default_factory=ModelCFG)
     data: DataCFG = field(default_factory=DataCFG)
     train: TrainCFG = field(default_factory=TrainCFG)
@@ -475,6 +480,11 @@ class CFG:
     def tasks(self) -> tuple[str, ...]:
         """The names of the tasks, in the order given."""
         return parse_tasks(self.task)
+
+    @property
+    def training_precision(self) -> str:
+        """The arithmetic of the training step."""
+        return "bf16" if self.precision == "auto" else self.precision
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -595,6 +605,8 @@ def parse_grid(text: str) -> tuple[int, int] | None:
 def check_training(cfg: CFG) -> None:
     """Raise UserError for training settings that do not fit together."""
     model, data, train, window = cfg.model, cfg.data, cfg.train, cfg.infer.coord_window
+    if cfg.precision == "int8":
+        raise UserError("--precision int8 is for inference; train with bf16 or fp32")
     for prefix, low, high in (
         ("", data.min_scale, data.max_scale),
         ("crop-", data.crop_min_scale, data.crop_max_scale),
