@@ -409,8 +409,18 @@ class InferCFG:
         high=1,
         tasks=("keypoint",),
     )
+    keypoint_votes: int = setting(
+        1, "sampled poses that vote for each point; 1: one pose, greedy by default", low=1, high=64, tasks=("keypoint",)
+    )
     caption_top_p: float = setting(
         0.0, "sample captions from the nucleus of this probability; 0: greedy", low=0, high=1, tasks=CAPTIONING
+    )
+    caption_votes: int = setting(
+        1,
+        "sampled captions, of which the most typical is kept; 1: one, greedy by default",
+        low=1,
+        high=256,
+        tasks=CAPTIONING,
     )
     invisible_threshold: float = setting(
         0.5,
@@ -505,7 +515,9 @@ DECODING = (
         "mask_threshold",
         "mask_tokens",
         "keypoint_top_p",
+        "keypoint_votes",
         "caption_top_p",
+        "caption_votes",
         "invisible_threshold",
         "suppress_invisible",
         "points_score_weight",
@@ -636,7 +648,7 @@ def notices(cfg: CFG) -> list[str]:
             (infer.detection_top_p or infer.detection_votes > 1) and "end_threshold" in cfg.given
         ),
         "--invisible-threshold has no effect where --keypoint-top-p samples": (
-            infer.keypoint_top_p and "invisible_threshold" in cfg.given
+            infer.keypoint_top_p and infer.keypoint_votes == 1 and "invisible_threshold" in cfg.given
         ),
         "--watch-minutes has no effect without --watch": infer.watch_minutes and not infer.watch,
         "--weights has no effect beside --watch": infer.watch and infer.weights != InferCFG.weights,

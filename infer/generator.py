@@ -132,7 +132,8 @@ class ModelGenerator:
             )
             parts = vars(found) if sampling.alternatives else {"tokens": found.tokens, "probs": found.probs}
             if sampling.coords_too:
-                coords, probs = self._coords(memory, tokens, image_index, found.tokens)
+                each = (tensor.repeat_interleave(num_samples, 0) for tensor in (tokens, image_index))
+                coords, probs = self._coords(memory, *each, found.tokens)
                 parts |= {"coords": coords, "coord_probs": probs}
             rows = zip(*(tensor.cpu().numpy() for tensor in parts.values()), strict=True)
             responses += [Response(**dict(zip(parts, row, strict=True))) for row in rows]
