@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -79,21 +79,22 @@ def _require_one_name(path: Path, categories: Iterable[dict]) -> None:
             )
 
 
-def read_part(path: Path, part: Part, files: Sequence[Path] = ()) -> dict:
-    """What `read_annotations` reads of those images that belong to `part`; `files` are all annotation files of its
-    split, which may list other images."""
-    content = read_annotations(path)
+def take_part(contents: Mapping[str, dict], part: Part) -> dict[str, dict]:
+    """What annotation files say about those images that belong to `part`; they may list different images."""
     if not part.side:
-        return content
+        return dict(contents)
     names: dict[Any, str] = {}  # an image id of several files is on one side, where it is refused
-    for other in (content, *(read_annotations(file) for file in files if file != path)):
-        for image in other["images"]:
-            names[image["id"]] = min(names.get(image["id"], image["file_name"]), image["file_name"])
+    for image in chain.from_iterable(content["images"] for content in contents.values()):
+        names[image["id"]] = min(names.get(image["id"], image["file_name"]), image["file_name"])
     chosen = {number for number, kept in zip(names, part.chosen(list(names.values())), strict=True) if kept}
     left_out = names.keys() - chosen
-    images = [image for image in content["images"] if image["id"] in chosen]
-    annotations = [entry for entry in content["annotations"] if entry.get("image_id") not in left_out]
-    return content | {"images": images, "annotations": annotations}
+
+    def taken(content: dict) -> dict:
+        images = [image for image in content["images"] if image["id"] in chosen]
+        annotations = [entry for entry in content["annotations"] if entry.get("image_id") not in left_out]
+        return content | {"images": images, "annotations": annotations}
+
+    return {name: taken(content) for name, content in contents.items()}
 
 
 def without_roots(categories: Mapping[int, dict], contents: Iterable[dict]) -> dict[int, dict]:

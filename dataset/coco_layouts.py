@@ -4,23 +4,20 @@ write them."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pix2seq.dataset.annotation_files import read_annotations, read_part
+from pix2seq.dataset.annotation_files import read_annotations
 from pix2seq.dataset.coco import CocoDataset, ImageDataset, annotation_path
-from pix2seq.dataset.file_names import FileNames
 from pix2seq.dataset.layout import ChosenLabels, Layout
 from pix2seq.dataset.splits import Part, role_in, role_of, split_folders
-from pix2seq.errors import UserError
 from pix2seq.schema import read_head
 
 if TYPE_CHECKING:
     from pix2seq.task import Task
 
-LOOKED_FOR = 100  # images of a JSON, some of which may be missing, that are tried to find its image folder
 HEAD_BYTES = 2**20  # of a JSON that are looked at to tell what it is
 ROBOFLOW = "_annotations.coco.json"
 COCO_S_OWN = re.compile(r"(instances|person_keypoints|captions|panoptic|stuff|image_info)_")  # one of several files
@@ -51,11 +48,10 @@ class CocoLayout(Layout):
         return f"annotations/*_{split}.json"
 
     def dataset(self, part: Part, tasks: Mapping[str, Task], images: Path | None, labels: ChosenLabels) -> ImageDataset:
-        if not images and not (self.root / part.split).is_dir():
-            first = next(path for task in tasks.values() if (path := self._path(task, part.split)).is_file())
-            below = [self.root / "images" / part.split, self.root / "images", self.root]
-            images = find_images(first, [self.root / part.split, *below])
-        chosen = labels.class_names, labels.classes, images, labels.skeleton
+        near = None
+        if not (self.root / part.split).is_dir():
+            near = [self.root / "images" / part.split, self.root / "images", self.root]
+        chosen = labels.class_names, labels.classes, images or near, labels.skeleton
         return CocoDataset(self.root, part.split, tasks, *chosen, part)
 
 
@@ -65,19 +61,24 @@ class JsonLayout(Layout):
 
     takes_images = True
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, named: Mapping[str, Path] | None = None) -> None:
+        """`named` are the files of the splits if they are not looked for."""
         self.root = root
-        self.splits: dict[str, Path] = {}
+        self.splits: dict[str, Path] = dict(named) if named else self._find_splits(root)
+
+    def _find_splits(self, root: Path) -> dict[str, Path]:
+        splits: dict[str, Path] = {}
         for path in _json_files(root):
-            self.splits.setdefault(path.stem, path)
-        for name in list(self.splits):
+            splits.setdefault(path.stem, path)
+        for name in list(splits):
             role = role_in(name)
-            if role and not any(role_of(other) == role for other in self.splits):
-                self.splits[role[0]] = self.splits.pop(name)
+            if role and not any(role_of(other) == role for other in splits):
+                splits[role[0]] = splits.pop(name)
         for name, folder in split_folders(root).items():
             inside = sorted(folder.glob("*.json"), key=lambda path: (path.name != ROBOFLOW, path.name))
             if first := next((path for path in inside if looks_like_coco(path)), None):
-                self.splits.setdefault(name, first)
+                splits.setdefault(name, first)
+        return splits
 
     @property
     def title(self) -> str:
@@ -89,10 +90,15 @@ class JsonLayout(Layout):
         return dict(tasks)
 
     def describe(self, split: str) -> str:
-        return self.splits[split].relative_to(self.root).as_posix()
+        path = self.splits[split]
+        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
 
     def dataset(self, part: Part, tasks: Mapping[str, Task], images: Path | None, labels: ChosenLabels) -> ImageDataset:
-        return open_json(self.splits[part.split], part, images, self.root, labels)
+        path, root = self.splits[part.split], self.root
+        near = (path.parent, path.with_suffix(""), path.parent / "images", root / path.stem, root, root / "images")
+        read = {path.name: partial(read_annotations, path)}
+        chosen = labels.class_names, labels.classes, labels.skeleton
+        return ImageDataset(images or list(dict.fromkeys(near)), read, *chosen, part)
 
 
 def _json_files(root: Path) -> list[Path]:
@@ -111,32 +117,3 @@ def looks_like_coco(path: Path) -> bool:
     head = read_head(path, HEAD_BYTES)
     encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     return bool(LISTS.match(head.decode(encoding, "replace").lstrip()))
-
-
-def open_json(path: Path, part: Part, folder: Path | None, root: Path, labels: ChosenLabels) -> ImageDataset:
-    """A part of a file in COCO's annotation format with its images in `folder`, or in a folder near it where some are
-    found."""
-    if not folder:
-        near = (path.parent, path.with_suffix(""), path.parent / "images", root / path.stem, root, root / "images")
-        folder = find_images(path, near)
-    read = {path.name: partial(read_part, path, part)}
-    return ImageDataset(folder, read, labels.class_names, labels.classes, labels.skeleton)
-
-
-def find_images(path: Path, near: Iterable[Path]) -> Path:
-    """The first of the folders `near` an annotation file that holds some of its images."""
-    names = [image["file_name"] for image in read_annotations(path)["images"][:LOOKED_FOR]]
-    near = list(dict.fromkeys(near))
-    folder = next((place for place in near if _holds_some(place, names)), None)
-    if folder is None:
-        raise UserError(
-            f"{path} names {f'images such as {names[0]}' if names else 'no image'}, none of which is in "
-            f"{', '.join(map(str, near))}; name their folder with --train-images and --val-images"
-        )
-    return folder
-
-
-def _holds_some(folder: Path, names: Sequence[str]) -> bool:
-    """Whether some image is in a folder, by its own name or by another spelling of it."""
-    files = FileNames(folder)
-    return any(files.find(name) for name in names)
