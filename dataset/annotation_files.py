@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from pix2seq.dataset.annotations import Problems
+from pix2seq.dataset.cvat import cvat_to_coco, parse_cvat
 from pix2seq.dataset.foreign import what_json_is
 from pix2seq.dataset.mending import match_ids
 from pix2seq.dataset.splits import Part
+from pix2seq.dataset.via import is_via, read_table, via_csv_to_coco, via_to_coco
 from pix2seq.errors import UserError, shown
 from pix2seq.runtime.text import read_text
 
@@ -21,10 +23,10 @@ MAX_SIDE = 10**7  # pixels; no image is larger
 NAMING = {"id", "image_id", "category_id", "name"}  # keys whose values identify entries
 
 
-def read_annotations(path: Path) -> dict:
-    """The content of a file in COCO's annotation format."""
+def parse_json(path: Path) -> Any:
+    """The content of a JSON; raise UserError if it cannot be read."""
     try:
-        content = json.loads(read_text(path))
+        return json.loads(read_text(path))
     except FileNotFoundError:
         raise UserError(
             f"there is no annotation file {path}; check --data-root and the splits, or --train-json and --val-json"
@@ -35,6 +37,12 @@ def read_annotations(path: Path) -> dict:
         raise UserError(f"{path} cannot be read ({error.strerror}); name a file in COCO's annotation format") from None
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}); get the file again") from None
+
+
+def read_annotations(path: Path, subset: str = "") -> dict:
+    """The content of a file in COCO's annotation format, or of one of VIA or CVAT in this format; `subset` is one of
+    those that images of CVAT's file belong to."""
+    content, problems = _in_coco(path, subset)
     lists = [content.get(name) for name in ("images", "annotations")] if isinstance(content, dict) else [None]
     if not all(isinstance(entries, list) for entries in lists):
         found = what_json_is(content) or "has no lists `images` and `annotations`"
@@ -64,8 +72,22 @@ def read_annotations(path: Path) -> dict:
                 '[{"id": 1, "name": "person"}]; add it, or export the file with it'
             )
     _require_one_name(path, content.get("categories") or [])
-    content["problems"] = match_ids(content)
+    content["problems"] = [*problems, *match_ids(content)]
     return content
+
+
+def _in_coco(path: Path, subset: str) -> tuple[Any, list[tuple[str, str]]]:
+    """What a file holds, in COCO's format if it is one of VIA or CVAT, and what of that is left out."""
+    suffix = path.suffix.lower()
+    if suffix == ".xml":
+        content = cvat_to_coco(parse_cvat(path), subset)
+    elif suffix == ".csv":
+        content = via_csv_to_coco(read_table(path), path)
+    elif is_via(parsed := parse_json(path)):
+        content = via_to_coco(parsed, path)
+    else:
+        return parsed, []
+    return content, content.pop("problems")
 
 
 def _require_one_name(path: Path, categories: Iterable[dict]) -> None:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from pix2seq.config import DataCFG
 from pix2seq.dataset.coco import ImageDataset
-from pix2seq.dataset.coco_layouts import CocoLayout, JsonLayout
+from pix2seq.dataset.coco_layouts import CocoLayout, FileLayout
 from pix2seq.dataset.foreign import what_is_there
+from pix2seq.dataset.labelme import LabelmeLayout
 from pix2seq.dataset.layout import ChosenLabels, Layout
 from pix2seq.dataset.splits import TRAIN, VAL, Part, role_of
 from pix2seq.dataset.voc_layouts import VocLayout
@@ -78,7 +79,7 @@ class DataFolder:
     def layouts(self) -> list[Layout]:
         """The layouts that the folder has, the most telling one first; YOLO's is looked for where there is no other."""
         root = self.root
-        found: list[Layout] = [CocoLayout(root, self.tasks), VocLayout(root), JsonLayout(root)]
+        found: list[Layout] = [CocoLayout(root, self.tasks), VocLayout(root), FileLayout(root), LabelmeLayout(root)]
         found = [layout for layout in found if layout.splits]
         return found or list(filter(None, [find_yolo(root)]))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pix2seq.config import CFG
 from pix2seq.dataset.coco import ImageDataset
-from pix2seq.dataset.coco_layouts import JsonLayout
+from pix2seq.dataset.coco_layouts import FileLayout
 from pix2seq.dataset.layout import ChosenLabels
 from pix2seq.dataset.layouts import DataFolder, Found, may_hold_out, refuse_images
 from pix2seq.dataset.scenes import SceneDataset, complete_scenes
@@ -122,7 +122,7 @@ def _explicit_json(cfg: CFG, split: str, hold_out: bool) -> Found | None:
         return None
     root = Path(data.data_root)
     return Found(
-        root, JsonLayout(root, {split: _below(root, name)}), Part(split, side, data.val_share if side else 0.0)
+        root, FileLayout(root, {split: _below(root, name)}), Part(split, side, data.val_share if side else 0.0)
     )
 
 

@@ -25,6 +25,19 @@ def read_text(path: Path) -> str:
     return decode_text(path.read_bytes(), path)
 
 
+def read_start(path: Path, most: int) -> str:
+    """The text of the first `most` bytes of a file, to tell what it is; empty if it is no regular file that can be
+    read."""
+    try:
+        require_regular(path)
+        with path.open("rb") as file:
+            head = file.read(most)
+    except OSError:
+        return ""
+    encoding = next((name for mark, name in MARKS if head.startswith(mark)), "utf-8")
+    return head.decode(encoding, "replace").lstrip()
+
+
 def decode_text(content: bytes, path: Path) -> str:
     """The text of the file `path` with this content in UTF-8, or in UTF-16 with its byte order mark; raise UserError
     for another encoding."""

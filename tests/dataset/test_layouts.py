@@ -266,9 +266,7 @@ def test_a_description_that_is_none_is_refused(tmp_path: Path, content: str, mes
     [
         ("tasks.json", '[{"id": 1, "annotations": [], "data": {}}]', "Label Studio's own JSON; export it as COCO"),
         ("tasks.json", '[{"id": 1, "image": "/data/a.jpg", "label": []}]', "Label Studio's short JSON"),
-        ("a.json", '{"version": "5", "shapes": []}', "labelme's own JSON .* convert"),
-        ("via.json", '{"a.jpg99": {"filename": "a.jpg", "regions": []}}', "VIA's own JSON; export it"),
-        ("annotations.xml", "<?xml version='1.0'?><annotations></annotations>", "CVAT's own XML"),
+        ("via3.json", '{"project": {}, "metadata": {}, "view": {}}', "a project of VIA 3; export it"),
         ("export.zip", "PK", "an archive; unpack it"),
         ("_annotations.csv", "filename,width", "a table"),
         ("x.txt", "a cat", "it holds 10 images, but no annotations"),
