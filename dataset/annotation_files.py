@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import posixpath
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from pix2seq.dataset.annotations import Problems
 from pix2seq.dataset.cvat import cvat_to_coco, parse_cvat
 from pix2seq.dataset.foreign import what_json_is
-from pix2seq.dataset.mending import match_ids
+from pix2seq.dataset.mending import match_ids, spelled_number
 from pix2seq.dataset.splits import Part
 from pix2seq.dataset.via import is_via, read_table, via_csv_to_coco, via_to_coco
 from pix2seq.errors import UserError, shown
@@ -151,19 +152,30 @@ def join_images(contents: Mapping[str, dict], problems: Problems) -> list[dict]:
         del images[image_id]
         where = f"image {image_id}: {', '.join(files[image_id])}"
         problems.add("image id of several files, left out: it is not known whose objects are whose", where)
-    for ids in _ids_of_same_file(images, contents.values()):
-        for image_id in ids:
-            where = f"{images.pop(image_id)['file_name']}: images {', '.join(map(str, ids))}"
-            problems.add("image id whose file has another id, left out: none of both may list all its objects", where)
-    return [images[image_id] for image_id in sorted(images, key=lambda number: (isinstance(number, str), number))]
+    chosen = without_uncertain(list(images.values()), contents.values(), problems)
+    return sorted(chosen, key=lambda image: (isinstance(image["id"], str), image["id"]))
 
 
-def _ids_of_same_file(images: Mapping[int, dict], contents: Iterable[dict]) -> list[list[int]]:
-    """The ids of each file that has several, unless all have the same objects: such a file is repeated, no more."""
+def without_uncertain(images: Sequence[dict], contents: Iterable[dict], problems: Problems) -> list[dict]:
+    """The images without those whose file has several ids with different objects, none of which may be all. With the
+    same objects such a file is repeated, no more."""
     ids: dict[str, list[int]] = {}
-    for image_id, image in images.items():
-        ids.setdefault(image["file_name"], []).append(image_id)
+    for image in images:
+        ids.setdefault(posixpath.normpath(image["file_name"]), []).append(image["id"])
     several = [same for same in ids.values() if len(same) > 1]
+    different = _with_different_objects(several, contents)
+    for same in several:
+        kind = "image id whose file has another id, left out: none of both may list all its objects"
+        kind = kind if same in different else "image file with several ids and the same objects"
+        name = next(image["file_name"] for image in images if image["id"] == same[0])
+        for _ in same:
+            problems.add(kind, f"{name}: images {', '.join(map(str, same))}")
+    left_out = set(chain.from_iterable(different))
+    return [image for image in images if image["id"] not in left_out]
+
+
+def _with_different_objects(several: Sequence[list[int]], contents: Iterable[dict]) -> list[list[int]]:
+    """Those of several lists of image ids whose objects differ."""
     objects: dict[int, Counter[tuple[str, str]]] = {image_id: Counter() for same in several for image_id in same}
     for annotation in chain.from_iterable(content["annotations"] for content in contents):
         if annotation.get("image_id") in objects and is_object(annotation):
@@ -173,7 +185,8 @@ def _ids_of_same_file(images: Mapping[int, dict], contents: Iterable[dict]) -> l
 
 def _with_sound_size(image: dict) -> dict:
     """The entry without a width or height that is not a positive whole number: it counts as unknown."""
-    known = {side: image[side] for side in ("width", "height") if isinstance(image.get(side), (int, float))}
+    given = {side: spelled_number(image.get(side)) for side in ("width", "height")}
+    known = {side: value for side, value in given.items() if isinstance(value, (int, float))}
     sound = {side: int(value) for side, value in known.items() if 0 < value < MAX_SIDE and value % 1 == 0}  # 640.0, too
     return {key: value for key, value in image.items() if key not in ("width", "height")} | sound
 

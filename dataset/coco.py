@@ -18,6 +18,7 @@ from pix2seq.dataset.annotation_files import (
     read_annotations,
     take_part,
     without_roots,
+    without_uncertain,
 )
 from pix2seq.dataset.annotations import ObjectReader, Problems, number_classes, polygons_of
 from pix2seq.dataset.box_counts import BoxCounts
@@ -361,6 +362,8 @@ class ImageDataset:
                 self.problems.add(f"image that is found {how}", f"{entry['file_name']} is {name}")
             entry["file_name"], headers[entry["id"]] = name, header
         self.images = [entry for entry in self.images if entry["id"] in headers]
+        if any(how for _, how, _ in found) and len({entry["file_name"] for entry in self.images}) < len(self.images):
+            self.images = without_uncertain(self.images, self._contents().values(), self.problems)
         self._settle_frames(headers)
 
     def _settle_frames(self, headers: Mapping[int, Header]) -> None:

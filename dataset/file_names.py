@@ -47,7 +47,7 @@ class FileNames:
         if not parts or ".." in parts:
             return None
         for part in parts:
-            same = self._list(place).get(_plain(part), [])
+            same = self._list(place).get(same_spelling(part), [])
             chosen = [part] if part in same else same
             if len(chosen) != 1:
                 return None
@@ -58,7 +58,7 @@ class FileNames:
         if folder not in self._listed:
             names: dict[str, list[str]] = {}
             for path in folder.iterdir() if folder.is_dir() else ():
-                names.setdefault(_plain(path.name), []).append(path.name)
+                names.setdefault(same_spelling(path.name), []).append(path.name)
             self._listed[folder] = names
         return self._listed[folder]
 
@@ -92,7 +92,8 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _plain(name: str) -> str:
+def same_spelling(name: str) -> str:
+    """What names have in common that differ in case and Unicode form alone."""
     return unicodedata.normalize("NFC", name).casefold()
 
 

@@ -62,7 +62,13 @@ class LabelmeLayout(Layout):
 
     def dataset(self, part: Part, tasks: Mapping[str, Task], images: Path | None, labels: ChosenLabels) -> ImageDataset:
         folder, root = self.splits[part.split], self.root
-        near = (folder, folder / "images", folder.parent / "images", root / "images", root)
+        near = [
+            folder,
+            folder / "images",
+            *([] if folder == root else [folder.parent / "images"]),
+            root / "images",
+            root,
+        ]
         chosen = labels.class_names, labels.classes, labels.skeleton
         return ImageDataset(
             images or list(dict.fromkeys(near)), {self.title: partial(read_labelme, folder)}, *chosen, part

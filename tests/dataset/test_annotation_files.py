@@ -81,7 +81,8 @@ def test_text_ids_are_those_of_the_numbers(tmp_path: Path, image_id, category_id
 def test_ids_that_differ_in_spelling_alone_are_never_guessed(tmp_path: Path):
     images = [{"id": "1", "file_name": "a.jpg"}, {"id": "01", "file_name": "b.jpg"}]
     split = opened(tmp_path, content([{"image_id": 1}], images=images))
-    assert not split.objects and "not listed" in split.problems.lines()[0]
+    assert not split.images and not split.objects
+    assert "2 × image that a reference may mean as well as another one" in split.problems.lines()[0]
 
 
 def test_an_image_with_an_object_that_cannot_be_read_teaches_nothing_about_objects(tmp_path: Path):
