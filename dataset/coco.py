@@ -113,6 +113,7 @@ class ImageDataset:
     ) -> None:
         self.read, self.part, self.problems = dict(read), part, Problems()
         self.cache: DecodedCache | None = None
+        self._is_looked_up = False
         contents = self._contents()
         self.folder = folder if isinstance(folder, Path) else _folder_of(contents, folder)
         for kind, where in (problem for content in contents.values() for problem in content.get("problems", [])):
@@ -344,8 +345,11 @@ class ImageDataset:
 
         Images are left out whose file is missing or no image, or has another size than annotated; files that are found
         by another spelling and sizes that were not known are entered. Raises UserError if no image is left, or if most
-        have another size.
+        have another size. A second call changes nothing.
         """
+        if self._is_looked_up:
+            return
+        self._is_looked_up = True
         found = look_up(self.folder, [entry["file_name"] for entry in self.images], self._is_outside)
         if found and all(isinstance(header, str) for _, _, header in found):
             name, _, fault = found[0]
