@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import posixpath
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from pix2seq.dataset.foreign import what_json_is
 from pix2seq.dataset.mending import match_ids, spelled_number
 from pix2seq.dataset.splits import Part
 from pix2seq.dataset.via import is_via, read_table, via_csv_to_coco, via_to_coco
-from pix2seq.errors import UserError, shown
+from pix2seq.errors import UserError, plain, shown
 from pix2seq.runtime.text import read_text
 
 MOST_OF_CAPTION = 10_000  # characters: some paragraphs
@@ -73,6 +73,7 @@ def read_annotations(path: Path, subset: str = "") -> dict:
                 '[{"id": 1, "name": "person"}]; add it, or export the file with it'
             )
     _require_one_name(path, content.get("categories") or [])
+    problems = [*problems, *_with_plain_names(content.get("categories") or [])]
     content["problems"] = [*problems, *match_ids(content)]
     return content
 
@@ -100,6 +101,17 @@ def _require_one_name(path: Path, categories: Iterable[dict]) -> None:
                 f"{path} has two categories of the id {shown(entry['id'])}, {shown(names[entry['id']])} and "
                 f"{shown(entry['name'])}; give each an id of its own"
             )
+
+
+def _with_plain_names(categories: Iterable[dict]) -> Iterator[tuple[str, str]]:
+    """Leave out of the categories' names what a terminal would obey, as weights files do that keep them; what was left
+    out, and where."""
+    for entry in categories:
+        if isinstance(entry["name"], str):
+            name = plain(entry["name"]) or f"class_{entry['id']}"
+            if not entry["name"].isprintable():
+                yield "category whose name has control characters, which are left out", name
+            entry["name"] = name
 
 
 def take_part(contents: Mapping[str, dict], part: Part) -> dict[str, dict]:

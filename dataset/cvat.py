@@ -14,7 +14,7 @@ import numpy as np
 
 from pix2seq.dataset.drawings import Drawings, ellipse, mask_at, no_shape, numbers_of, polygons, rectangle
 from pix2seq.dataset.images import MEGAPIXELS
-from pix2seq.errors import UserError
+from pix2seq.errors import UserError, plain
 from pix2seq.runtime.text import parse_xml
 from pix2seq.schema import read_bytes
 
@@ -29,7 +29,7 @@ def parse_cvat(path: Path) -> ET.Element:
     except FileNotFoundError:
         raise UserError(f"there is no annotation file {path}; check --train-json and --val-json") from None
     except (ET.ParseError, OSError, ValueError) as error:
-        raise UserError(f"{path} is no XML that can be read ({error}); export it again") from None
+        raise UserError(f"{path} is no XML that can be read ({plain(str(error))}); export it again") from None
     if root.tag != "annotations":
         raise UserError(f"{path} is no XML of CVAT; expected CVAT for images 1.1")
     if root.find("track") is not None:
@@ -50,12 +50,12 @@ def cvat_to_coco(root: ET.Element, subset: str = "") -> dict:
     parts: dict[str, list[str]] = {}  # the points of skeletons by their classes
     for label in labels:
         if parent := label.findtext("parent"):
-            parts.setdefault(parent.strip(), []).append(label.findtext("name").strip())
+            parts.setdefault(plain(parent), []).append(label.findtext("name").strip())
     for skeleton in root.iter("skeleton"):
-        names = parts.setdefault((skeleton.get("label") or "").strip(), [])
+        names = parts.setdefault(plain(skeleton.get("label") or ""), [])
         names += [name for point in skeleton.iter("points") if (name := _name(point)) not in names]
     categories = {name: {"keypoints": points} for name, points in parts.items() if points}
-    drawings = Drawings([label.findtext("name").strip() for label in own], categories)
+    drawings = Drawings([plain(label.findtext("name")) for label in own], categories)
     for image in root.iter("image"):
         if not subset or image.get("subset") == subset:
             sides = {side: int(value) for side in ("width", "height") if (value := image.get(side, "")).isdecimal()}
@@ -76,7 +76,7 @@ def _add(drawings: Drawings, shape: ET.Element, parts: dict[str, list[str]]) -> 
     elif shape.tag == "mask":
         drawings.add(label, _mask(shape))
     elif shape.tag == "skeleton":
-        drawings.add(label, _skeleton(shape, parts.get((label or "").strip(), [])))
+        drawings.add(label, _skeleton(shape, parts.get(plain(label or ""), [])))
     elif shape.tag in NO_AREA:
         drawings.leave_out(shape.tag)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from pix2seq.dataset.annotations import outline_parts
 from pix2seq.dataset.mending import are_numbers, unquoted
-from pix2seq.errors import shown
+from pix2seq.errors import plain, shown
 
 CORNERS = 32  # of the polygon that an ellipse becomes
 NOT_READ = "{} that has no area, left out"  # points and lines
@@ -34,7 +34,7 @@ class Drawings:
 
     def add(self, label: Any, shape: Mapping[str, Any]) -> None:
         """Add an object; one without a class, or that is `no_shape`, is refused with its image when it is read."""
-        name = label.strip() if isinstance(label, str) else ""
+        name = plain(label) if isinstance(label, str) else ""
         entry = {"id": len(self.objects) + 1, "image_id": len(self.images)} | shape
         self.objects.append((name or None, entry))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pix2seq.dataset.drawings import polygons, rectangle
+from pix2seq.errors import plain
 from pix2seq.runtime.text import parse_xml
 from pix2seq.schema import read_bytes
 
@@ -49,7 +50,7 @@ def parse_voc(path: Path) -> VocXml | str:
 
 def _object(entry: ET.Element) -> dict[str, Any]:
     found: dict[str, Any] = {
-        "name": (entry.findtext("name") or "").strip(),
+        "name": plain(entry.findtext("name") or ""),
         "difficult": (entry.findtext("difficult") or "").strip() == "1",
     }
     found |= {"bbox": None, "remarks": [], "fractions": False} | _outline(entry)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import os
+import shutil
 from collections.abc import Iterator
 
 import torch
@@ -57,6 +60,13 @@ def computes_bf16(device: torch.device) -> bool:
     if device.type != "cpu":
         return True
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def has_compiler(device: torch.device) -> bool:
+    """Whether torch.compile can make code for `device` here."""
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        return False
+    return shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
 @contextlib.contextmanager

@@ -62,7 +62,7 @@ class Trainer:
         check_training(cfg)
         self.tasks = choose_tasks(cfg.tasks)
         self.device = distributed.start(pick_device(cfg.device))
-        check_precision(cfg.train.precision, self.device)
+        check_precision(cfg.training_precision, self.device)
         self.run_folder: RunFolder | None = None  # in the first process, which alone writes
         self.folder = distributed.from_first(lambda: self._claim(cfg))
         self.cfg = cfg = replace(cfg, run_dir=str(self.folder))
@@ -305,7 +305,7 @@ class Trainer:
         self, batch: Batch, counts: Mapping[str, TokenCounts] | None = None
     ) -> tuple[dict[str, Tensor], Tensor]:
         """The gradients of one process's batch; each loss, and their weighted sum."""
-        with arithmetic(self.device, self.cfg.train.precision):
+        with arithmetic(self.device, self.cfg.training_precision):
             if batch.tasks or self.auxiliary_head:
                 losses = batch_losses(self.model, batch, self.cfg.train, self.auxiliary_head, counts)
                 total = sum(self.loss_weights[name] * loss for name, loss in losses.items())
@@ -330,7 +330,7 @@ class Trainer:
         self.average.eval()
         sums: dict[str, list[float]] = {}
         for batch in self.val_loader:
-            with arithmetic(self.device, self.cfg.train.precision):
+            with arithmetic(self.device, self.cfg.training_precision):
                 losses = batch_losses(self.average, batch.to(self.device), self.cfg.train, counts=counts)
             for task, loss in losses.items():
                 sums.setdefault(task, []).append(loss.item())
