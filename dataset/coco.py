@@ -113,9 +113,9 @@ class ImageDataset:
     ) -> None:
         self.read, self.part, self.problems = dict(read), part, Problems()
         self.cache: DecodedCache | None = None
-        self._is_looked_up = False
-        contents = self._contents()
+        contents = {name: function() for name, function in self.read.items()}
         self.folder = folder if isinstance(folder, Path) else _folder_of(contents, folder)
+        contents = take_part(contents, part) if part else contents
         for kind, where in (problem for content in contents.values() for problem in content.get("problems", [])):
             self.problems.add(kind, where)
         self._read_categories(contents, classes)
@@ -345,11 +345,8 @@ class ImageDataset:
 
         Images are left out whose file is missing or no image, or has another size than annotated; files that are found
         by another spelling and sizes that were not known are entered. Raises UserError if no image is left, or if most
-        have another size. A second call changes nothing.
+        have another size.
         """
-        if self._is_looked_up:
-            return
-        self._is_looked_up = True
         found = look_up(self.folder, [entry["file_name"] for entry in self.images], self._is_outside)
         if found and all(isinstance(header, str) for _, _, header in found):
             name, _, fault = found[0]

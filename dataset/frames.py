@@ -54,7 +54,10 @@ def look_up(
 
 
 def is_settled(entry: Mapping, header: Header) -> bool:
-    """Whether the annotated size of an image is that of the file as it is read, and of no other reading of it."""
+    """Whether the annotated size of an image is that of the file as it is read, and of no other reading of it; or its
+    frame was settled before."""
+    if "as_stored" in entry:
+        return annotated_size(entry) == (header.stored if entry["as_stored"] else header.upright)
     return annotated_size(entry) == header.upright and (header.orientation == 1 or header.upright != header.stored)
 
 

@@ -288,9 +288,10 @@ def test_a_root_that_is_no_folder_is_named(tmp_path: Path):
         opened(tmp_path / "nowhere")
 
 
-def test_one_image_has_nothing_to_hold_out(tmp_path: Path):
+@pytest.mark.parametrize("write", [labels, xml, lambda folder, names: coco(folder / "all.json", names)])
+def test_one_image_has_nothing_to_hold_out(tmp_path: Path, write: Callable):
     images(tmp_path, NAMES[:1])
-    labels(tmp_path, NAMES[:1])
+    write(tmp_path, NAMES[:1])
     with pytest.raises(UserError, match="no validation split, and not two images"):
         opened(tmp_path)
 
