@@ -274,6 +274,11 @@ class TrainCFG:
     batch_size: int = setting(
         32, "images per optimizer step and process; less if the images are few", low=1, high=65_536
     )
+    parallel: str = setting(
+        "ddp",
+        "what each process holds: the whole model (ddp), or a part of every weight (fsdp), for big models",
+        choices=("ddp", "fsdp"),
+    )
     optimizer: str = setting(
         "muon", "muon: Muon for the transformers' matrices, AdamW for the rest", choices=("adamw", "muon")
     )

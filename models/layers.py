@@ -7,6 +7,7 @@ The same layers come in two styles: `standard` (LayerNorm, GELU, biases; positio
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from pix2seq.config import ModelCFG
+from pix2seq.packing import Buckets
 
 NORM_EPS = 1e-6
 FREQUENCY_BASE = 10000
@@ -109,6 +111,10 @@ class Attention(nn.Module):
     def merge_heads(self, heads: Tensor) -> Tensor:
         """(B, heads, L, D / heads) → (B, L, D)"""
         return self.out(heads.transpose(1, 2).flatten(2))
+
+    def merge_buckets(self, heads: Sequence[Tensor], buckets: Buckets) -> Tensor:
+        """(r, heads, l, D / heads) of each bucket → (T, D)"""
+        return self.out(buckets.collect([part.transpose(1, 2).flatten(2) for part in heads]))
 
 
 class MLP(nn.Module):

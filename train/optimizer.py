@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pix2seq.config import CFG
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.train.muon import make_muon
+from pix2seq.train.parallel import sharded_like
 
 ADAM_EPS = 1e-8
 
@@ -96,7 +97,8 @@ class Optimizers:
                 for name, moment in moments.items():
                     if getattr(moment, "shape", None) not in ((), parameter.shape):
                         raise ValueError(f"{name} has another shape than its weights")
-            part.state.update(other.state)
+            for parameter, moments in other.state.items():
+                part.state[parameter] = {name: sharded_like(moment, parameter) for name, moment in moments.items()}
 
 
 def _join_eps_to_uncorrected_moment(adamw: torch.optim.Optimizer) -> None:

@@ -19,6 +19,7 @@ from pix2seq.runtime import distributed
 from pix2seq.runtime.checkpoint import CHECKPOINT, load_checkpoint
 from pix2seq.schema import convert
 from pix2seq.tokenizers.captioning import TextVocabulary, read_text
+from pix2seq.train.parallel import load_whole, whole
 
 if TYPE_CHECKING:
     from pix2seq.train.engine import Trainer
@@ -131,7 +132,7 @@ def undisturbed(device: torch.device) -> Iterator[None]:
 
 def collect(trainer: Trainer) -> dict[str, Any]:
     """The state of a run in tensors and plain values; every process must call this."""
-    parts = {name: getattr(trainer, name).state_dict() for name in ("trained", "average", "optimizers")}
+    parts = {name: whole(getattr(trainer, name).state_dict()) for name in ("trained", "average", "optimizers")}
     numbers = {"step": trainer.step, "epoch": trainer.epoch, "best": trainer.best, "task": trainer.cfg.task}
     position = {"seen": trainer.seen, "images": trainer.sampler.length, "world_size": distributed.world_size()}
     return {
@@ -247,7 +248,7 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
 
 def _restore_learned(trainer: Trainer, state: Mapping[str, Any]) -> None:
     for name in ("trained", "average"):
-        getattr(trainer, name).load_state_dict(state[name])
+        load_whole(getattr(trainer, name), state[name])
     trainer.optimizers.load_state_dict(state["optimizers"], settings_in(state, trainer.cfg))
 
 
