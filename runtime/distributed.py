@@ -32,6 +32,11 @@ def start(device: torch.device) -> torch.device:
     return device
 
 
+def restarts() -> int:
+    """How often torchrun has restarted the processes after one of them failed (`--max-restarts`)."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+
+
 def stop() -> None:
     """Leave the process group."""
     if dist.is_initialized():

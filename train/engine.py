@@ -91,7 +91,9 @@ class Trainer:
         self.model = self._new_model()
         if cfg.train.small_epochs and self.model.encoder.backbone.is_vit:
             raise UserError(f"--small-epochs needs a convnet: {cfg.model.backbone} has one canvas size; set it to 0")
-        self.model.to(self.device, memory_format=image_format(self.device))
+        self.is_sharded = cfg.train.parallel == "fsdp" and distributed.world_size() > 1
+        in_order = torch.contiguous_format if self.is_sharded else image_format(self.device)  # FSDP2 takes no other
+        self.model.to(self.device, memory_format=in_order)
         self.model.encoder.backbone.freeze(cfg.train.frozen_stages)
         if distributed.world_size() > 1:
             join_statistics(self.model.encoder.backbone, self.device)
@@ -105,7 +107,6 @@ class Trainer:
             self.loss_weights["auxiliary"] = cfg.train.auxiliary_weight
         self.learner = Learner(self.model, self.auxiliary_head, cfg.train, self.loss_weights)
         self.trained = self.learner.parts
-        self.is_sharded = cfg.train.parallel == "fsdp" and distributed.world_size() > 1
         if self.is_sharded:
             shard(self.learner, self.model, self.device)
             if self.average is not self.model:
@@ -406,6 +407,7 @@ class Trainer:
 
 def train(cfg: CFG) -> None:
     """Train as `cfg` says; results are in its run folder. Ends the program if a signal stopped it."""
+    cfg = resume.after_restart(cfg)
     with failures(cfg):
         trainer = Trainer(cfg)
         try:
