@@ -279,6 +279,13 @@ class TrainCFG:
         "what each process holds: the whole model (ddp), or a part of every weight (fsdp), for big models",
         choices=("ddp", "fsdp"),
     )
+    accumulate: int = setting(
+        1, "parts of a batch that are computed one after another, with less memory and smaller batch norms", low=1
+    )
+    recompute: bool = setting(
+        False, "compute transformer layers again in the backward pass: less memory, a third more time"
+    )
+    compile: bool = setting(False, "compile the training step, where torch finds a compiler")
     optimizer: str = setting(
         "muon", "muon: Muon for the transformers' matrices, AdamW for the rest", choices=("adamw", "muon")
     )

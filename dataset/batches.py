@@ -7,6 +7,7 @@ import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -57,17 +58,31 @@ class Batch:
     tasks: dict[str, TaskBatch]
     packing: Packing
     names: tuple[str, ...] = ()
+    others: tuple[Batch, ...] = ()  # the rest of a step whose batch is computed in parts
+
+    @property
+    def parts(self) -> tuple[Batch, ...]:
+        """This batch and the others of its step."""
+        return (self, *self.others)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """The same with every tensor changed that a model reads."""
         return replace(
-            self, images=change(self.images), objects=self.objects.map(change), packing=self.packing.map(change)
+            self,
+            images=change(self.images),
+            objects=self.objects.map(change),
+            packing=self.packing.map(change),
+            others=tuple(other.map(change) for other in self.others),
         )
 
     def to(self, device: torch.device) -> Batch:
         """On `device`, images as floats in [0, 1]."""
         moved = self.map(lambda tensor: tensor.to(device, non_blocking=True))
-        return replace(moved, images=moved.images.float() / 255)
+        return moved._as_floats()
+
+    def _as_floats(self) -> Batch:
+        others = tuple(other._as_floats() for other in self.others)
+        return replace(self, images=self.images.float() / 255, others=others)
 
     def pin_memory(self) -> Batch:
         """In memory that a GPU can read from while it computes: DataLoader calls this."""
@@ -147,16 +162,16 @@ class BatchLoader(DataLoader):
             yield batch
 
 
-def build_loader(dataset: SampleDataset, sampler: EpochSampler, workers: int) -> BatchLoader:
-    """Batches made by `workers` processes that live as long as the loader; none draws from torch's own generator,
-    whose state is part of what a run goes on with."""
+def build_loader(dataset: SampleDataset, sampler: EpochSampler, workers: int, parts: int = 1) -> BatchLoader:
+    """Batches, each in `parts`, made by `workers` processes that live as long as the loader; none draws from torch's
+    own generator, whose state is part of what a run goes on with."""
     if workers:
         atexit.register(_end_loading)
     return BatchLoader(
         Readable(dataset),
         batch_sampler=sampler,
         num_workers=workers,
-        collate_fn=_collate_sound,
+        collate_fn=partial(_collate_sound, parts),
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_begin_loading,
@@ -164,9 +179,12 @@ def build_loader(dataset: SampleDataset, sampler: EpochSampler, workers: int) ->
     )
 
 
-def _collate_sound(samples: list[Sample | UserError]) -> Batch | UserError:
+def _collate_sound(parts: int, samples: list[Sample | UserError]) -> Batch | UserError:
     errors = [sample for sample in samples if isinstance(sample, UserError)]
-    return errors[0] if errors else collate(samples)
+    if errors:
+        return errors[0]
+    first, *others = (collate(samples[start::parts]) for start in range(min(parts, len(samples))))
+    return replace(first, others=tuple(others))
 
 
 def _end_loading() -> None:

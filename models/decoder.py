@@ -11,7 +11,16 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from pix2seq.config import ModelCFG
-from pix2seq.models.layers import Attention, LayerCFG, full_circle, init_weights, rotary_1d, rotate, sincos_1d
+from pix2seq.models.layers import (
+    Attention,
+    LayerCFG,
+    full_circle,
+    init_weights,
+    recomputed,
+    rotary_1d,
+    rotate,
+    sincos_1d,
+)
 from pix2seq.packing import Packing
 from pix2seq.token_ids import COORDS
 
@@ -114,6 +123,9 @@ class DecoderLayer(nn.Module):
     def forward(self, x: Tensor, memory: Tensor, packing: Packing, angles: Sequence[Tensor | None]) -> Tensor:
         """The tokens `x` (T, D) of a packing after the whole layer; `memory` (B', N, D) is of the images in the order
         of the packing's buckets, `angles` (l, D / heads / 2) are the rotary positions in each bucket of sequences."""
+        return recomputed(self, self._compute, x, memory, packing, angles)
+
+    def _compute(self, x: Tensor, memory: Tensor, packing: Packing, angles: Sequence[Tensor | None]) -> Tensor:
         y, attention, buckets = self.norm_self(x), self.self_attention, packing.by_sequence
         spread = [buckets.spread(layer(y)) for layer in (attention.query, attention.key, attention.value)]
         heads = []

@@ -59,6 +59,14 @@ class Pix2Seq(nn.Module):
     def device(self) -> torch.device:
         return self.decoder.bias.device
 
+    def recompute(self) -> None:
+        """Keep nothing inside transformer layers for the backward pass: they are computed again there. Layers with
+        batch norms are not, whose statistics would count a batch twice."""
+        for layer in (*self.encoder.layers, *self.decoder.layers):
+            layer.recompute = True
+        if self.encoder.backbone.is_vit:
+            self.encoder.backbone.net.set_grad_checkpointing()
+
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] → memory (B, N, D)."""
         return self.projection(*self.encoder(images))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import os
+import shutil
 from collections.abc import Iterator
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pix2seq.errors import UserError
+from pix2seq.runtime.console import tell
 
 
 def available_devices() -> list[str]:
@@ -59,9 +63,29 @@ def computes_bf16(device: torch.device) -> bool:
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
+def has_compiler(device: torch.device) -> bool:
+    """Whether `torch.compile` can make code for `device`: for the CPU by a C++ compiler, for a GPU by Triton. A line
+    says what is missing."""
+    if device.type == "cpu":
+        needed = "a C++ compiler"
+        found = any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++"))
+    else:
+        needed, found = "Triton", device.type != "cuda" or importlib.util.find_spec("triton") is not None
+    if not found:
+        tell(f"--compile has no effect: {needed} is missing")
+    return found
+
+
+def attention_kernel(device: torch.device) -> contextlib.AbstractContextManager:
+    """On the CPU plain attention, which is quicker there to train through."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
+
+
 @contextlib.contextmanager
 def arithmetic(device: torch.device, precision: str) -> Iterator[None]:
-    """Mixed precision where it gains time, and on the CPU plain attention, which is quicker there to train through."""
-    kernel = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
-    with kernel, torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16" and computes_bf16(device)):
+    """Mixed precision where it gains time, and the kernel of attention that does."""
+    with (
+        attention_kernel(device),
+        torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16" and computes_bf16(device)),
+    ):
         yield

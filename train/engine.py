@@ -29,7 +29,14 @@ from pix2seq.models.weights import Weights, load_weights, save_weights
 from pix2seq.runtime import distributed
 from pix2seq.runtime.checkpoint import CHECKPOINT, save_checkpoint
 from pix2seq.runtime.console import tell
-from pix2seq.runtime.device import arithmetic, check_precision, image_format, pick_device
+from pix2seq.runtime.device import (
+    arithmetic,
+    attention_kernel,
+    check_precision,
+    has_compiler,
+    image_format,
+    pick_device,
+)
 from pix2seq.runtime.files import write_whole
 from pix2seq.runtime.interrupt import StopRequest
 from pix2seq.runtime.run_folder import BEST, CURVES, LAST, METRICS, SETTINGS, RunFolder, claim
@@ -51,7 +58,7 @@ from pix2seq.train.finite import FiniteSteps
 from pix2seq.train.learner import Learner
 from pix2seq.train.loss import batch_losses, count_tokens
 from pix2seq.train.optimizer import Optimizers, learning_rate, update_average
-from pix2seq.train.parallel import engine_of, shard, whole
+from pix2seq.train.parallel import engine_of, shard, summing, whole
 from pix2seq.train.preflight import failures, require_room, seconds_a_step, try_longest_batch
 from pix2seq.train.progress import Progress
 from pix2seq.train.schedule import describe_choice, fit_to_data, total_steps
@@ -111,7 +118,11 @@ class Trainer:
             shard(self.learner, self.model, self.device)
             if self.average is not self.model:
                 shard(self.average, self.average, self.device)
-        self.engine = engine_of(self.learner)
+        if cfg.train.recompute:
+            self.model.recompute()
+        if cfg.train.compile and has_compiler(self.device):
+            self.learner.compile(dynamic=True)
+        self.engine = engine_of(self.learner, in_parts=cfg.train.accumulate > 1)
         self.optimizers = Optimizers(self.model, self.auxiliary_head, cfg)
         self.finite = FiniteSteps(self.model)
         self.step, self.epoch, self.best = 0, 0, math.inf
@@ -190,7 +201,7 @@ class Trainer:
             self.cfg = cfg = self._fit(train_set, len(validation))
         passes = [(count, weight * cfg.train.passes_per_epoch) for count, weight in train_set.parts]
         self.sampler = EpochSampler(passes, cfg.train.batch_size, cfg.seed, *ranks)
-        self.loader = build_loader(train_set, self.sampler, cfg.data.workers)
+        self.loader = build_loader(train_set, self.sampler, cfg.data.workers, cfg.train.accumulate)
         val_set = SampleDataset(validation, self.tasks, self.tokenizers, cfg, augment=False, replace_unreadable=True)
         val_sampler = EpochSampler(len(val_set), cfg.train.batch_size, cfg.seed)
         val_sampler.set_epoch(0, cfg.model.image_size, max(cfg.train.eval_images // cfg.train.batch_size, 1))
@@ -307,7 +318,9 @@ class Trainer:
             return {}, torch.zeros(())
         losses = self._over_all(mine)
         grad_norm = whole(nn.utils.clip_grad_norm_(self.trained.parameters(), train.clip_norm or math.inf))
-        if not self.finite.accept(self.step, self._sum(losses), grad_norm, mine, batch.names):
+        if not self.finite.accept(
+            self.step, self._sum(losses), grad_norm, mine, [name for part in batch.parts for name in part.names]
+        ):
             return {}, grad_norm
         self.optimizers.step(rate)
         if train.ema_decay:
@@ -317,16 +330,23 @@ class Trainer:
     def backward(self, batch: Batch, counts: Mapping[str, TokenCounts] | None = None) -> dict[str, Tensor]:
         """The gradients of a step, which are the mean over all processes, and this one's losses, whose mean is that of
         the step; empty if no process has anything to learn."""
-        totals = self.learner.totals([batch], self.cfg.tasks)
+        parts = batch.parts
+        totals = self.learner.totals(parts, self.cfg.tasks)
         self.optimizers.zero_grad()
         if not totals:
             return {}
-        with arithmetic(self.device, self.cfg.train.precision):
-            total, losses, logits = self.engine(batch, totals)
-        total.backward()
-        count_tokens(counts, batch, logits)
-        none = torch.zeros((), device=self.device)  # the loss of a task that other processes have
-        return {name: losses.get(name, none) for name in self.loss_weights if name in totals or name == "auxiliary"}
+        names = [name for name in self.loss_weights if name in totals or name == "auxiliary"]
+        sums = {name: torch.zeros((), device=self.device) for name in names}
+        for part in parts:
+            # the kernel for the backward pass too, which may compute layers again
+            with summing(self.engine, last=part is parts[-1]), attention_kernel(self.device):
+                with arithmetic(self.device, self.cfg.train.precision):
+                    total, losses, logits = self.engine(part, totals)
+                total.backward()
+            for name, loss in losses.items():
+                sums[name] += loss
+            count_tokens(counts, part, logits)
+        return sums
 
     def _over_all(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The mean of each loss over all processes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +47,9 @@ class FiniteSteps:
         for statistic, before in zip(self.statistics, self.kept, strict=True):
             statistic.copy_(before)
 
-    def accept(self, step: int, loss: Tensor, grad_norm: Tensor, losses: Mapping[str, Tensor], names: tuple) -> bool:
+    def accept(
+        self, step: int, loss: Tensor, grad_norm: Tensor, losses: Mapping[str, Tensor], names: Sequence[str]
+    ) -> bool:
         """Whether the loss and the gradient of update `step`, which are the same in all processes, are finite; if not,
         it is reported.
 

@@ -27,16 +27,17 @@ def shard(module: nn.Module, model: Pix2Seq, device: torch.device) -> None:
     fully_shard(module, mesh=mesh)
 
 
-def engine_of(learner: Learner) -> nn.Module:
+def engine_of(learner: Learner, in_parts: bool) -> nn.Module:
     """What a step calls instead of `learner`, so that gradients are the mean over all processes: the learner itself
     where it is sharded or alone, else DistributedDataParallel, which sends them while others are computed.
 
     The graph is the same in every step, whatever a batch holds (see `pack`): parameters that a backbone has and does
-    not use are found once.
+    not use are found once, or where steps come `in_parts`, which torch allows no static graph, each time.
     """
     if distributed.world_size() == 1 or isinstance(learner, FSDPModule):
         return learner
-    return DistributedDataParallel(learner, broadcast_buffers=False, gradient_as_bucket_view=True, static_graph=True)
+    options = {"find_unused_parameters": True} if in_parts else {"static_graph": True}
+    return DistributedDataParallel(learner, broadcast_buffers=False, gradient_as_bucket_view=True, **options)
 
 
 @contextlib.contextmanager

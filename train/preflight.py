@@ -7,6 +7,7 @@ import errno
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pix2seq.config import CFG
-from pix2seq.dataset.batches import Batch, TaskBatch, collate
+from pix2seq.dataset.batches import Batch, TaskBatch
 from pix2seq.errors import UserError
 from pix2seq.runtime import distributed
 from pix2seq.tokenizers.vocabulary import max_length
@@ -79,7 +80,7 @@ def _first_keys(trainer: Trainer) -> list[tuple[int, ...]]:
 
 def _batch(trainer: Trainer, keys: list[tuple[int, ...]]) -> Batch | None:
     dataset = trainer.loader.dataset.items
-    return collate([dataset[key] for key in keys]) if keys else None
+    return trainer.loader.collate_fn([dataset[key] for key in keys]) if keys else None
 
 
 def _try_batch(trainer: Trainer, batch: Batch) -> None:
@@ -101,7 +102,11 @@ def _longest(batch: Batch, lengths: dict[str, int]) -> Batch:
         tokens, targets = (F.pad(t, (0, max(length - t.shape[1], 0))) for t in (part.tokens, part.targets))
         return TaskBatch(tokens, targets, torch.ones(tokens.shape), part.image_index)
 
-    return batch.with_tasks({task: padded(part, lengths[task]) for task, part in batch.tasks.items()})
+    first, *others = (
+        part.with_tasks({task: padded(sequences, lengths[task]) for task, sequences in part.tasks.items()})
+        for part in batch.parts
+    )
+    return replace(first, others=tuple(others))
 
 
 @contextlib.contextmanager

@@ -372,6 +372,27 @@ def test_losses_are_those_of_one_task_at_a_time(tiny_cfg: CFG):
         torch.testing.assert_close(alone[task], together[task])
 
 
+def test_a_step_in_parts_is_the_same_step(tiny_cfg: CFG):
+    """But for batch norms, which are frozen here; layers that are computed again change nothing either."""
+    gradients = []
+    for values in ({}, {"accumulate": 3}, {"recompute": True}):
+        cfg = config.replace(tiny_cfg, frozen_stages=5, check_data=False, **values)
+        trainer = Trainer(cfg)
+        trainer.begin_epoch(0)
+        trainer.model.train()
+        batch = next(iter(trainer.loader)).to(trainer.device)
+        assert len(batch.parts) == values.get("accumulate", 1)
+        losses = trainer.backward(batch)
+        gradients.append(
+            {name: p.grad for name, p in trainer.trained.named_parameters() if p.grad is not None} | losses
+        )
+        trainer.close()
+    for found in gradients[1:]:
+        assert found.keys() == gradients[0].keys()
+        for name, value in found.items():
+            torch.testing.assert_close(value, gradients[0][name], atol=1e-5, rtol=1e-3, msg=name)
+
+
 # Several processes
 
 
