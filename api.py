@@ -103,7 +103,7 @@ class Model:
     def load(cls, weights: str = "photos", device: str = "auto", **settings: Any) -> Model:
         """See `pix2seq.load`."""
         let_threads_sleep()
-        known = {field.name for field in dataclasses.fields(CFG().infer)} | {"seed"}
+        known = {field.name for field in dataclasses.fields(CFG().infer)} | {"seed", "precision", "compile"}
         if strange := sorted(settings.keys() - known):
             raise UserError(
                 f"there is no setting {strange[0]!r} of inference; expected one of {', '.join(sorted(known))}"

@@ -98,7 +98,14 @@ TRAINING = Uses(
         *("run_dir", "resume", "start_from", "epochs", "steps_per_epoch", "batch_size", "lr", "eval_every"),
         *("image_size", "backbone"),
     ),
-    others=("task_weights", *names_of("model", "data", "train"), *DECODING, "eval_batch_size", "max_images"),
+    others=(
+        "task_weights",
+        *("precision", "compile"),
+        *names_of("model", "data", "train"),
+        *DECODING,
+        "eval_batch_size",
+        "max_images",
+    ),
     trains=True,
 )
 INFERENCE = Uses(
@@ -107,6 +114,7 @@ INFERENCE = Uses(
         *("task", "seed", "device"),
     ),
     others=(
+        *("precision", "compile"),
         *(name for name in DECODING if name != "points_score_weight"),
         "eval_batch_size",
         "max_megapixels",
@@ -119,7 +127,7 @@ EVALUATION = Uses(
         *("weights", "output_dir", "watch", "max_images", "eval_batch_size", "score_threshold", "end_threshold"),
         *("num_samples", "data_root", "val_split", "val_json", "val_images", "workers", "task", "seed", "device"),
     ),
-    others=(*DECODING, "prompt_threshold", "watch_minutes", *SOURCE, "eval_images"),
+    others=("precision", "compile", *DECODING, "prompt_threshold", "watch_minutes", *SOURCE, "eval_images"),
     detects=True,
 )
 EVERYTHING = Uses(essential=tuple(FIELDS))

@@ -285,7 +285,6 @@ class TrainCFG:
     recompute: bool = setting(
         False, "compute transformer layers again in the backward pass: less memory, a third more time"
     )
-    compile: bool = setting(False, "compile the training step, where torch finds a compiler")
     optimizer: str = setting(
         "muon", "muon: Muon for the transformers' matrices, AdamW for the rest", choices=("adamw", "muon")
     )
@@ -313,7 +312,6 @@ class TrainCFG:
     ema_decay: float = setting(
         0.9995, "decay of the moving average of the weights, which is evaluated and saved; 0: off", low=0, high=1
     )
-    precision: str = setting("bf16", "arithmetic of the training step", choices=("fp32", "bf16"))
     coord_sigma: float = setting(
         2.0, "deviation of soft targets around a target coordinate, in bins; 0: hard targets", low=0, tasks=LOCATED
     )
@@ -422,8 +420,18 @@ class InferCFG:
         high=1,
         tasks=("keypoint",),
     )
+    keypoint_votes: int = setting(
+        1, "sampled poses that vote for each point; 1: one pose, greedy by default", low=1, high=64, tasks=("keypoint",)
+    )
     caption_top_p: float = setting(
         0.0, "sample captions from the nucleus of this probability; 0: greedy", low=0, high=1, tasks=CAPTIONING
+    )
+    caption_votes: int = setting(
+        1,
+        "sampled captions, of which the most typical is kept; 1: one, greedy by default",
+        low=1,
+        high=256,
+        tasks=CAPTIONING,
     )
     invisible_threshold: float = setting(
         0.5,
@@ -457,6 +465,12 @@ class CFG:
     task_weights: str = setting("", "comma-separated loss weights in the order of --task; empty: all 1")
     seed: int = setting(0, "seed of weights, order, augmentation and sampling", low=0, high=2**32 - 1)
     device: str = setting("auto", "device: cpu, cuda, cuda:1, ...; auto: cuda where there is one")
+    precision: str = setting(
+        "auto",
+        "auto: bf16 to train, fp32 to predict; int8: weights of decoding",
+        choices=("auto", "fp32", "bf16", "int8"),
+    )
+    compile: bool = setting(False, "torch.compile of the decoding or training step: minutes first, then quicker")
     model: ModelCFG = field(default_factory=ModelCFG)
     data: DataCFG = field(default_factory=DataCFG)
     train: TrainCFG = field(default_factory=TrainCFG)
@@ -477,6 +491,11 @@ class CFG:
     def tasks(self) -> tuple[str, ...]:
         """The names of the tasks, in the order given."""
         return parse_tasks(self.task)
+
+    @property
+    def training_precision(self) -> str:
+        """The arithmetic of the training step."""
+        return "bf16" if self.precision == "auto" else self.precision
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -507,7 +526,9 @@ DECODING = (
         "mask_threshold",
         "mask_tokens",
         "keypoint_top_p",
+        "keypoint_votes",
         "caption_top_p",
+        "caption_votes",
         "invisible_threshold",
         "suppress_invisible",
         "points_score_weight",
@@ -595,6 +616,8 @@ def parse_grid(text: str) -> tuple[int, int] | None:
 def check_training(cfg: CFG) -> None:
     """Raise UserError for training settings that do not fit together."""
     model, data, train, window = cfg.model, cfg.data, cfg.train, cfg.infer.coord_window
+    if cfg.precision == "int8":
+        raise UserError("--precision int8 is for inference; train with bf16 or fp32")
     for prefix, low, high in (
         ("", data.min_scale, data.max_scale),
         ("crop-", data.crop_min_scale, data.crop_max_scale),
@@ -636,7 +659,7 @@ def notices(cfg: CFG) -> list[str]:
             (infer.detection_top_p or infer.detection_votes > 1) and "end_threshold" in cfg.given
         ),
         "--invisible-threshold has no effect where --keypoint-top-p samples": (
-            infer.keypoint_top_p and "invisible_threshold" in cfg.given
+            infer.keypoint_top_p and infer.keypoint_votes == 1 and "invisible_threshold" in cfg.given
         ),
         "--watch-minutes has no effect without --watch": infer.watch_minutes and not infer.watch,
         "--weights has no effect beside --watch": infer.watch and infer.weights != InferCFG.weights,

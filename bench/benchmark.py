@@ -67,9 +67,10 @@ def decode_cached(model: Pix2Seq, memory: Tensor, length: int) -> None:
     import torch
 
     tokens = torch.full((len(memory), 1), 10, device=model.device)
-    cache = model.start(memory, torch.arange(len(memory), device=model.device), length)
+    decoder = model.prepare()
+    cache = decoder.start(memory, torch.arange(len(memory), device=model.device), length)
     for _ in range(length):
-        tokens = model.step(tokens, cache).argmax(-1, keepdim=True)
+        tokens = decoder.step(tokens, cache).argmax(-1, keepdim=True)
 
 
 def decode_uncached(model: Pix2Seq, memory: Tensor, length: int) -> None:

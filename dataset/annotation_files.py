@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from pix2seq.dataset.annotations import Problems
 from pix2seq.dataset.foreign import what_json_is
 from pix2seq.dataset.mending import match_ids
 from pix2seq.dataset.splits import Part
-from pix2seq.errors import UserError, shown
+from pix2seq.errors import UserError, plain, shown
 from pix2seq.runtime.text import read_text
 
 MOST_OF_CAPTION = 10_000  # characters: some paragraphs
@@ -64,7 +64,7 @@ def read_annotations(path: Path) -> dict:
                 '[{"id": 1, "name": "person"}]; add it, or export the file with it'
             )
     _require_one_name(path, content.get("categories") or [])
-    content["problems"] = match_ids(content)
+    content["problems"] = [*_with_plain_names(content.get("categories") or []), *match_ids(content)]
     return content
 
 
@@ -77,6 +77,17 @@ def _require_one_name(path: Path, categories: Iterable[dict]) -> None:
                 f"{path} has two categories of the id {shown(entry['id'])}, {shown(names[entry['id']])} and "
                 f"{shown(entry['name'])}; give each an id of its own"
             )
+
+
+def _with_plain_names(categories: Iterable[dict]) -> Iterator[tuple[str, str]]:
+    """Leave out of the categories' names what a terminal would obey, as weights files do that keep them; what was left
+    out, and where."""
+    for entry in categories:
+        if isinstance(entry["name"], str):
+            name = plain(entry["name"]) or f"class_{entry['id']}"
+            if not entry["name"].isprintable():
+                yield "category whose name has control characters, which are left out", name
+            entry["name"] = name
 
 
 def read_part(path: Path, part: Part, files: Sequence[Path] = ()) -> dict:

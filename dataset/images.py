@@ -15,13 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pix2seq.config import InferCFG
 from pix2seq.errors import Unreadable, plain
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MEGAPIXELS = InferCFG.max_megapixels  # of the largest image that is read unless told otherwise
+MOST_SIDE = 100_000  # pixels; PNGs of more than a million in a row cannot be written
+BAND_PIXELS = 1 << 22  # that are converted at a time: beside a large image there is no second one in memory
 Image.MAX_IMAGE_PIXELS = None  # checked in `open_image`, which can say what to do
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")  # in any case
 # Images that Pillow does not read without additions.
@@ -49,7 +51,11 @@ DARK = 15  # the brightest value of 16-bit colors that use 12 bits, where 8 are 
 
 
 class TooLarge(ValueError):
-    """An image has more pixels than are allowed."""
+    """An image of this size (width, height) has more pixels than are allowed; `limit` says in words how many are."""
+
+    def __init__(self, size: tuple[int, int], limit: str) -> None:
+        super().__init__(f"{size[0]} × {size[1]} pixels, more than {limit}")
+        self.limit = limit
 
 
 @contextlib.contextmanager
@@ -62,7 +68,9 @@ def open_image(path: str | Path, max_megapixels: float = MEGAPIXELS) -> Iterator
         with Image.open(path, formats=FORMATS) as file:
             width, height = file.size
             if width * height / 1e6 > max_megapixels:
-                raise TooLarge(f"{width} × {height} pixels")
+                raise TooLarge(file.size, f"{max_megapixels:g} megapixels")
+            if max(width, height) > MOST_SIDE:
+                raise TooLarge(file.size, f"{MOST_SIDE:,} in a row")
             yield file
 
 
@@ -95,8 +103,8 @@ def read_header(path: Path) -> Header | str:
             return Header(file.size, _orientation(file) in SIDEWAYS)
     except FileNotFoundError:
         return MISSING
-    except TooLarge:
-        return f"image of more than {MEGAPIXELS:g} megapixels"
+    except TooLarge as error:
+        return f"image of more than {error.limit}"
     except DAMAGES:
         return UNREADABLE
 
@@ -121,16 +129,14 @@ def read_reduced(
             width, height = file.size
             has_16_bits = not file.mode.startswith("I") and ";16" in str(file.tile)  # Pillow keeps the upper 8
             reduced = min(width, height) >= 2 * shrink > 2 and file.draft(None, (width // shrink, height // shrink))
-            pixels = np.asarray(_to_rgb(file)) if as_stored else upright_rgb(file)
+            pixels = _rgb(file) if as_stored else upright_rgb(file)
             if has_16_bits and 0 < pixels.max() <= DARK:
                 raise Unreadable(f"{path} has colors of 16 bits, of which 12 or fewer are used; save it with 8 bits")
             return pixels, shrink if reduced else 1
     except FileNotFoundError:
         raise Unreadable(f"there is no image {path}; check the path") from None
     except TooLarge as error:
-        raise Unreadable(
-            f"{path} has {error}, more than {max_megapixels:g} megapixels; make it smaller, or raise --max-megapixels"
-        ) from None
+        raise Unreadable(f"{path} has {error}; make it smaller, or raise --max-megapixels") from None
     except UnidentifiedImageError:
         raise Unreadable(f"{path} is {_what_else(path)}; expected a {', '.join(FORMATS)} file") from None
     except DAMAGES as error:
@@ -154,28 +160,59 @@ def _what_else(path: str | Path) -> str:
 
 def upright_rgb(image: Image.Image) -> np.ndarray:
     """Pixels (H, W, 3) uint8 RGB of a Pillow image, rotated by its EXIF data; raise one of DAMAGES if it is bad."""
-    return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+    image.load()  # a PNG's EXIF data may come last
+    return _rgb(image, image.getexif().get(ExifTags.Base.Orientation, 1))
 
 
-def to_8_bits(values: np.ndarray) -> np.ndarray:
-    """Gray values (H, W) of another depth as uint8: the range 0 to 1, or 8, 10, 12, 14 or 16 bits, whichever is the
-    smallest that holds all of them, fills 0 to 255; else that from the smallest value to the largest does.
+def _rgb(image: Image.Image, orientation: int = 1) -> np.ndarray:
+    """Pixels (H, W, 3) uint8 RGB, laid upright from EXIF's `orientation`, of which a band at a time is converted."""
+    width, height = image.size
+    pixels = np.empty((width, height, 3) if orientation in SIDEWAYS else (height, width, 3), np.uint8)
+    stored, rows = _as_stored(pixels, orientation), max(BAND_PIXELS // width, 1)
+    tops = range(0, height, rows)
+
+    def band(top: int) -> Image.Image:
+        return image if rows >= height else image.crop((0, top, width, min(top + rows, height)))
+
+    if image.mode.startswith("I") or image.mode == "F":
+        ends = [(values.min(), values.max()) for values in (np.asarray(band(top)) for top in tops)]
+        low, factor = scale_to_8_bits(float(np.min(ends)), float(np.max(ends)), image.mode == "F")
+        for top in tops:
+            stored[top : top + rows] = ((np.asarray(band(top)) - low) * factor).astype(np.uint8)[:, :, None]
+    else:
+        for top in tops:
+            stored[top : top + rows] = np.asarray(_over_white(band(top)))
+    return pixels
+
+
+def _as_stored(upright: np.ndarray, orientation: int) -> np.ndarray:
+    """The view (H, W, 3) of upright pixels in which they lie as in a file with this EXIF orientation."""
+    if orientation in SIDEWAYS:
+        upright = upright.transpose(1, 0, 2)
+    if orientation in (3, 4, 6, 7):
+        upright = upright[::-1]
+    if orientation in (2, 3, 7, 8):
+        upright = upright[:, ::-1]
+    return upright
+
+
+def scale_to_8_bits(low: float, high: float, is_float: bool = False) -> tuple[float, float]:
+    """What is subtracted from gray values from `low` to `high` of another depth, and what they are then multiplied by,
+    to have them from 0 to 255: the range 0 to 1, or 8, 10, 12, 14 or 16 bits, whichever is the smallest that holds all
+    of them; else that from the smallest value to the largest.
 
     Raises ValueError if a value is not finite.
     """
-    low, high = float(values.min()), float(values.max())
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("its values are not all finite")
-    is_fraction = values.dtype.kind == "f" and high <= 1
+    is_fraction = is_float and high <= 1
     ends = [1] if is_fraction else [2**bits for bits in DEPTHS if high < 2**bits]
     if low < 0 or not ends:
-        return ((values - low) * (255 / (high - low or 1))).astype(np.uint8)
-    return (values * (255 if is_fraction else 256 / ends[0])).astype(np.uint8)
+        return low, 255 / (high - low or 1)
+    return 0, 255 if is_fraction else 256 / ends[0]
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(to_8_bits(np.asarray(image))).convert("RGB")
+def _over_white(image: Image.Image) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

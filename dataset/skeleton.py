@@ -10,7 +10,7 @@ from typing import Any
 
 from pix2seq import coco_person
 from pix2seq.dataset.annotations import Problems
-from pix2seq.errors import UserError
+from pix2seq.errors import UserError, plain
 from pix2seq.names import match_names
 from pix2seq.token_ids import MOST_KEYPOINTS
 
@@ -58,8 +58,8 @@ class Skeleton:
     def from_dict(cls, values: dict[str, Any]) -> Skeleton:
         """The skeleton that `to_dict` described, also after a conversion to JSON and back."""
         bones = tuple(tuple(bone) for bone in values["bones"])
-        plain = {name: tuple(values[name]) for name in ("names", "flip", "class_ids", "sigmas")}
-        return cls(bones=bones, **plain)
+        listed = {name: tuple(values[name]) for name in ("names", "flip", "class_ids", "sigmas")}
+        return cls(bones=bones, **listed)
 
 
 def join_skeletons(skeletons: Sequence[Skeleton]) -> Skeleton:
@@ -155,11 +155,11 @@ def read_skeleton(
 def _skeleton_of(posed: Sequence[dict], class_ids: dict[int, int], problems: Problems) -> Skeleton:
     """The skeleton of the categories with keypoints; raise TypeError for what is no list or has no numbers."""
     first = posed[0]
-    names = tuple(map(str, first["keypoints"]))
+    names = _names_of(first)
     if len(names) > MOST_KEYPOINTS:
         raise UserError(f"{first['name']} has {len(names)} keypoints; a model has at most {MOST_KEYPOINTS}")
     for category in posed[1:]:
-        if tuple(map(str, category["keypoints"])) != names:
+        if _names_of(category) != names:
             raise UserError(
                 f"the categories {first['name']} and {category['name']} name different keypoints; one model has "
                 "one list of points: train them one at a time with --classes"
@@ -172,6 +172,11 @@ def _skeleton_of(posed: Sequence[dict], class_ids: dict[int, int], problems: Pro
         class_ids=tuple(sorted(class_ids[category["id"]] for category in posed)),
         sigmas=_sigmas(names, first.get("sigmas") or ()),
     )
+
+
+def _names_of(category: dict) -> tuple[str, ...]:
+    """The keypoints' names, without what a terminal would obey."""
+    return tuple(plain(str(name)) for name in category["keypoints"])
 
 
 def _bones(category: dict, names: Sequence[str], problems: Problems) -> tuple[tuple[int, int], ...]:
@@ -198,7 +203,7 @@ def _flip_of_pairs(names: Sequence[str], pairs: Sequence[Sequence[int | str]]) -
 def _indices(names: Sequence[str], pair: Sequence[int | str], first: int) -> tuple[int, int]:
     """A pair of points, by name or by number counted from `first`, as indices."""
     try:
-        one, other = (names.index(end) if isinstance(end, str) else int(end) - first for end in pair)
+        one, other = (names.index(plain(end)) if isinstance(end, str) else int(end) - first for end in pair)
     except (TypeError, ValueError):
         one, other = -1, -1
     if not (0 <= one < len(names) and 0 <= other < len(names)):

@@ -24,7 +24,7 @@ from pix2seq.dataset.file_names import FileNames
 from pix2seq.dataset.images import DAMAGES, IMAGE_SUFFIXES, open_image
 from pix2seq.dataset.skeleton import Skeleton
 from pix2seq.dataset.splits import Part
-from pix2seq.errors import UserError
+from pix2seq.errors import UserError, plain
 from pix2seq.names import match_names
 from pix2seq.runtime.text import parse_xml, read_text
 from pix2seq.schema import read_bytes
@@ -216,7 +216,7 @@ def _object(entry: ET.Element) -> dict:
         (left, right), (top, bottom) = sorted(edges[::2]), sorted(edges[1::2])
         bbox, swapped = [left - 1, top - 1, right - left + 1, bottom - top + 1], [left, top, right, bottom] != edges
     flag = (entry.findtext("difficult") or "").strip() == "1"
-    return {"name": (entry.findtext("name") or "").strip(), "bbox": bbox, "difficult": flag, "swapped": swapped}
+    return {"name": plain(entry.findtext("name") or ""), "bbox": bbox, "difficult": flag, "swapped": swapped}
 
 
 def _number(element: ET.Element | None) -> float | None:

@@ -137,7 +137,7 @@ class UnconstrainedGenerator:
         self, task: str, encoded: Encoded, prompts: Sequence[np.ndarray], sampling: Sampling, num_samples: int
     ) -> list[Response]:
         """See SequenceGenerator."""
-        greedy = sampling if sampling.greedy else Sampling()
+        greedy = sampling if sampling.greedy else Sampling(coords_too=sampling.coords_too)
         responses = self.generator.generate(task, encoded, prompts, greedy, 1)
         self.valid[task] += sum(self.grammars[task].accepts(response.tokens) for response in responses)
         self.total[task] += len(responses)

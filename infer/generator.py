@@ -17,10 +17,11 @@ from torch import Tensor
 
 from pix2seq.dataset.geometry import Geometry
 from pix2seq.infer.responses import Response
-from pix2seq.models.generate import GrammarTables, generate
+from pix2seq.models.choices import GrammarTables
+from pix2seq.models.generate import generate
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.models.sampling import Sampling
-from pix2seq.runtime.device import image_format
+from pix2seq.runtime.device import computes_bf16, image_format
 from pix2seq.token_ids import COORD_SHIFT, COORDS, INVISIBLE, is_coord
 from pix2seq.tokenizers.vocabulary import Grammar, Tokenizer
 
@@ -66,7 +67,8 @@ class SequenceGenerator(Protocol):
 class ModelGenerator:
     """The responses of a trained model, held to the grammars of its tokenizers.
 
-    Canvases and prompts are computed `chunk_size` at a time; `seed` is that of sampling.
+    Canvases and prompts are computed `chunk_size` at a time; `seed` is that of sampling. Decoding has weights in
+    `precision` (fp32, bf16, int8), encoding computes in bf16 where that is not fp32 and the device does.
     """
 
     def __init__(
@@ -77,15 +79,19 @@ class ModelGenerator:
         chunk_size: int = 32,
         seed: int = 0,
         grammars: Mapping[str, Grammar] | None = None,
+        precision: str = "fp32",
+        compiled: bool = False,
     ) -> None:
         self.model = model.eval().to(device, memory_format=image_format(device))
+        self.decoder = self.model.prepare(precision, compiled)
+        self.narrow = precision != "fp32" and computes_bf16(device)
         self.tokenizers, self.device, self.chunk_size, self.seed = tokenizers, device, chunk_size, seed
         grammars = grammars or {task: tokenizer.grammar() for task, tokenizer in tokenizers.items()}
         self.grammars = {task: self._tables(grammar) for task, grammar in grammars.items()}
 
     def _tables(self, grammar: Grammar) -> GrammarTables:
         tables = (torch.from_numpy(table).to(self.device) for table in (grammar.allowed, grammar.next_state))
-        return GrammarTables(*tables, grammar.end, grammar.greedy_states, grammar.unreported)
+        return GrammarTables(*tables, grammar.end, grammar.greedy_states, grammar.unreported, grammar.scored_states)
 
     def chunks(self, count: int) -> Iterator[slice]:
         """Parts of `count` canvases or prompts."""
@@ -100,7 +106,8 @@ class ModelGenerator:
             pairs = zip(images[part], geometries[part], strict=True)
             canvases = np.stack([geometry.warp(image, cfg.pad_value, cfg.pixels) for image, geometry in pairs])
             batch = torch.from_numpy(canvases).to(self.device).permute(0, 3, 1, 2).float() / 255  # (B, 3, H, W)
-            memory.append(self.model.encode(batch))
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.narrow):
+                memory.append(self.model.encode(batch).float())
         return Encoded(torch.cat(memory[1:] or memory), geometries, np.arange(len(geometries)))
 
     def generate(
@@ -121,11 +128,12 @@ class ModelGenerator:
             ]
             draws = torch.from_numpy(np.concatenate(draws)).to(self.device)
             found = generate(
-                self.model, memory, tokens, image_index, self.grammars[task], max_tokens, sampling, num_samples, draws
+                self.decoder, memory, tokens, image_index, self.grammars[task], max_tokens, sampling, num_samples, draws
             )
             parts = vars(found) if sampling.alternatives else {"tokens": found.tokens, "probs": found.probs}
             if sampling.coords_too:
-                coords, probs = self._coords(memory, tokens, image_index, found.tokens)
+                each = (tensor.repeat_interleave(num_samples, 0) for tensor in (tokens, image_index))
+                coords, probs = self._coords(memory, *each, found.tokens)
                 parts |= {"coords": coords, "coord_probs": probs}
             rows = zip(*(tensor.cpu().numpy() for tensor in parts.values()), strict=True)
             responses += [Response(**dict(zip(parts, row, strict=True))) for row in rows]

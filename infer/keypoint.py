@@ -9,6 +9,7 @@ import numpy as np
 from pix2seq.config import InferCFG
 from pix2seq.infer.draw import Drawing, back_to_front
 from pix2seq.infer.overlay import paint_skeleton
+from pix2seq.infer.pose_votes import merge_points
 from pix2seq.infer.responses import Response
 from pix2seq.infer.results import Canvas, Instances, Pose
 from pix2seq.models.sampling import Sampling
@@ -17,26 +18,39 @@ from pix2seq.tokenizers.keypoint import KeypointTokenizer
 IMAGE_FILE = "keypoint_detection.png"
 
 
+VOTES_TOP_P = 0.8  # nucleus of votes where none is set
+
+
 def sampling(settings: InferCFG) -> tuple[Sampling, int]:
-    """One response, greedy or of a nucleus; with `suppress_invisible` also where invisible points would likeliest
-    be."""
-    suppress, top_p = settings.suppress_invisible, settings.keypoint_top_p
+    """One response, greedy or of a nucleus, or several that vote; with `suppress_invisible` also where invisible points
+    would likeliest be."""
+    suppress, top_p, votes = settings.suppress_invisible, settings.keypoint_top_p, settings.keypoint_votes
+    if votes > 1:
+        top_p = top_p or VOTES_TOP_P
     if top_p:
-        return Sampling(settings.temperature, top_p=top_p, coords_too=suppress), 1
+        return Sampling(settings.temperature, top_p=top_p, coords_too=suppress), votes
     window, threshold = settings.coord_window, settings.invisible_threshold
     return Sampling(coord_window=window, coords_too=suppress, invisible_threshold=threshold), 1
 
 
 def read(responses: Sequence[Response], canvas: Canvas, tokenizer: KeypointTokenizer, settings: InferCFG) -> Pose:
-    """The pose; a point without coordinates is put at the center of the prompted box."""
-    response = responses[0]
-    predicted = placed = tokenizer.decode(response.tokens, response.probs)
+    """The pose, or that on which several agree; points without coordinates are put at the center of the box."""
+    chosen = placed = [tokenizer.decode(response.tokens, response.probs) for response in responses]
     if settings.suppress_invisible:
-        placed = tokenizer.decode(response.coords, response.coord_probs)
-    points = np.clip(canvas.geometry.from_fractions(placed.points), 0, [canvas.width, canvas.height])
+        placed = [tokenizer.decode(response.coords, response.coord_probs) for response in responses]
+    points = np.stack([canvas.geometry.from_fractions(pose.points) for pose in placed])  # (N, K, 2)
+    has_place = np.stack([pose.visible for pose in placed])
+    if len(responses) == 1:
+        points, visible, score = points[0], chosen[0].visible, placed[0].score
+    else:
+        x1, y1, x2, y2 = canvas.prompt.box
+        points, agreement = merge_points(points, has_place, (x2 - x1) * (y2 - y1))
+        visible = np.mean([pose.visible for pose in chosen], axis=0) > 1 - (settings.invisible_threshold or 0.5)
+        score = float(agreement.mean())
+    points = np.clip(points, 0, [canvas.width, canvas.height])
     center = np.reshape(canvas.prompt.box, (2, 2)).mean(axis=0)
-    points = np.where(placed.visible[:, None], points, center)
-    return Pose(np.column_stack([points, np.where(predicted.visible, 2, 0)]), placed.score)
+    points = np.where(has_place.any(axis=0)[:, None], points, center)
+    return Pose(np.column_stack([points, np.where(visible, 2, 0)]), score)
 
 
 def draw(image: np.ndarray, instances: Instances, poses: Sequence[Pose | None], drawing: Drawing) -> np.ndarray:

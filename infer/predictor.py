@@ -62,6 +62,8 @@ class Predictor:
         settings: InferCFG,
         device: torch.device,
         seed: int = 0,
+        precision: str = "fp32",
+        compiled: bool = False,
     ) -> Predictor:
         """The predictor of a model: of those of `tasks` that it was trained for."""
         trained = weights.cfg
@@ -69,7 +71,8 @@ class Predictor:
         skeleton = Skeleton.of_weights(weights.keypoints, weights.class_names)
         text = read_text(weights.text, trained.model.vocab_size)
         tokenizers = Tokenizers.build(tasks, trained, LabelSpace(sorted(weights.class_names), len(skeleton), text))
-        generator = ModelGenerator(weights.model, tokenizers.by_task, device, settings.eval_batch_size, seed)
+        options = settings.eval_batch_size, seed, None, precision, compiled
+        generator = ModelGenerator(weights.model, tokenizers.by_task, device, *options)
         about = description(weights.domain, weights.licence, trained.data.data_root)
         described = weights.class_names, skeleton, tokenizers, weights.category_ids, weights.step, about
         return cls(generator, tasks, trained, settings, *described)

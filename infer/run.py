@@ -19,6 +19,7 @@ from pix2seq.errors import PartlyFailed, UserError, plain
 from pix2seq.metadata import read_metadata
 from pix2seq.runtime.console import tell
 from pix2seq.runtime.files import move_contents, output_folder, writing
+from pix2seq.schema import read_bytes
 from pix2seq.weights.find import find_weights
 
 if TYPE_CHECKING:
@@ -174,14 +175,16 @@ def prompted_instance(predictor: Predictor, cfg: CFG, box: tuple[float, ...], im
 
 def unique_names(images: Sequence[Path]) -> list[str]:
     """A folder name for each image: its stem, with a number where another image has the same."""
-    names: list[str] = []
+    numbers: dict[str, int] = {}  # the last one that each stem had
+    names: dict[str, None] = {}
     for path in images:
-        name, number = path.stem, 1
+        stem = path.stem if path.stem.strip(".") else "image"  # .. would be the folder above
+        name, number = stem, numbers.get(stem, 1)
         while name in names:
             number += 1
-            name = f"{path.stem}_{number}"
-        names.append(name)
-    return names
+            name = f"{stem}_{number}"
+        names[name], numbers[stem] = None, number
+    return list(names)
 
 
 def image_ids(images: Sequence[Path]) -> list[int | str]:
@@ -215,26 +218,30 @@ def is_done(folder: Path, tasks: Mapping[str, Task]) -> bool:
     if (folder / _own_name(tasks)).is_file():
         return True
     pictures = [task.inference.IMAGE_FILE for task in tasks.values() if task.inference.IMAGE_FILE]
-    try:
-        there = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-        has_whole = any("category_id" not in entry for entry in there)
-    except (OSError, ValueError, TypeError):
+    there = _results_in(folder)
+    if there is None:
         return False
+    has_whole = any("category_id" not in entry for entry in there)
     needs_whole = not all(task.about_objects for task in tasks.values())
     return has_whole >= needs_whole and all((folder / name).is_file() for name in pictures)
 
 
 def results_file(folder: Path, entries: Sequence[dict], result: Result, predictor: Predictor) -> str:
     """`result.json`, or a name with the tasks if a file of that name in `folder` has fields that would be lost."""
-    try:
-        there = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-        fields = {field for entry in there for field in entry}
-    except (OSError, ValueError, TypeError):  # none is there, or it is no list of results
-        return RESULT
+    fields = {field for entry in _results_in(folder) or () for field in entry}
     own = {field for entry in entries for field in entry}
     if any(predictor.tasks[name].about_objects for name in result.predictions):
         own |= {"category_id", "bbox", "score"}  # of what is not found, too
     return RESULT if fields <= own | {"image_id"} else _own_name(result.predictions)
+
+
+def _results_in(folder: Path) -> list[dict] | None:
+    """The results that `folder` holds; None if there are none, or another program's file has their name."""
+    try:
+        there = json.loads(read_bytes(folder / RESULT))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return there if isinstance(there, list) and all(isinstance(entry, dict) for entry in there) else None
 
 
 def _own_name(tasks: Iterable[str]) -> str:

@@ -1,10 +1,9 @@
-"""The autoregressive decoder, with key/value caches so that a decoding step does one token's work."""
+"""The autoregressive decoder as it is trained: whole sequences at a time. `step.py` decodes with it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from timm.layers import DropPath
@@ -64,41 +63,6 @@ class Rows:
         """Only the sequences `rows`, and the images (B',) that they are about."""
         images, image_index = self.image_index[rows].unique(return_inverse=True)
         return Rows(image_index, len(images)), images
-
-
-@dataclass
-class Cache:
-    """What a decoding step needs of the past: per layer, keys and values of the tokens so far and of the memory.
-
-    `self_keys[i]`, `self_values[i]` (S, heads, max length, d) are filled up to `length`; `memory[i]` are the keys and
-    values (B, heads, N, d), computed once.
-    """
-
-    self_keys: list[Tensor]
-    self_values: list[Tensor]
-    memory: Pairs
-    rows: Rows
-    length: int = 0
-
-    @property
-    def max_length(self) -> int:
-        return self.self_keys[0].shape[2]
-
-    def keep(self, rows: Tensor) -> None:
-        """Forget all sequences but `rows`, and the images that none of them is about."""
-        for part in (self.self_keys, self.self_values):
-            part[:] = [tensor[rows] for tensor in part]
-        images_before = self.rows.images
-        self.rows, images = self.rows.keep(rows)
-        if len(images) < images_before:
-            self.memory = [(keys[images], values[images]) for keys, values in self.memory]
-
-    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store keys and values (S, heads, T, d) after the `length` ones that are there; return all of them."""
-        end = self.length + keys.shape[2]
-        self.self_keys[layer][:, :, self.length : end] = keys
-        self.self_values[layer][:, :, self.length : end] = values
-        return self.self_keys[layer][:, :, :end], self.self_values[layer][:, :, :end]
 
 
 class DecoderLayer(nn.Module):
@@ -186,18 +150,16 @@ class Decoder(nn.Module):
         """Each layer's keys and values, (B, heads, N, d), of `memory` (B, N, D)."""
         return [layer.cross_attention.keys_values(memory) for layer in self.layers]
 
-    def _embed(self, tokens: Tensor, start: int) -> tuple[Tensor, Tensor | None]:
-        """Embeddings (S, T, D) of `tokens` (S, T), the first of which stands at `start`, and their rotary angles."""
-        x = self.embedding(tokens)
-        positions = slice(start, start + tokens.shape[1])
+    def _embed(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Embeddings (S, L, D) of `tokens` (S, L), and their rotary angles."""
+        x, length = self.embedding(tokens), tokens.shape[1]
         if not self.rotary:
-            return x + self.positions[positions], None
-        places = torch.arange(positions.start, positions.stop, device=x.device)
-        return x, rotary_1d(places, x.shape[-1] // self.heads)
+            return x + self.positions[:length], None
+        return x, rotary_1d(torch.arange(length, device=x.device), x.shape[-1] // self.heads)
 
     def forward(self, tokens: Tensor, memory_pairs: Pairs, image_index: Tensor) -> Tensor:
         """`tokens` (S, L), what `project_memory` gave for B images, `image_index` (S,) → logits (S, L, V)."""
-        x, angles = self._embed(tokens, 0)
+        x, angles = self._embed(tokens)
         rows = Rows(image_index, len(memory_pairs[0][0]))
         for layer, pair in zip(self.layers, memory_pairs, strict=True):
             y, attention = layer.norm_self(x), layer.self_attention
@@ -223,28 +185,3 @@ class Decoder(nn.Module):
         for layer in self.layers:
             x = layer(x, memory, packing, angles)
         return self.logits(x.index_select(0, packing.scored))
-
-    def start(self, memory: Tensor, image_index: Tensor, max_length: int) -> Cache:
-        """An empty cache for S sequences of at most `max_length` tokens over `memory` (B, N, D)."""
-        shape = (len(image_index), self.heads, max_length, self.embedding.embedding_dim // self.heads)
-        return Cache(
-            self_keys=[memory.new_empty(shape) for _ in self.layers],
-            self_values=[memory.new_empty(shape) for _ in self.layers],
-            memory=self.project_memory(memory),
-            rows=Rows(image_index, len(memory)),
-        )
-
-    def step(self, tokens: Tensor, cache: Cache) -> Tensor:
-        """Read the next `tokens` (S, T) and return the logits (S, V) after the last; the cache grows by T."""
-        count = tokens.shape[1]
-        x, angles = self._embed(tokens, cache.length)
-        mask = None  # a single token may attend to everything before it
-        if count > 1:
-            mask = torch.ones(count, cache.length + count, dtype=torch.bool, device=x.device).tril(cache.length)
-        for index, (layer, pair) in enumerate(zip(self.layers, cache.memory, strict=True)):
-            y, attention = layer.norm_self(x), layer.self_attention
-            keys, values = cache.append(index, *attention.keys_values(y, angles))
-            x = x + attention(attention.queries(y, angles), keys, values, mask=mask)
-            x = layer.feed_forward(layer.cross_attend(x, pair, cache.rows))
-        cache.length += count
-        return self.logits(x[:, -1])

@@ -3,52 +3,54 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from pix2seq.models.pix2seq import Pix2Seq
+from pix2seq.models.choices import Choice, GrammarTables, Part
 from pix2seq.models.sampling import GREEDY, Sampling
-from pix2seq.token_ids import COORDS, END, INVISIBLE, is_coord
+from pix2seq.models.step import Cache
+from pix2seq.token_ids import COORDS, END, INVISIBLE
 
 CHECK_EVERY = 4  # steps between two checks whether all sequences have ended: each check makes a GPU wait
-
-
-@dataclass(frozen=True)
-class GrammarTables:
-    """A grammar on the device: `allowed` (states, V) bool, `next_state` (states, V), and the state `end`.
-
-    In `greedy_states` the likeliest token is chosen even where the others are sampled; `unreported` tokens are never
-    chosen there, but sampling may draw them for the decoder to read (see `Sampling.read_drawn`).
-    """
-
-    allowed: Tensor
-    next_state: Tensor
-    end: int
-    greedy_states: tuple[int, ...] = ()
-    unreported: tuple[int, ...] = ()
-
-    @property
-    def drawable(self) -> Tensor:
-        """`allowed` (states, V), with the `unreported` tokens."""
-        table = self.allowed.clone()
-        for state in self.greedy_states:
-            table[state, list(self.unreported)] = True
-        return table
 
 
 @dataclass(frozen=True)
 class Generation:
     """`tokens` (S, T) without the prompts, and their `probs` (S, T); both are 0 after the end.
 
-    A probability is that of the softmax over the whole vocabulary, before grammar, temperature and truncation. The
-    likeliest tokens that the grammar permits at each place are `alternatives` (S, T, A), and `alternative_probs`.
+    A probability is that of the softmax over the whole vocabulary, before grammar, temperature and truncation; NaN
+    where the grammar wants none, as it would cost the logits of the whole vocabulary. The likeliest tokens that it
+    permits are `alternatives` (S, T, A), and `alternative_probs`: where it wants probabilities, elsewhere both are 0.
     """
 
     tokens: Tensor
     probs: Tensor
     alternatives: Tensor
     alternative_probs: Tensor
+
+    @classmethod
+    def empty(cls, rows: int, length: int, alternatives: int, device: torch.device) -> Generation:
+        """All zero, to be filled in place by place."""
+        tokens = torch.zeros(rows, length, dtype=torch.long, device=device)
+        probs = torch.zeros(rows, length, device=device)
+        shape = rows, length, alternatives
+        return cls(tokens, probs, tokens.new_zeros(shape), probs.new_zeros(shape))
+
+    def report(
+        self, rows: Tensor, position: int, choice: Choice, chosen: Tensor, permitted: Tensor, probs: Tensor
+    ) -> None:
+        """Fill in the probabilities at a place: `probs` (S, K) of `choice.part`, of which `chosen` (S,) were chosen."""
+        self.probs[rows, position] = probs.gather(1, chosen[:, None])[:, 0]
+        count = min(self.alternatives.shape[2], permitted.shape[1])
+        best = permitted.topk(count).indices
+        self.alternatives[rows, position, :count] = choice.part.ids[best]
+        self.alternative_probs[rows, position, :count] = probs.gather(1, best)
+
+    def first(self, length: int) -> Generation:
+        """The first `length` places."""
+        return Generation(*(part[:, :length] for part in vars(self).values()))
 
 
 def truncate_logits(logits: Tensor, top_k: int, top_p: float) -> Tensor:
@@ -68,40 +70,51 @@ def truncate_logits(logits: Tensor, top_k: int, top_p: float) -> Tensor:
     return logits
 
 
-def choose(logits: Tensor, sampling: Sampling, draws: Tensor, predictable: Tensor) -> Tensor:
-    """The next tokens (S,) for logits (S, V); `draws` (S,), uniform in [0, 1), decide which are sampled.
-
-    All logits but those of `predictable` (K,) are −inf: to sort a whole vocabulary of text would take a decoder's time.
-    """
+def choose(logits: Tensor, sampling: Sampling, draws: Tensor, part: Part) -> Tensor:
+    """The places (S,) of the next tokens in `part`, for logits (S, K), −inf where forbidden; `draws` (S,), uniform in
+    [0, 1), decide which are sampled."""
     if sampling.greedy:
-        return choose_likeliest(logits, sampling)
-    logits = truncate_logits(logits[:, predictable] / sampling.temperature, sampling.top_k, sampling.top_p)
+        return choose_likeliest(logits, sampling, part)
+    logits = truncate_logits(logits / sampling.temperature, sampling.top_k, sampling.top_p)
     wide = torch.float32 if logits.device.type == "mps" else torch.float64  # MPS has no wider numbers
     cumulative = logits.softmax(-1).to(wide).cumsum(-1)
-    return predictable[torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)[:, 0]]
+    return torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)[:, 0]
 
 
-def choose_likeliest(logits: Tensor, sampling: Sampling) -> Tensor:
-    """The likeliest tokens (S,) for logits (S, V), as `sampling` understands it."""
+def choose_likeliest(logits: Tensor, sampling: Sampling, part: Part) -> Tensor:
+    """The places (S,) of the likeliest tokens in `part` for logits (S, K), as `sampling` understands it."""
     for token, threshold in ((END, sampling.end_threshold), (INVISIBLE, sampling.invisible_threshold)):
-        if threshold:
-            unlikely = logits.softmax(-1)[:, token] < threshold
+        place = part.find(token)
+        if threshold and place is not None:
+            unlikely = logits.softmax(-1)[:, place] < threshold
             logits = logits.clone()
-            logits[unlikely, token] = -torch.inf
+            logits[:, place].masked_fill_(unlikely, -torch.inf)
     chosen = logits.argmax(-1)
-    if not sampling.coord_window:
+    first = part.find(COORDS.start)
+    if not sampling.coord_window or first is None:
         return chosen
+    last = first + COORDS.stop - COORDS.start - 1
     near = chosen[:, None] + torch.arange(-sampling.coord_window, sampling.coord_window + 1, device=logits.device)
-    inside = is_coord(near)
-    near = near.clamp(COORDS.start, COORDS.stop - 1)
-    shares = logits.gather(1, near).masked_fill(~inside, -torch.inf).softmax(-1)
-    mean = (shares * near).sum(-1).round()
-    return torch.where(is_coord(chosen), mean.nan_to_num().long(), chosen)
+    outside = (near < first) | (near > last)
+    near = near.clamp(first, last)
+    shares = logits.gather(1, near).masked_fill(outside, -torch.inf).softmax(-1)
+    mean = (shares * (near - first)).sum(-1).round() + first
+    return torch.where((chosen >= first) & (chosen <= last), mean.nan_to_num().long(), chosen)
+
+
+class Decoding(Protocol):
+    """What `generate` decodes with: a `StepDecoder`."""
+
+    def start(self, memory: Tensor, image_index: Tensor, max_length: int) -> Cache:
+        """An empty cache for S sequences of at most `max_length` tokens over `memory` (B, N, D)."""
+
+    def step(self, tokens: Tensor, cache: Cache, part: Part | None = None) -> Tensor:
+        """Logits (S, K) of a part of the vocabulary, or of all of it, after the next `tokens` (S, T)."""
 
 
 @torch.inference_mode()
 def generate(
-    model: Pix2Seq,
+    decoder: Decoding,
     memory: Tensor,
     prompts: Tensor,
     image_index: Tensor,
@@ -120,35 +133,31 @@ def generate(
     """
     prompts = prompts.repeat_interleave(num_samples, 0)
     image_index = image_index.repeat_interleave(num_samples, 0)
+    found = Generation.empty(len(prompts), max_tokens, sampling.alternatives, memory.device)
+    if not len(prompts):
+        return found
+    draws = torch.rand(found.tokens.shape, device=memory.device) if draws is None else draws
     rows = torch.arange(len(prompts), device=memory.device)  # the responses that have not ended
-    cache = model.start(memory, image_index, prompts.shape[1] + max_tokens)
-    state = torch.zeros_like(rows)
-    tokens = torch.zeros(len(rows), max_tokens, dtype=torch.long, device=memory.device)
-    probs = torch.zeros(len(rows), max_tokens, device=memory.device)
-    drawable = grammar.drawable if sampling.read_drawn else grammar.allowed
-    predictable = drawable.any(0).nonzero()[:, 0]
-    count = min(sampling.alternatives, len(predictable))
-    alternatives = torch.zeros(*tokens.shape, count, dtype=torch.long, device=memory.device)
-    alternative_probs = torch.zeros(alternatives.shape, device=memory.device)
-    draws = torch.rand(tokens.shape, device=memory.device) if draws is None else draws
-    following = prompts
-    for position in range(max_tokens):
-        logits = model.step(following, cache).float()
-        permitted = logits.masked_fill(~grammar.allowed[state], -torch.inf)
-        within = logits.masked_fill(~drawable[state], -torch.inf) if sampling.read_drawn else permitted
-        drawn = chosen = choose(within, sampling, draws[rows, position], predictable)[:, None]
+    cache = decoder.start(memory, image_index, prompts.shape[1] + max_tokens)
+    state, following = torch.zeros_like(rows), prompts
+    for position, choice in zip(range(max_tokens), grammar.choices(), strict=False):
+        logits = decoder.step(following, cache, None if choice.whole else choice.part).float()
+        total = logits.logsumexp(-1, keepdim=True) if choice.whole else None
+        logits = logits[:, choice.part.ids] if choice.whole else logits
+        permitted = logits.masked_fill(~choice.allowed[state], -torch.inf)
+        within = logits.masked_fill(~choice.drawable[state], -torch.inf) if sampling.read_drawn else permitted
+        drawn = chosen = choose(within, sampling, draws[rows, position], choice.part)
         if sampling.read_drawn or not sampling.greedy:
             for greedy_state in grammar.greedy_states:
-                chosen = chosen.where(state[:, None] != greedy_state, permitted.argmax(-1, keepdim=True))
-        tokens[rows, position] = chosen[:, 0]
-        total, going = logits.logsumexp(-1, keepdim=True), (state != grammar.end)[:, None]
-        probs[rows, position] = ((logits.gather(1, chosen) - total).exp() * going)[:, 0]
-        if count:
-            best = permitted[:, predictable].topk(count)
-            alternatives[rows, position] = predictable[best.indices]
-            alternative_probs[rows, position] = (best.values - total).exp() * going
-        state = grammar.next_state[state, chosen[:, 0]]
-        following = drawn if sampling.read_drawn else chosen
+                chosen = chosen.where(state != greedy_state, permitted.argmax(-1))
+        found.tokens[rows, position] = choice.part.ids[chosen]
+        going = state != grammar.end
+        if choice.whole:
+            found.report(rows, position, choice, chosen, permitted, (permitted - total).exp() * going[:, None])
+        else:
+            found.probs[rows, position] = torch.where(going, torch.nan, 0.0)
+        state = choice.next_state[state, chosen]
+        following = choice.part.ids[drawn if sampling.read_drawn else chosen][:, None]
         if position % CHECK_EVERY == CHECK_EVERY - 1:
             going = (state != grammar.end).nonzero()[:, 0]
             if len(going) == 0:
@@ -156,5 +165,4 @@ def generate(
             if len(going) <= len(state) // 2:
                 cache.keep(going)
                 rows, state, following = rows[going], state[going], following[going]
-    parts = tokens, probs, alternatives, alternative_probs
-    return Generation(*(part[:, : position + 1] for part in parts))
+    return found.first(position + 1)

@@ -95,20 +95,14 @@ class Attention(nn.Module):
         """Keys and values, each (B, heads, N, D / heads), of `memory` (B, N, D); keys rotated as queries are."""
         return rotate(self.split(self.key(memory)), angles), self.split(self.value(memory))
 
-    def forward(
-        self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None, causal: bool = False
-    ) -> Tensor:
-        """(B, L, D) of `queries` (B, heads, L, D / heads); `mask` (L, N) bool is True where a query may attend."""
-        return self.merge_heads(self.attend(queries, keys, values, mask, causal))
+    def forward(self, queries: Tensor, keys: Tensor, values: Tensor, causal: bool = False) -> Tensor:
+        """(B, L, D) of `queries` (B, heads, L, D / heads); `causal`: each attends to its place and those before."""
+        return self.merge_heads(self.attend(queries, keys, values, causal))
 
-    def attend(
-        self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None, causal: bool = False
-    ) -> Tensor:
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, causal: bool = False) -> Tensor:
         """The output of each head, (B, heads, L, D / heads)."""
         dropout = self.dropout if self.training else 0.0
-        return F.scaled_dot_product_attention(
-            queries, keys, values, attn_mask=mask, dropout_p=dropout, is_causal=causal
-        )
+        return F.scaled_dot_product_attention(queries, keys, values, dropout_p=dropout, is_causal=causal)
 
     def merge_heads(self, heads: Tensor) -> Tensor:
         """(B, heads, L, D / heads) → (B, L, D)"""

@@ -9,9 +9,10 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from pix2seq.config import ModelCFG
-from pix2seq.models.decoder import Cache, Decoder
+from pix2seq.models.decoder import Decoder
 from pix2seq.models.encoders import Encoder, GridPositions
 from pix2seq.models.layers import LayerCFG, init_official_attention, init_weights
+from pix2seq.models.step import StepDecoder
 from pix2seq.packing import Packing
 
 
@@ -84,10 +85,6 @@ class Pix2Seq(nn.Module):
         memory_pairs = self.decoder.project_memory(memory)
         return [self.decoder(tokens, memory_pairs, image_index) for tokens, image_index in groups]
 
-    def start(self, memory: Tensor, image_index: Tensor, max_length: int) -> Cache:
-        """An empty cache for S sequences of at most `max_length` tokens, prompt included."""
-        return self.decoder.start(memory, image_index, max_length)
-
-    def step(self, tokens: Tensor, cache: Cache) -> Tensor:
-        """Logits (S, V) after the next `tokens` (S, T)."""
-        return self.decoder.step(tokens, cache)
+    def prepare(self, precision: str = "fp32", compiled: bool = False) -> StepDecoder:
+        """The decoder with its present weights, ready to decode."""
+        return StepDecoder(self.decoder, precision, compiled)

@@ -14,6 +14,11 @@ from pix2seq.runtime.console import tell
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what some network file systems answer
 
 
+def has_no_locks(error: OSError | NotImplementedError) -> bool:
+    """Whether a lock could not be had because the file system, or the system, knows none."""
+    return isinstance(error, NotImplementedError) or error.errno in NO_LOCKS
+
+
 @contextlib.contextmanager
 def alone(file: Path, does_what: str) -> Iterator[bool]:
     """Lock `file` for this process; yield whether another one had it, for which a line says that it is waited.
@@ -30,7 +35,7 @@ def alone(file: Path, does_what: str) -> Iterator[bool]:
             lock.acquire()
             waited = True
     except (OSError, NotImplementedError) as error:
-        if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+        if not has_no_locks(error):
             raise
         tell(f"{file.parent} is on a file system without locks: let no second process work there")
     try:

@@ -112,10 +112,12 @@ def _is_plain(state: Any, most_bytes: int) -> bool:
 
 def _is_whole(path: Path) -> bool:
     """Whether every part of the archive has its checksum, which torch does not compare when it reads, and is stored as
-    it is: a compressed one, which a checkpoint has not, could be of any size."""
+    it is, in bytes of its own: compressed parts, or parts that share their bytes, could be of any size."""
     try:
         with zipfile.ZipFile(path) as archive:
-            stored = all(part.compress_type == zipfile.ZIP_STORED for part in archive.infolist())
-            return stored and archive.testzip() is None
+            parts = archive.infolist()
+            stored = all(part.compress_type == zipfile.ZIP_STORED for part in parts)
+            fits = sum(part.file_size for part in parts) <= path.stat().st_size
+            return stored and fits and archive.testzip() is None
     except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, RuntimeError):
         return False

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import glob
 import os
 import shutil
 import socket
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from pix2seq.errors import UserError
 
 UNFINISHED = ".unfinished-"  # how folders begin whose files are not all there; then the process that writes them
 PARTIAL = ".partial"  # how the names of unfinished files end
+LEFT_S = 24 * 3600  # no image takes as long
 
 
 @contextlib.contextmanager
@@ -101,11 +102,18 @@ def _this_process() -> str:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes of this machine left in `folder`."""
-    for path in folder.glob(f"{UNFINISHED}{glob.escape(socket.gethostname())}-*"):
-        process = path.name.removeprefix(f"{UNFINISHED}{socket.gethostname()}-").partition("-")[0]
-        if process.isdecimal() and not is_running(int(process)):
-            shutil.rmtree(path, ignore_errors=True)
+    """Remove what killed processes left in `folder`; those of other machines, such as a container of before, cannot
+    be asked about: theirs is what has not changed for a day."""
+    here = f"{UNFINISHED}{socket.gethostname()}-"
+    for path in folder.glob(f"{UNFINISHED}*"):
+        process = path.name.removeprefix(here).partition("-")[0]
+        with contextlib.suppress(OSError):  # another process removes it, too
+            if path.name.startswith(here) and process.isdecimal():
+                is_left = not is_running(int(process))
+            else:
+                is_left = time.time() - path.stat().st_mtime > LEFT_S
+            if is_left:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def is_running(process: int) -> bool:

@@ -27,16 +27,17 @@ def named_file(name_or_path: str, folder: Path, suffix: str) -> Path:
     return shipped.get(name_or_path, Path(name_or_path))
 
 
-def cache_folder() -> Path:
-    """The folder of files that can be created again and are kept between runs: drawn scenes and decoded images.
+def cache_folder(name: str = "", in_checkout: str = "data") -> Path:
+    """The folder of files that can be created again and are kept between runs, such as drawn scenes.
 
-    It is `$PIX2SEQ_CACHE` if set, else `data/` of the checkout that this code is in, else `~/.cache/pix2seq`.
+    It is `name` in `$PIX2SEQ_CACHE` if that is set, else the folder `in_checkout` of the checkout that this code is in,
+    else `name` in `~/.cache/pix2seq`.
     """
     if chosen := os.environ.get("PIX2SEQ_CACHE"):
-        return Path(chosen)
+        return Path(chosen, name)
     if (ROOT / "pyproject.toml").is_file() and os.access(ROOT, os.W_OK):
-        return ROOT / "data"
-    return Path.home() / ".cache" / "pix2seq"
+        return ROOT / in_checkout
+    return Path.home() / ".cache" / "pix2seq" / name
 
 
 def writable_folder(path: Path, flag: str) -> Path:

@@ -13,10 +13,12 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pix2seq.errors import UserError
+from pix2seq.runtime.alone import has_no_locks
 from pix2seq.runtime.checkpoint import CHECKPOINT, PREVIOUS
 from pix2seq.runtime.console import tell
 from pix2seq.runtime.files import PARTIAL, is_running
 from pix2seq.runtime.paths import writable_folder
+from pix2seq.runtime.text import read_text
 
 SETTINGS, METRICS = "cfg.json", "metrics.csv"
 LAST, BEST, CURVES = "last.safetensors", "best.safetensors", "curves.png"
@@ -40,7 +42,9 @@ class RunFolder:
             raise UserError(
                 f"{path} is in use by {owner}; wait until it has ended, or name another folder with --run-dir"
             ) from None
-        except (OSError, NotImplementedError):
+        except (OSError, NotImplementedError) as error:
+            if not has_no_locks(error):
+                raise UserError(f"{path / LOCK} cannot be used ({error}); name another folder with --run-dir") from None
             tell(f"{path} is on a file system without locks: start no second run there")
         now = time.strftime("%Y-%m-%d %H:%M")
         (path / OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()}, since {now}", encoding="utf-8")
@@ -106,8 +110,8 @@ def is_used(path: Path) -> bool:
 def _read(path: Path) -> str:
     """The text of a file; empty if it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+        return read_text(path)
+    except (OSError, UserError):
         return ""
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
+
+ONE_THREAD = 4e7  # multiplications up to which one thread takes no longer than several do with their waiting
 
 
 def let_threads_sleep() -> None:
@@ -13,3 +17,19 @@ def let_threads_sleep() -> None:
     variable, which child processes inherit.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+@contextlib.contextmanager
+def threads_for(multiplications: float) -> Iterator[None]:
+    """One thread for work of at most so many multiplications of weights with inputs, as many as ever for more."""
+    import torch
+
+    usual = torch.get_num_threads()
+    if multiplications > ONE_THREAD or usual == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(usual)

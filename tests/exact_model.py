@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pix2seq.config import ModelCFG
 from pix2seq.infer.predictor import Predictor
+from pix2seq.models.choices import Part
 from pix2seq.packing import Packing
 
 STATES = 1009  # prime
@@ -54,10 +55,14 @@ class ExactModel:
     def start(self, memory: Tensor, image_index: Tensor, max_length: int) -> ExactCache:
         return ExactCache(memory[image_index, 0, 0].long())
 
-    def step(self, tokens: Tensor, cache: ExactCache) -> Tensor:
+    def prepare(self, precision: str, compiled: bool) -> ExactModel:
+        return self
+
+    def step(self, tokens: Tensor, cache: ExactCache, part: Part | None = None) -> Tensor:
         for column in tokens.unbind(1):
             cache.state = (31 * cache.state + column) % STATES
-        return self.table[cache.state]
+        logits = self.table[cache.state]
+        return logits if part is None else logits[:, part.ids]
 
     def score(self, memory: Tensor, packing: Packing) -> Tensor:
         logits = []
@@ -77,7 +82,7 @@ class ExactModel:
 def with_exact_model(predictor: Predictor) -> Predictor:
     """The predictor with an ExactModel: its responses are the same in any batch and on any processor."""
     generator = copy.copy(predictor.generator)
-    generator.model = ExactModel(predictor.trained.model)
+    generator.model = generator.decoder = ExactModel(predictor.trained.model)
     other = predictor.with_generator(generator)
     other.settings = dataclasses.replace(predictor.settings, coord_window=0)  # a mean would be rounded
     return other

@@ -6,10 +6,13 @@ import contextlib
 import copy
 import json
 import random
+import resource
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from pix2seq.errors import UserError
@@ -21,6 +24,7 @@ ODD = (
     *([], [1], [[1]], [None], ["a", "b"], {}, {"a": 1}, {"checkpoint_path": "/etc/passwd"}, [1.5] * 50),
 )
 DEEP = "[" * 50_000
+LIMIT_S, WAIT_S, LIMIT_KB = 10, 120, 2 * 2**20  # of a try, and of all tries
 BROKEN = ("", "{", "NaN", "[1", '{"a": Infinity}', "\ud800".encode("utf-8", "replace").decode(), DEEP, "7", '"x"')
 
 
@@ -80,6 +84,42 @@ def outcomes(tries: Iterator[Any], use: Callable[[Any], Any]) -> Counter[str]:
             counts["refused"] += 1
         except Exception as error:
             raise AssertionError(f"{error!r} for {str(tried)[:3000]}") from error
+    return counts
+
+
+class Hang(BaseException):
+    """One try took longer than it may; nothing that catches errors takes it for a bad file."""
+
+
+def fuzz(kind: str, tries: Iterator[Any], use: Callable[[Any], Any]) -> Counter[str]:
+    """`outcomes`, printed as a row of tests/README.md's table; fails where one try takes longer than LIMIT_S of the
+    processor or WAIT_S in all, or where all together make the process larger by more than LIMIT_KB."""
+
+    def hang(_: int, __: FrameType | None) -> None:
+        raise Hang(f"a try took longer than {LIMIT_S} s of the processor, or {WAIT_S} s")
+
+    def timed(tried: Any) -> None:
+        signal.setitimer(signal.ITIMER_PROF, LIMIT_S)
+        signal.alarm(WAIT_S)
+        try:
+            use(tried)
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.alarm(0)
+
+    before = {number: signal.signal(number, hang) for number in (signal.SIGPROF, signal.SIGALRM)}
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        counts = outcomes(tries, timed)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory
+    print(
+        f"{kind}: {counts['tried']:,} tried, {counts['refused']:,} refused, {counts['accepted']:,} accepted, 0 failed, "
+        f"0 hung, {grown / 1e3:.0f} MB more memory"
+    )
+    assert grown < LIMIT_KB
     return counts
 
 

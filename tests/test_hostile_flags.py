@@ -9,7 +9,7 @@ import pytest
 from pix2seq.command_line import EVALUATION, INFERENCE, TRAINING, Uses, parse_args, run_script
 from pix2seq.config import CFG, FIELDS, flag, value_of
 from pix2seq.errors import UserError
-from tests.hostile import DEEP, ODD, outcomes
+from tests.hostile import DEEP, ODD, fuzz
 
 USUAL = CFG()
 WORDS = (
@@ -35,7 +35,7 @@ def command_lines(uses: Uses, count: int, seed: int) -> Iterator[list[str]]:
         yield [word for word in words if word not in ("--help", "--help-all", "--list-weights")]
 
 
-@pytest.mark.parametrize("count", [60, pytest.param(1500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [60, pytest.param(3000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("script", "uses"), [("train", TRAINING), ("infer", INFERENCE), ("evaluate", EVALUATION)])
 def test_odd_command_lines_are_used_or_refused(
     script: str, uses: Uses, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
@@ -49,6 +49,5 @@ def test_odd_command_lines_are_used_or_refused(
             raise UserError(line.removeprefix("error: ")) from None
 
     monkeypatch.chdir(tmp_path)
-    counts = outcomes(command_lines(uses, count, seed=1), parse)
-    print("command lines of", script, dict(counts))
+    counts = fuzz(f"command lines of {script}", command_lines(uses, count, seed=1), parse)
     assert counts["refused"] > count / 3 and not list(tmp_path.iterdir())

@@ -192,7 +192,7 @@ class CaptioningTokenizer:
 
     def grammar(self) -> Grammar:
         """At least one known word, then words until the end."""
-        grammar = Grammar(2, self.vocab_size)
+        grammar = Grammar(2, self.vocab_size, scored_states=())
         words = self.text.predictable + TEXT_SHIFT
         grammar.allow(0, words, 1)
         grammar.allow(1, words, 1)

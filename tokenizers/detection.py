@@ -94,7 +94,7 @@ class DetectionTokenizer:
 
         Instead of the class, sampling may draw the fake one for the decoder to read.
         """
-        grammar = Grammar(5, self.vocab_size, greedy_states=(4,), unreported=(FAKE,))
+        grammar = Grammar(5, self.vocab_size, greedy_states=(4,), unreported=(FAKE,), scored_states=(4,))
         if not self.full:
             grammar.allow(0, END, grammar.end)
         for state in range(4):

@@ -69,7 +69,7 @@ class SegmentationTokenizer:
 
     def grammar(self) -> Grammar:
         """Pairs of coordinates; separators or the end only after three points of a polygon."""
-        grammar = Grammar(2 * MIN_POINTS + 1 + self.separators, self.vocab_size)
+        grammar = Grammar(2 * MIN_POINTS + 1 + self.separators, self.vocab_size, scored_states=())
         full = 2 * MIN_POINTS  # here a polygon has enough points: state `full` waits for y, `full + 1` for x
         for state in range(full):
             grammar.allow(state, COORDS, state + 1)

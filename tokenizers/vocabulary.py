@@ -91,13 +91,15 @@ class Grammar:
 
     `allowed` (states, vocab_size) bool, `next_state` (states, vocab_size) int64. A sequence that has ended stays in
     the state `end`, where only the end token is allowed. In `greedy_states` the likeliest token is chosen, never a
-    sampled one; `unreported` tokens may only be drawn there, for the decoder to read.
+    sampled one; `unreported` tokens may only be drawn there, for the decoder to read. Probabilities are wanted of the
+    tokens chosen in `scored_states` (None: in all).
     """
 
     num_states: int
     vocab_size: int
     greedy_states: tuple[int, ...] = ()
     unreported: tuple[int, ...] = ()
+    scored_states: tuple[int, ...] | None = None
     allowed: np.ndarray = field(init=False)
     next_state: np.ndarray = field(init=False)
 

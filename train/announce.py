@@ -45,7 +45,9 @@ def describe_steps(cfg: CFG, step: int, total: int, device: torch.device, folder
     """The steps of a run of which `step` are done, and where it writes."""
     train = cfg.train
     images = train.batch_size * distributed.world_size()
-    plain = "" if train.precision == "fp32" or computes_bf16(device) else " in fp32, as it has no bf16 arithmetic"
+    plain = (
+        "" if cfg.training_precision == "fp32" or computes_bf16(device) else " in fp32, as it has no bf16 arithmetic"
+    )
     begun = f"{total - step} of {total} steps" if step else f"{total} steps"
     limit = f", no longer than the epoch that passes {train.limit_minutes:g} minutes" if train.limit_minutes else ""
     epochs = f"{train.epochs} epochs" + (f" of {train.passes_per_epoch} passes" if train.passes_per_epoch > 1 else "")

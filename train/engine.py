@@ -72,7 +72,7 @@ class Trainer:
         check_training(cfg)
         self.tasks = choose_tasks(cfg.tasks)
         self.device = distributed.start(pick_device(cfg.device))
-        check_precision(cfg.train.precision, self.device)
+        check_precision(cfg.training_precision, self.device)
         self.run_folder: RunFolder | None = None  # in the first process, which alone writes
         self.folder = distributed.from_first(lambda: self._claim(cfg))
         self.cfg = cfg = replace(cfg, run_dir=str(self.folder))
@@ -120,7 +120,7 @@ class Trainer:
                 shard(self.average, self.average, self.device)
         if cfg.train.recompute:
             self.model.recompute()
-        if cfg.train.compile and has_compiler(self.device):
+        if cfg.compile and has_compiler(self.device):
             self.learner.compile(dynamic=True)
         self.engine = engine_of(self.learner, in_parts=cfg.train.accumulate > 1)
         self.optimizers = Optimizers(self.model, self.auxiliary_head, cfg)
@@ -340,7 +340,7 @@ class Trainer:
         for part in parts:
             # the kernel for the backward pass too, which may compute layers again
             with summing(self.engine, last=part is parts[-1]), attention_kernel(self.device):
-                with arithmetic(self.device, self.cfg.train.precision):
+                with arithmetic(self.device, self.cfg.training_precision):
                     total, losses, logits = self.engine(part, totals)
                 total.backward()
             for name, loss in losses.items():
@@ -365,7 +365,7 @@ class Trainer:
         model = (model or self.average).eval()
         sums: dict[str, list[float]] = {}
         for batch in self.val_loader:
-            with arithmetic(self.device, self.cfg.train.precision):
+            with arithmetic(self.device, self.cfg.training_precision):
                 losses, logits = batch_losses(model, batch.to(self.device), self.cfg.train)
             count_tokens(counts, batch, logits)
             for task, loss in losses.items():

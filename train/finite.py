@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from pix2seq.errors import plain
 from pix2seq.runtime import distributed
 
 MOST_IN_A_ROW = 10
@@ -72,5 +73,5 @@ class FiniteSteps:
         more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
         tqdm.write(
             f"skipped: the loss or its gradient is not finite at step {step} ({values}; gradient {grad_norm:.3g}) on "
-            f"{', '.join(names[:NAMES_SHOWN])}{more}; {self.skipped} steps skipped so far"
+            f"{', '.join(map(plain, names[:NAMES_SHOWN]))}{more}; {self.skipped} steps skipped so far"
         )

@@ -76,12 +76,12 @@ class OfficialConfig:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_config(path: Path) -> OfficialConfig:
+def read_config(path: Path, advice: str = ADVICE) -> OfficialConfig:
     """The settings in a `config.json`; UserError if it is none, or if its token ids have other meanings than ours."""
     try:
-        content = decode(read_bytes(path).removeprefix(b"\xef\xbb\xbf"), _Content, str(path), ADVICE)
+        content = decode(read_bytes(path).removeprefix(b"\xef\xbb\xbf"), _Content, str(path), advice)
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); {ADVICE}") from None
+        raise UserError(f"{path} cannot be read ({error.strerror}); {advice}") from None
     model, tasks = (
         content.model,
         [*(content.task if isinstance(content.task, list) else [content.task]), *content.tasks],
@@ -98,13 +98,14 @@ def read_config(path: Path) -> OfficialConfig:
     return OfficialConfig(canvas, model.vocab_size, model.dec_proj_mode, _settings(tasks, path))
 
 
-def config_of(source: Path, named: Path | None = None) -> OfficialConfig:
+def config_of(source: Path, named: Path | None = None, advice: str = ADVICE) -> OfficialConfig:
     """The settings of the checkpoint `source`, a folder or a file in it: those of `named`, or of the `config.json`
-    there, or at least the canvas in the folder's name, as in `vit_b_1024x1024`."""
+    there, or at least the canvas in the folder's name, as in `vit_b_1024x1024`. `advice` ends what is said of a file
+    that cannot be read."""
     folder = source if source.is_dir() else source.parent
     path = named or folder / NAME
     if named or path.is_file():
-        return read_config(path)
+        return read_config(path, advice)
     return OfficialConfig(canvas_in_name(folder.absolute().name))
 
 

@@ -14,7 +14,7 @@ from pix2seq.runtime.paths import cache_folder
 from pix2seq.weights.conversion import convert_checkpoint
 from pix2seq.weights.fetch_checkpoint import CONFIG, fetch_files, fetch_model
 from pix2seq.weights.official import CHECKPOINTS, MIRROR, TEXT_MODEL, Official, base_url
-from pix2seq.weights.official_config import config_of
+from pix2seq.weights.official_config import OfficialConfig, config_of
 from pix2seq.weights.tensor_bundle import Damaged
 from pix2seq.weights.tf_checkpoint import STATE, open_checkpoint
 from pix2seq.weights.transfer import Unreachable, fetch
@@ -22,7 +22,7 @@ from pix2seq.weights.transfer import Unreachable, fetch
 
 def official_folder() -> Path:
     """Where weights are kept: `NAME.safetensors`, and whole checkpoints of TensorFlow in `NAME/`."""
-    return cache_folder() / "official"
+    return cache_folder("official", in_checkout="weights/official")
 
 
 def obtain(name: str, dtype: str = "fp32", text_model: Path | None = None) -> Path:
@@ -58,7 +58,7 @@ def _fetch_and_convert(name: str, item: Official, out: Path, dtype: str, text_mo
             folder, checkpoint = parts, fetch_model(base_url() + item.folder, parts)
         if item.kind == "multi_task" and text_model is None:
             text_model = _fetch_text_model(out.parent)
-        config = config_of(folder)
+        config = config_of(folder) if folder == whole else _fetched_config(folder)
         if config.canvas is None:
             config = replace(config, canvas=(item.image_size, item.image_size))
         classes = "objects365" if item.kind == "obj365_pretrain" else "coco"
@@ -69,6 +69,15 @@ def _fetch_and_convert(name: str, item: Official, out: Path, dtype: str, text_mo
         shutil.rmtree(parts, ignore_errors=True)  # so that the next call fetches it again
         raise
     shutil.rmtree(parts, ignore_errors=True)
+
+
+def _fetched_config(folder: Path) -> OfficialConfig:
+    """The settings beside a fetched checkpoint; a `config.json` that cannot be used is not kept there."""
+    try:
+        return config_of(folder, advice=f"name a mirror with {MIRROR}")
+    except UserError:
+        (folder / CONFIG).unlink()
+        raise
 
 
 def _fetch_text_model(folder: Path) -> Path:

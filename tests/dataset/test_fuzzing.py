@@ -2,11 +2,9 @@
 
 import json
 import random
-import resource
-import signal
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 
 import numpy as np
 import pytest
@@ -20,11 +18,10 @@ from pix2seq.dataset.samples import SampleDataset
 from pix2seq.dataset.training_data import open_training
 from pix2seq.evaluate.coco_metrics import open_ground_truth
 from pix2seq.tasks import choose_tasks
-from tests.hostile import mutated, outcomes
+from tests.hostile import fuzz, mutated
 from tests.test_hostile import bytes_tries, used_text_model
 
 TASKS = ("detection", "detection,segmentation", "detection,keypoint", "captioning", "segmentation,keypoint,captioning")
-LIMIT_S, LIMIT_KB = 10, 2 * 2**20
 QUICK_AND_SLOW = pytest.mark.parametrize("count", [20, pytest.param(3000, marks=pytest.mark.slow)])
 
 # One of everything that the format can hold.
@@ -65,34 +62,8 @@ LABELS = "0 0.5 0.5 0.25 0.5\n1 0.1 0.1 0.4 0.1 0.4 0.6 0.1 0.6\n"
 YAML = "path: .\ntrain: images\nval: images\nnc: 2\nnames: [cat, dog]\n"
 
 
-@pytest.fixture
-def limits() -> Iterator[None]:
-    """Fail where one file takes longer than LIMIT_S (see `timed`), or all more memory than LIMIT_KB."""
-
-    def hang(_: int, __: FrameType | None) -> None:
-        raise TimeoutError(f"longer than {LIMIT_S} s")
-
-    before, memory = signal.signal(signal.SIGALRM, hang), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    yield
-    signal.signal(signal.SIGALRM, before)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < LIMIT_KB
-
-
-def timed(use: Callable[[bytes], None]) -> Callable[[bytes], None]:
-    def run(content: bytes) -> None:
-        signal.alarm(LIMIT_S)
-        try:
-            use(content)
-        finally:
-            signal.alarm(0)
-
-    return run
-
-
-def fuzz(kind: str, tries: Iterator[bytes], use: Callable[[bytes], None]) -> None:
-    """Try all; print the table of what happened, in which nothing has failed."""
-    counts = outcomes(tries, timed(use))
-    print(f"{kind}: {counts['tried']} tried, {counts['refused']} refused, {counts['accepted']} accepted, 0 failed")
+def both_happen(counts: Counter[str]) -> None:
+    """Some files were used, and some refused."""
     assert counts["refused"] and counts["accepted"]
 
 
@@ -128,7 +99,7 @@ def json_tries(count: int, rng: random.Random) -> Iterator[bytes]:
 
 
 @QUICK_AND_SLOW
-def test_mutated_json_is_read_or_refused(tmp_path: Path, limits: None, count: int):
+def test_mutated_json_is_read_or_refused(tmp_path: Path, count: int):
     write_images(tmp_path, "a.png", "sub/b.png")
     rng = random.Random(1)
 
@@ -136,11 +107,11 @@ def test_mutated_json_is_read_or_refused(tmp_path: Path, limits: None, count: in
         (tmp_path / "train.json").write_bytes(content)
         used(tmp_path, rng.choice(TASKS))
 
-    fuzz("JSON", json_tries(count, rng), use)
+    both_happen(fuzz("JSON", json_tries(count, rng), use))
 
 
 @QUICK_AND_SLOW
-def test_mutated_xml_is_read_or_refused(tmp_path: Path, limits: None, count: int):
+def test_mutated_xml_is_read_or_refused(tmp_path: Path, count: int):
     write_images(tmp_path / "JPEGImages", "a.png", "b.png")
     for folder in ("Annotations", "ImageSets/Main"):
         (tmp_path / folder).mkdir(parents=True)
@@ -154,11 +125,11 @@ def test_mutated_xml_is_read_or_refused(tmp_path: Path, limits: None, count: int
             (tmp_path / "ImageSets" / "Main" / "train.txt").write_text(rng.choice(("a\n", "a\nb\n")), encoding="utf-8")
         used(tmp_path, "detection")
 
-    fuzz("XML", bytes_tries(XML.encode(), count, seed=2), use)
+    both_happen(fuzz("XML", bytes_tries(XML.encode(), count, seed=2), use))
 
 
 @QUICK_AND_SLOW
-def test_mutated_yolo_labels_are_read_or_refused(tmp_path: Path, limits: None, count: int):
+def test_mutated_yolo_labels_are_read_or_refused(tmp_path: Path, count: int):
     write_images(tmp_path / "images", "a.png", "b.png")
     (tmp_path / "labels").mkdir()
     good = {"data.yaml": YAML, "labels/a.txt": LABELS, "labels/b.txt": LABELS}
@@ -171,13 +142,13 @@ def test_mutated_yolo_labels_are_read_or_refused(tmp_path: Path, limits: None, c
         used(tmp_path, rng.choice(("detection", "detection,segmentation")))
 
     tries = [*bytes_tries(LABELS.encode(), count - count // 3, 4), *bytes_tries(YAML.encode(), count // 3, 5)]
-    fuzz("YOLO", iter(tries), use)
+    both_happen(fuzz("YOLO", iter(tries), use))
 
 
 @QUICK_AND_SLOW
-def test_mutated_text_models_are_read_or_refused(tmp_path: Path, limits: None, text_model_path: Path, count: int):
+def test_mutated_text_models_are_read_or_refused(tmp_path: Path, text_model_path: Path, count: int):
     def use(content: bytes) -> None:
         (tmp_path / "own.model").write_bytes(content)
         used_text_model(tmp_path / "own.model")
 
-    fuzz("SentencePiece", bytes_tries(text_model_path.read_bytes(), count, seed=3), use)
+    both_happen(fuzz("SentencePiece", bytes_tries(text_model_path.read_bytes(), count, seed=3), use))

@@ -95,6 +95,18 @@ def test_an_odd_segmentation_is_counted_in_little_time_and_memory(
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 3e5  # kB
 
 
+def test_names_are_plain_before_they_reach_a_terminal_or_a_weights_file(tmp_path: Path, capsys: pytest.CaptureFixture):
+    root = dataset(tmp_path / "own", keypoints=[9, 9, 2, 8, 8, 2])
+    path = root / "train.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    odd = {"id": 1, "name": "c\x1b[31mat\u202e", "keypoints": ["no\x9bse", "t\x1bail"], "skeleton": [[1, 2]]}
+    path.write_text(json.dumps(content | {"categories": [odd]}), encoding="utf-8")
+    assert not look_at(root, "detection,keypoint", tmp_path)
+    printed = capsys.readouterr().out
+    assert "c[31mat" in printed and "1 × category whose name has control characters" in printed
+    assert all(line.isprintable() for line in printed.splitlines())
+
+
 def test_a_caption_as_long_as_a_book_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture):
     root = dataset(tmp_path / "own", caption="a word " * 300_000)
     refusal = look_at(root, "captioning", tmp_path)

@@ -5,9 +5,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from pix2seq.dataset.images import read_image
+from pix2seq.dataset import images
+from pix2seq.dataset.images import read_image, upright_rgb
 from pix2seq.errors import UserError
 
 ORIENTATION = 0x0112  # EXIF's tag
@@ -54,6 +55,33 @@ def test_exif_rotation_is_applied(tmp_path: Path):
     pixels = read_image(save(image, tmp_path / "image.png", exif=exif))
     assert pixels.shape == (4, 2, 3)
     assert pixels[0, 1].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_bands_of_a_large_image_are_those_of_a_small_one(mode: str, orientation: int, monkeypatch: pytest.MonkeyPatch):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)).convert(mode)
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    image.info["exif"] = exif.tobytes()
+    upright = Image.alpha_composite(Image.new("RGBA", (5, 7), "white"), image.convert("RGBA")).convert("RGB")
+    upright.info["exif"] = exif.tobytes()
+    expected = np.asarray(ImageOps.exif_transpose(upright))
+    for pixels in (1 << 22, 10):
+        monkeypatch.setattr(images, "BAND_PIXELS", pixels)
+        assert np.array_equal(upright_rgb(image), expected)
+
+
+def test_gray_values_of_all_bands_have_one_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(images, "BAND_PIXELS", 1)
+    path = save(Image.fromarray(np.array([[0], [256], [4095]], dtype=np.uint16)), tmp_path / "image.png")
+    assert read_image(path)[:, 0, 0].tolist() == [0, 16, 255]
+
+
+def test_an_image_that_is_too_long_to_be_drawn_is_refused(tmp_path: Path):
+    path = save(Image.new("1", (100_001, 1)), tmp_path / "image.png")
+    with pytest.raises(UserError, match="100001 × 1 pixels, more than 100,000 in a row"):
+        read_image(path)
 
 
 def test_a_truncated_file_is_refused(tmp_path: Path):

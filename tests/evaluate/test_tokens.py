@@ -123,7 +123,9 @@ def test_responses_that_a_grammar_accepts():
 
 # Without a grammar
 
-SAMPLED = dict(detection_top_p=1.0, num_samples=3, temperature=1.0, top_p=1.0)
+SAMPLED = dict(
+    detection_top_p=1.0, num_samples=3, temperature=1.0, top_p=1.0, keypoint_votes=2, suppress_invisible=True
+)
 
 
 def prompts_of(predictor: Predictor, task: str, count: int) -> list[np.ndarray]:

@@ -8,7 +8,6 @@ A file is read, or refused with a UserError; any other error, a hang or more tha
 """
 
 import json
-import random
 import struct
 import sys
 import tempfile
@@ -39,6 +38,10 @@ GOOD = {
     "text": json.dumps({"words": ["<unk>", "a"]}),
     "keypoints": json.dumps(POINTS),
     "decoding": json.dumps({"top_k": 5}),
+    "category_ids": json.dumps({"1": 17}),
+    "step": "3",
+    "domain": "photographs",
+    "words": json.dumps(["<unk>", "a"]),  # in place of text, by the first version
 }
 
 
@@ -94,16 +97,16 @@ def seeds(name: str) -> Path:
     folder.mkdir()
     if name == "metadata":
         for place, field in enumerate(FIELDS):
-            (folder / field).write_bytes(bytes([place]) + GOOD.get(field, "3").encode())
-        header = json.dumps({"__metadata__": GOOD, "a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}})
+            (folder / field).write_bytes(bytes([place]) + GOOD[field].encode())
+        header = json.dumps({"__metadata__": GOOD, "a": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}})
         (folder / "header").write_bytes(b"\xff" + header.encode())
     elif name == "settings":
         for path in (ROOT / "recipes").glob("*.yaml"):
             (folder / path.name).write_bytes(path.read_bytes())
         (folder / "cfg.json").write_text(to_json(CFG()), encoding="utf-8")
     else:
-        rng = random.Random(0)
-        entry = b"\x08\x01\x12\x04\x12\x02\x08\x02\x28\x08\x35" + rng.randbytes(4)
+        checksum = struct.pack("<I", masked(google_crc32c.value(bytes(8))))
+        entry = b"\x08\x01\x12\x04\x12\x02\x08\x02\x28\x08\x35" + checksum  # two numbers of four bytes
         (folder / "entry").write_bytes(b"e\0\0\x02\x08\x01\0\x01" + bytes([len(entry)]) + b"a" + entry)
     return folder
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -13,9 +14,10 @@ from PIL import Image
 
 from pix2seq import config
 from pix2seq.infer.load import load_predictor
-from pix2seq.infer.run import LISTED, image_ids, unique_names
+from pix2seq.infer.run import LISTED, image_ids, is_done, unique_names
 from pix2seq.runtime.files import output_folder
 from pix2seq.runtime.paths import ROOT
+from pix2seq.tasks import choose_tasks
 from pix2seq.token_ids import CLASS_SHIFT, INVISIBLE, TEXT_SHIFT
 from pix2seq.tokenizers.vocabulary import quantize
 
@@ -147,6 +149,20 @@ def test_the_last_line_names_the_first_few_of_many_files(run_script, responsive,
 
 def test_names_are_unique_even_if_a_numbered_name_exists():
     assert unique_names([Path("a.png"), Path("a_2.png"), Path("b/a.jpg")]) == ["a", "a_2", "a_3"]
+
+
+def test_no_name_leads_out_of_the_output_folder():
+    assert unique_names([Path("...jpg"), Path("..jpg"), Path("a.jpg")]) == ["image", "image_2", "a"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "deep", "text", "numbers"])
+def test_another_program_s_file_of_that_name_holds_no_results(tmp_path: Path, kind: str):
+    path = tmp_path / "result.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.write_text({"deep": "[" * 99_999, "text": "no", "numbers": "[1]"}[kind], encoding="utf-8")
+    assert not is_done(tmp_path, choose_tasks(("captioning",)))
 
 
 def save_as(path: Path, kind: str) -> Path:
@@ -351,6 +367,16 @@ with output_folder(Path({str(tmp_path)!r})) as staging:
         assert list(tmp_path.iterdir()) == [mine]
         with output_folder(tmp_path):  # of another thread, which is alive
             assert mine.is_dir()
+
+
+def test_what_another_machine_left_is_removed_after_a_day(tmp_path: Path):
+    left = tmp_path / ".unfinished-another-machine-77-x"
+    left.mkdir()
+    with output_folder(tmp_path):
+        assert left.is_dir()
+    os.utime(left, (0, 0))
+    with output_folder(tmp_path):
+        assert not left.exists()
 
 
 def test_nothing_is_left_behind_after_an_interruption(tmp_path: Path):

@@ -102,9 +102,10 @@ def test_llama_cached_decoding_equals_uncached(tiny_model_cfg: CFG, images, toke
     cfg = patches(llama) if backbone == "patches" else llama.model
     model = Pix2Seq(cfg).eval()
     expected = model(images, tokens, IMAGE_INDEX)
-    cache = model.start(model.encode(images), IMAGE_INDEX, tokens.shape[1])
+    decoder = model.prepare()
+    cache = decoder.start(model.encode(images), IMAGE_INDEX, tokens.shape[1])
     steps = [tokens[:, :3], *tokens.split(1, dim=1)[3:]]
-    logits = torch.stack([model.step(step, cache) for step in steps], dim=1)
+    logits = torch.stack([decoder.step(step, cache) for step in steps], dim=1)
     torch.testing.assert_close(logits, expected[:, 2:], atol=1e-4, rtol=0)
 
 

@@ -9,9 +9,11 @@ import torch
 from pix2seq.config import ModelCFG
 from pix2seq.models import decoder
 from pix2seq.models import generate as generate_module
-from pix2seq.models.generate import GrammarTables, choose, choose_likeliest, generate, truncate_logits
+from pix2seq.models.choices import GrammarTables, Part
+from pix2seq.models.generate import choose, choose_likeliest, generate, truncate_logits
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.models.sampling import Sampling
+from pix2seq.models.step import StepDecoder
 from pix2seq.tasks import TASKS
 from pix2seq.token_ids import COORDS, END, FAKE, INVISIBLE
 from pix2seq.tokenizers import vocabulary
@@ -38,7 +40,7 @@ tokenizers = {
 
 def on_device(grammar: Grammar) -> GrammarTables:
     tables = torch.from_numpy(grammar.allowed), torch.from_numpy(grammar.next_state)
-    return GrammarTables(*tables, grammar.end, grammar.greedy_states, grammar.unreported)
+    return GrammarTables(*tables, grammar.end, grammar.greedy_states, grammar.unreported, grammar.scored_states)
 
 
 def tables(task: str) -> GrammarTables:
@@ -84,6 +86,11 @@ def memory(tiny_model: Pix2Seq, images: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
+def prepared(tiny_model: Pix2Seq) -> StepDecoder:
+    return tiny_model.prepare()
+
+
+@pytest.fixture(scope="module")
 def exact() -> ExactModel:
     return ExactModel(ModelCFG(vocab_size=VOCAB_SIZE))
 
@@ -103,16 +110,19 @@ INDEX = torch.tensor([0, 1, 1])
 
 @torch.inference_mode()
 @pytest.mark.parametrize("task", TASKS)
-def test_greedy_decoding_equals_uncached_argmax(tiny_model: Pix2Seq, images, memory, task: str):
+def test_greedy_decoding_equals_uncached_argmax(tiny_model: Pix2Seq, prepared: StepDecoder, images, memory, task: str):
     grammar, asked = tables(task), prompts(task, 3)
-    found = generate(tiny_model, memory, asked, INDEX, grammar, 12)
+    found = generate(prepared, memory, asked, INDEX, grammar, 12)
     state, sequence = torch.zeros(3, dtype=torch.long), asked
     for step in range(found.tokens.shape[1]):
         logits = tiny_model(images, sequence, INDEX)[:, -1]
         token = found.tokens[:, step]
         assert are_likeliest(token, logits.masked_fill(~grammar.allowed[state], -torch.inf))
-        probability = logits.softmax(-1).gather(1, token[:, None])[:, 0]
-        torch.testing.assert_close(found.probs[:, step], probability, atol=1e-5, rtol=1e-4)
+        if grammar.scored_states is None or state[0] in grammar.scored_states:
+            probability = logits.softmax(-1).gather(1, token[:, None])[:, 0]
+            torch.testing.assert_close(found.probs[:, step], probability, atol=1e-5, rtol=1e-4)
+        else:
+            assert found.probs[:, step].isnan().all()
         state, sequence = grammar.next_state[state, token], torch.cat([sequence, token[:, None]], dim=1)
 
 
@@ -120,9 +130,9 @@ def test_greedy_decoding_equals_uncached_argmax(tiny_model: Pix2Seq, images, mem
 @pytest.mark.parametrize(
     "sampling", [Sampling(), SAMPLED, Sampling(temperature=5.0)], ids=["greedy", "nucleus", "wild"]
 )
-def test_random_weights_still_obey_the_grammar(tiny_model: Pix2Seq, memory, task: str, sampling: Sampling):
+def test_random_weights_still_obey_the_grammar(prepared: StepDecoder, memory, task: str, sampling: Sampling):
     grammar = tables(task)
-    found = generate(tiny_model, memory, prompts(task, 3), INDEX, grammar, 60, sampling, 3, draws(9, 60))
+    found = generate(prepared, memory, prompts(task, 3), INDEX, grammar, 60, sampling, 3, draws(9, 60))
     assert all(accepts(grammar, row) for row in found.tokens)
 
 
@@ -144,10 +154,18 @@ def test_greedy_samples_of_a_prompt_are_equal_and_adjacent(exact: ExactModel, ex
     assert torch.equal(thrice.tokens, once.tokens.repeat_interleave(3, 0))
 
 
-def test_samples_of_a_prompt_differ(tiny_model: Pix2Seq, memory):
+def test_samples_of_a_prompt_differ(prepared: StepDecoder, memory):
     sampling = Sampling(temperature=1.0)
     found = generate(
-        tiny_model, memory, prompts("segmentation", 1), INDEX[:1], tables("segmentation"), 16, sampling, 4, draws(4, 16)
+        prepared,
+        memory,
+        prompts("segmentation", 1),
+        INDEX[:1],
+        tables("segmentation"),
+        16,
+        sampling,
+        4,
+        draws(4, 16),
     )
     assert len({tuple(row) for row in found.tokens.tolist()}) == 4
 
@@ -171,12 +189,14 @@ def test_a_sampled_response_does_not_depend_on_the_other_prompts(exact: ExactMod
     assert not torch.equal(together[4], together[5])
 
 
-def test_greedy_states_choose_the_likeliest_token_even_when_others_are_sampled(tiny_model: Pix2Seq, images, memory):
+def test_greedy_states_choose_the_likeliest_token_even_when_others_are_sampled(
+    tiny_model: Pix2Seq, prepared: StepDecoder, images, memory
+):
     grammar = Grammar(2, VOCAB_SIZE, greedy_states=(1,))
     grammar.allow(0, slice(1000, 2000), 1)
     grammar.allow(1, slice(100, 1000), 0)
     wild, asked = Sampling(temperature=50.0), prompts("detection", 1)
-    found = generate(tiny_model, memory, asked, INDEX[:1], on_device(grammar), 2, wild, 12, draws(12, 2))
+    found = generate(prepared, memory, asked, INDEX[:1], on_device(grammar), 2, wild, 12, draws(12, 2))
     assert len(set(found.tokens[:, 0].tolist())) > 6
     with torch.inference_mode():
         sequences = torch.cat([asked.expand(12, -1), found.tokens[:, :1]], dim=1)
@@ -195,9 +215,10 @@ class Recorder:
     def start(self, memory: torch.Tensor, image_index: torch.Tensor, length: int) -> None:
         return None
 
-    def step(self, tokens: torch.Tensor, cache: None) -> torch.Tensor:
+    def step(self, tokens: torch.Tensor, cache: None, part: Part | None = None) -> torch.Tensor:
         self.read.append(tokens)
-        return self.logits.expand(len(tokens), -1)
+        logits = self.logits.expand(len(tokens), -1)
+        return logits if part is None else logits[:, part.ids]
 
 
 @pytest.mark.parametrize(
@@ -225,23 +246,56 @@ def test_what_is_drawn_is_read_and_the_likeliest_class_is_reported(sampling: Sam
     assert torch.equal(read[:, coords], found.tokens[:, coords - 1])
 
 
-def test_decoding_stops_soon_after_all_have_ended(tiny_model: Pix2Seq, memory):
+def test_decoding_stops_soon_after_all_have_ended(prepared: StepDecoder, memory):
     grammar = Grammar(3, VOCAB_SIZE)  # exactly three tokens, then the end
     for state in range(3):
         grammar.allow(state, slice(1000, 2000), state + 1)
-    found = generate(tiny_model, memory, prompts("detection", 2), INDEX[:2], on_device(grammar), 100)
+    found = generate(prepared, memory, prompts("detection", 2), INDEX[:2], on_device(grammar), 100)
     assert found.tokens.shape[1] == 4
     assert found.tokens[:, 3].tolist() == [END, END]
 
 
-def test_tokens_after_the_end_are_padding(tiny_model: Pix2Seq, memory):
+@pytest.mark.parametrize("sampling", [Sampling(), SAMPLED], ids=["greedy", "nucleus"])
+def test_tokens_are_the_same_where_no_probabilities_are_wanted(exact: ExactModel, exact_memory, sampling: Sampling):
+    asked, grammar = prompts("detection", 3), tables("detection")
+    every = dataclasses.replace(grammar, scored_states=None)
+    some, all_ = (
+        generate(exact, exact_memory, asked, INDEX, each, 30, sampling, 2, draws(6, 30)) for each in (grammar, every)
+    )
+    assert torch.equal(some.tokens, all_.tokens)
+    assert torch.equal(some.probs[:, 4::5], all_.probs[:, 4::5])
+
+
+def test_a_part_of_the_vocabulary_has_the_logits_of_the_whole(prepared: StepDecoder, memory):
+    part, asked = Part(torch.tensor([0, 41, 1000, 1001, 3100])), prompts("keypoint", 3)
+    some, whole = (prepared.step(asked, prepared.start(memory, INDEX, 6), each) for each in (part, None))
+    torch.testing.assert_close(some, whole[:, part.ids], atol=ROUNDING, rtol=0)
+
+
+def test_choices_are_what_the_grammar_can_reach():
+    choices = [choice for choice, _ in zip(tables("detection").choices(), range(10), strict=False)]
+    assert choices[0].part.tokens == [END, *range(1000, 2000)]
+    assert choices[4].part.tokens == [END, FAKE, 101, 103, 118]  # the fake class may be drawn
+    assert [choice.whole for choice in choices] == [False, False, False, False, True] * 2
+    assert choices[9] is choices[4] and choices[1].part is choices[0].part
+
+
+def test_tokens_after_the_end_are_padding(prepared: StepDecoder, memory):
     grammar = Grammar(2, VOCAB_SIZE)  # as many tokens as wanted, of which one ends it
     grammar.allow(0, slice(1000, 1004), 1)
     grammar.allow(1, slice(1000, 1004), 1)
     grammar.allow(1, END, grammar.end)
     wild = Sampling(temperature=100.0)
     tokens = generate(
-        tiny_model, memory, prompts("detection", 1), INDEX[:1], on_device(grammar), 60, wild, 20, draws(20, 60)
+        prepared,
+        memory,
+        prompts("detection", 1),
+        INDEX[:1],
+        on_device(grammar),
+        60,
+        wild,
+        20,
+        draws(20, 60),
     ).tokens
     lengths = (tokens != END).sum(1)
     assert len(set(lengths.tolist())) > 3
@@ -265,18 +319,26 @@ def test_dropping_ended_rows_changes_no_response(exact: ExactModel, exact_memory
         assert not together[row, len(alone) :].any()
 
 
-def test_no_prompts_give_no_responses(tiny_model: Pix2Seq, memory):
+def test_no_prompts_give_no_responses(prepared: StepDecoder, memory):
     found = generate(
-        tiny_model, memory, prompts("keypoint", 3)[:0], INDEX[:0], tables("keypoint"), 34, SAMPLED, 4, draws(0, 34)
+        prepared,
+        memory,
+        prompts("keypoint", 3)[:0],
+        INDEX[:0],
+        tables("keypoint"),
+        34,
+        SAMPLED,
+        4,
+        draws(0, 34),
     )
     assert found.tokens.shape[0] == found.probs.shape[0] == 0
 
 
-def test_probabilities_are_those_before_grammar_and_temperature(tiny_model: Pix2Seq, images, memory):
-    asked = prompts("detection", 1)
-    found = generate(
-        tiny_model, memory, asked, INDEX[:1], tables("detection"), 1, Sampling(temperature=3.0), 1, draws(1, 1)
-    )
+def test_probabilities_are_those_before_grammar_and_temperature(
+    tiny_model: Pix2Seq, prepared: StepDecoder, images, memory
+):
+    asked = prompts("keypoint", 1)
+    found = generate(prepared, memory, asked, INDEX[:1], tables("keypoint"), 1, Sampling(3.0), 1, draws(1, 1))
     with torch.inference_mode():
         expected = tiny_model(images, asked, INDEX[:1])[:, -1].softmax(-1)
     torch.testing.assert_close(found.probs[0, 0], expected[0, found.tokens[0, 0]], atol=1e-6, rtol=1e-4)
@@ -302,12 +364,12 @@ def test_top_k_keeps_the_k_likeliest():
 def test_three_ways_to_be_greedy(changes: dict):
     logits = torch.randn(20, 100, generator=seeded())
     sampling = dataclasses.replace(Sampling(temperature=1.0), **changes)
-    assert torch.equal(choose(logits, sampling, draws(20), torch.arange(100)), logits.argmax(-1))
+    assert torch.equal(choose(logits, sampling, draws(20), Part(torch.arange(100))), logits.argmax(-1))
 
 
 def test_sampling_follows_the_softmax():
     logits = torch.tensor([0.7, 0.2, 0.1]).log().expand(20_000, 3)
-    chosen = choose(logits, Sampling(temperature=1.0), draws(20_000), torch.arange(3))
+    chosen = choose(logits, Sampling(temperature=1.0), draws(20_000), Part(torch.arange(3)))
     counts = torch.bincount(chosen, minlength=3) / 20_000
     torch.testing.assert_close(counts, torch.tensor([0.7, 0.2, 0.1]), atol=0.02, rtol=0)
 
@@ -320,9 +382,13 @@ def test_tokens_that_the_grammar_forbids_are_never_sampled():
         Sampling(temperature=9.0, top_k=80),
         Sampling(temperature=1.0, top_p=0.4),
     ):
-        chosen = choose(logits, sampling, draws(500), torch.arange(100))
+        chosen = choose(logits, sampling, draws(500), Part(torch.arange(100)))
         assert torch.all(chosen % 2 == 1)
-        assert torch.equal(chosen, choose(logits, sampling, draws(500), torch.arange(1, 100, 2)))
+        among = choose(logits[:, 1::2], sampling, draws(500), Part(torch.arange(1, 100, 2)))
+        assert torch.equal(chosen, 2 * among + 1)
+
+
+ALL = Part(torch.arange(VOCAB_SIZE))
 
 
 # Greedy choices of a model that was trained with soft targets
@@ -339,29 +405,29 @@ def logits_of(probs: dict[int, float]) -> torch.Tensor:
 @pytest.mark.parametrize(("token", "threshold"), [(END, "end_threshold"), (INVISIBLE, "invisible_threshold")])
 def test_what_is_no_coordinate_is_chosen_only_if_it_is_probable_enough(token: int, threshold: str):
     logits = logits_of({token: 0.4, **{1100 + 10 * place: 0.06 for place in range(10)}})  # likeliest, but not likely
-    assert choose_likeliest(logits, Sampling()).item() == token
-    assert choose_likeliest(logits, Sampling(**{threshold: 0.5})).item() != token
-    assert choose_likeliest(logits, Sampling(**{threshold: 0.3})).item() == token
+    assert choose_likeliest(logits, Sampling(), ALL).item() == token
+    assert choose_likeliest(logits, Sampling(**{threshold: 0.5}), ALL).item() != token
+    assert choose_likeliest(logits, Sampling(**{threshold: 0.3}), ALL).item() == token
     assert logits[0, token] > -torch.inf  # the caller's are untouched
 
 
 @pytest.mark.parametrize(("token", "threshold"), [(END, "end_threshold"), (INVISIBLE, "invisible_threshold")])
 def test_what_alone_is_allowed_is_chosen(token: int, threshold: str):
-    assert choose_likeliest(logits_of({token: 1e-6}), Sampling(**{threshold: 0.9})).item() == token
+    assert choose_likeliest(logits_of({token: 1e-6}), Sampling(**{threshold: 0.9}), ALL).item() == token
 
 
 def test_a_greedy_coordinate_is_the_mean_of_its_neighbors():
     logits = logits_of({1500: 0.4, 1503: 0.3, 1504: 0.3, 1900: 0.39})
-    assert choose_likeliest(logits, Sampling()).item() == 1500
-    assert choose_likeliest(logits, Sampling(coord_window=20)).item() == 1502
-    assert choose_likeliest(logits, Sampling(coord_window=3)).item() == 1501
+    assert choose_likeliest(logits, Sampling(), ALL).item() == 1500
+    assert choose_likeliest(logits, Sampling(coord_window=20), ALL).item() == 1502
+    assert choose_likeliest(logits, Sampling(coord_window=3), ALL).item() == 1501
 
 
 def test_windows_end_at_the_first_and_the_last_bin():
     sampling = Sampling(coord_window=30)
-    assert choose_likeliest(logits_of({1000: 0.9, 999: 0.8, 1001: 0.1}), sampling).item() == 1000
-    assert choose_likeliest(logits_of({1999: 0.9, 2000: 0.8, 1998: 0.1}), sampling).item() == 1999
-    assert choose_likeliest(logits_of({104: 0.9, 105: 0.8}), sampling).item() == 104  # classes have no neighbors
+    assert choose_likeliest(logits_of({1000: 0.9, 999: 0.8, 1001: 0.1}), sampling, ALL).item() == 1000
+    assert choose_likeliest(logits_of({1999: 0.9, 2000: 0.8, 1998: 0.1}), sampling, ALL).item() == 1999
+    assert choose_likeliest(logits_of({104: 0.9, 105: 0.8}), sampling, ALL).item() == 104  # classes have no neighbors
 
 
 def test_models_and_tokenizers_agree_on_the_vocabulary():

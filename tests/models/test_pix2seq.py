@@ -41,30 +41,33 @@ def with_backbone(cfg: CFG, backbone: str, encoder_layers: int = 0, **kwargs) ->
 @pytest.mark.parametrize("prompt_length", [1, 6, 12])
 def test_cached_decoding_equals_uncached(tiny_model: Pix2Seq, images, tokens, prompt_length: int):
     expected = tiny_model(images, tokens, IMAGE_INDEX)
-    cache = tiny_model.start(tiny_model.encode(images), IMAGE_INDEX, tokens.shape[1])
+    decoder = tiny_model.prepare()
+    cache = decoder.start(tiny_model.encode(images), IMAGE_INDEX, tokens.shape[1])
     steps = [tokens[:, :prompt_length], *tokens.split(1, dim=1)[prompt_length:]]
-    logits = torch.stack([tiny_model.step(step, cache) for step in steps], dim=1)
+    logits = torch.stack([decoder.step(step, cache) for step in steps], dim=1)
     torch.testing.assert_close(logits, expected[:, prompt_length - 1 :], **ROUNDING)
 
 
 @torch.no_grad()
 def test_cached_decoding_in_chunks_equals_uncached(tiny_model: Pix2Seq, images, tokens):
     expected = tiny_model(images, tokens, IMAGE_INDEX)
-    cache = tiny_model.start(tiny_model.encode(images), IMAGE_INDEX, 40)
+    decoder = tiny_model.prepare()
+    cache = decoder.start(tiny_model.encode(images), IMAGE_INDEX, 40)
     for end, chunk in zip((5, 8, 12), tokens.split([5, 3, 4], dim=1), strict=True):
-        torch.testing.assert_close(tiny_model.step(chunk, cache), expected[:, end - 1], **ROUNDING)
+        torch.testing.assert_close(decoder.step(chunk, cache), expected[:, end - 1], **ROUNDING)
 
 
 @torch.no_grad()
 def test_rows_that_a_cache_keeps_continue_unchanged(tiny_model: Pix2Seq, images, tokens):
     expected = tiny_model(images, tokens, IMAGE_INDEX)
-    cache = tiny_model.start(tiny_model.encode(images), IMAGE_INDEX, tokens.shape[1])
-    tiny_model.step(tokens[:, :6], cache)
+    decoder = tiny_model.prepare()
+    cache = decoder.start(tiny_model.encode(images), IMAGE_INDEX, tokens.shape[1])
+    decoder.step(tokens[:, :6], cache)
     rows = torch.arange(5)
     for place, kept in ((6, [0, 2, 3, 4]), (7, [1, 3]), (8, [1])):  # of the rows that there still are
         cache.keep(torch.tensor(kept))
         rows = rows[kept]
-        logits = tiny_model.step(tokens[rows, place : place + 1], cache)
+        logits = decoder.step(tokens[rows, place : place + 1], cache)
         torch.testing.assert_close(logits, expected[rows, place], **ROUNDING)
 
 

@@ -62,8 +62,9 @@ def test_a_token_attends_to_the_same_tokens(reference, tiny_model: Pix2Seq, leng
     tokens[1:].diagonal().add_(7)  # sequence i + 1 has another token i
     memory, index = tiny_model.encode(torch.rand(1, 3, 64, 64)), torch.zeros(count + 1, dtype=torch.long)
     if cached:
-        cache = tiny_model.start(memory, index, count)
-        logits = torch.stack([tiny_model.step(tokens[:, place : place + 1], cache) for place in range(count)], dim=1)
+        decoder = tiny_model.prepare()
+        cache = decoder.start(memory, index, count)
+        logits = torch.stack([decoder.step(tokens[:, place : place + 1], cache) for place in range(count)], dim=1)
     else:
         logits = tiny_model.decode_groups(memory, [(tokens, index)])[0]
     changed = (logits[1:] - logits[:1]).abs().amax(dim=-1) > 1e-3  # (changed token, position)

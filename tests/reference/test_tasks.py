@@ -15,7 +15,8 @@ from pix2seq.infer.generator import coords_of
 from pix2seq.infer.masks import vote
 from pix2seq.infer.responses import Response
 from pix2seq.infer.results import Canvas, Instances, Prompt, Result, coco_results
-from pix2seq.models.generate import GrammarTables, generate, truncate_logits
+from pix2seq.models.choices import GrammarTables, Part
+from pix2seq.models.generate import generate, truncate_logits
 from pix2seq.tasks import TASKS
 from pix2seq.token_ids import CLASS_SHIFT, COORD_SHIFT, END, FAKE, INVISIBLE, TEXT_SHIFT, is_coord
 from pix2seq.tokenizers.captioning import CaptioningTokenizer, drop_words
@@ -196,9 +197,10 @@ class Script:
     def start(self, memory: torch.Tensor, image_index: torch.Tensor, length: int) -> None:
         return None
 
-    def step(self, tokens: torch.Tensor, cache: None) -> torch.Tensor:
+    def step(self, tokens: torch.Tensor, cache: None, part: Part | None = None) -> torch.Tensor:
         self.read.append(tokens[:, 0])
-        return self.logits[:, len(self.read) - 1]
+        logits = self.logits[:, len(self.read) - 1]
+        return logits if part is None else logits[:, part.ids]
 
 
 @pytest.mark.parametrize("case", reference_cases("tasks/detection.npz", r"dec_(\w+)_logits_f16"))

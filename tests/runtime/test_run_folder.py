@@ -35,6 +35,14 @@ def test_a_second_writer_is_refused_with_the_first_ones_process(tmp_path: Path):
     claim(tmp_path / "run").close()  # a killed process holds nothing
 
 
+@pytest.mark.parametrize("kind", ["folder", "link to nowhere"])
+def test_a_lock_that_cannot_be_made_is_a_sentence(tmp_path: Path, kind: str):
+    lock = tmp_path / ".lock"
+    {"folder": Path.mkdir, "link to nowhere": lambda path: path.symlink_to("/nowhere/at/all")}[kind](lock)
+    with pytest.raises(UserError, match=r"\.lock cannot be used .*--run-dir"):
+        claim(tmp_path)
+
+
 def test_a_new_run_in_a_used_folder_gets_another_one(tmp_path: Path, capsys: pytest.CaptureFixture):
     for expected in ("run", "run-2", "run-3"):
         folder = claim(tmp_path / "run")

@@ -3,6 +3,7 @@ which a GPU would have to wait; and a compiler gets the whole of it as one graph
 
 import copy
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from pix2seq import config
 from pix2seq.config import CFG
 from pix2seq.dataset.batches import Batch
-from pix2seq.models import decoder
+from pix2seq.models import step
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.train.engine import Trainer
 from pix2seq.train.learner import Learner
@@ -93,16 +94,20 @@ def test_updates_on_a_gpu(trainer: Trainer, optimizer: str):
 
 def test_a_step_of_decoding_on_a_gpu(trainer: Trainer, monkeypatch: pytest.MonkeyPatch):
     """Which sequences share an image is found once, before the first step."""
-    rows = decoder.Rows(torch.tensor([1, 0, 0]), 2)
+    rows = step.Rows(torch.tensor([1, 0, 0]), 2)
     with FakeTensorMode() as mode, torch.no_grad():
         rows.image_index, rows.place = (mode.from_tensor(t).to(CUDA) for t in (rows.image_index, rows.place))
-        monkeypatch.setattr(decoder, "Rows", lambda *_: rows)
+        monkeypatch.setattr(step, "Rows", lambda *_: rows)
+        # A module of fake tensors can be neither copied nor moved.
+        monkeypatch.setattr(step, "copy", SimpleNamespace(deepcopy=lambda norm: norm))
+        monkeypatch.setattr(nn.LayerNorm, "to", lambda norm, _: norm)
         model = learner_on(CUDA, trainer.cfg, trainer).parts[0].eval()
         memory = model.encode(torch.rand(2, 3, 64, 64, device=CUDA))
-        cache = model.start(memory, rows.image_index, 8)
+        decoder = model.prepare()
+        cache = decoder.start(memory, rows.image_index, 8)
         tokens = torch.ones(3, 3, dtype=torch.long, device=CUDA)
         for _ in range(3):
-            logits = model.step(tokens, cache)
+            logits = decoder.step(tokens, cache)
             tokens = logits.argmax(-1, keepdim=True)
         assert logits.device.type == "cuda" and logits.shape == (3, model.cfg.vocab_size)
 

@@ -4,6 +4,7 @@ import errno
 import os
 import random
 import signal
+import struct
 import subprocess
 import sys
 import zipfile
@@ -19,8 +20,9 @@ from pix2seq.errors import UserError
 from pix2seq.runtime import checkpoint
 from pix2seq.runtime.checkpoint import load_checkpoint, save_checkpoint
 from pix2seq.runtime.paths import ROOT
-from pix2seq.train import engine
+from pix2seq.train import engine, resume
 from pix2seq.train.engine import Trainer, train
+from tests.hostile import fuzz, mutated
 from tests.train.test_engine import as_flags
 
 CPU = torch.device("cpu")
@@ -298,7 +300,7 @@ def test_the_checkpoint_before_is_used_if_the_newest_is_damaged(
 
 def test_damaged_rows_of_metrics_stop_no_resume(copied: Path, capsys: pytest.CaptureFixture):
     with (copied / "metrics.csv").open("ab") as file:
-        file.write(b"x,1,2\n\0\0\0\n\xff\xfe\n3")
+        file.write(b'x,1,2\n\0\0\0\n\xff\xfe\n"' + b"9" * 200_000 + b"\n3")
     Trainer(resumed(copied)).close()
     assert "rows were damaged and are left out" in capsys.readouterr().err
 
@@ -339,7 +341,18 @@ def written(path: Path, pickled: bytes) -> None:
             archive.writestr(f"archive/{name}", content)
 
 
+def shared_parts(path: Path) -> None:
+    """An archive of a thousand parts, all of which are the same bytes."""
+    written(path, bytes(9999))
+    content = path.read_bytes()
+    start = content.index(b"PK\1\2")
+    entry, end = content[start : content.index(b"PK\1\2", start + 4)], content[content.index(b"PK\5\6") :]
+    counts = struct.pack("<HHI", 1000, 1000, 1000 * len(entry))
+    path.write_bytes(content[:start] + 1000 * entry + end[:8] + counts + end[16:])
+
+
 HOSTILE = {
+    "parts that share their bytes": shared_parts,
     "expanded": lambda path: torch.save({"a": torch.ones(1).expand(10**12)}, path),
     "meta": lambda path: torch.save({"a": torch.empty(10**9, device="meta")}, path),
     "sparse": lambda path: torch.save({"a": torch.eye(2).to_sparse()}, path),
@@ -382,6 +395,26 @@ def test_a_state_of_no_run_is_refused(copied: Path, name: str, value: object):
     with pytest.raises(UserError, match=r"checkpoint") as error:
         Trainer(resumed(copied))
     assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize("count", [30, pytest.param(3000, marks=pytest.mark.slow)])
+def test_mutated_states_are_resumed_or_refused(copied: Path, count: int):
+    """All that a resume does with a checkpoint but building the model anew."""
+    cfg, path, chance = resumed(copied), copied / "checkpoint.pt", random.Random(0)
+    trainer, good = Trainer(cfg), load_checkpoint(path, CPU)
+    (copied / "checkpoint.previous.pt").unlink()
+
+    def go_on(state: dict) -> None:
+        torch.save(state, path)
+        state = resume.read_state(path, CPU)
+        resume.require_same_run(state, cfg)
+        resume.vocabulary_in(state)
+        resume.require_same_labels(state, trainer)
+        resume.restore(trainer, state)
+
+    counts = fuzz("checkpoint's values", (mutated(good, chance) for _ in range(count)), go_on)
+    trainer.close()
+    assert counts["refused"] and counts["accepted"]
 
 
 def test_moments_of_another_shape_are_refused(copied: Path):

@@ -83,6 +83,15 @@ def test_config_json_wins_over_the_table(published: Server, cache: Path, tmp_pat
     assert (cfg.model.image_size, cfg.infer.detection_top_p) == (704, 0.3)
 
 
+@pytest.mark.parametrize("content", [b'{"model": 5}', b'{"model": {"coord_vocab_shift": 7}}'])
+def test_a_fetched_config_json_that_cannot_be_used_is_asked_for_again(published: Server, cache: Path, content: bytes):
+    published.files[f"{FOLDER}/config.json"] = content
+    with pytest.raises(UserError, match=r"PIX2SEQ_BASE_URL|mean something else"):
+        find_weights(NAME)
+    published.files[f"{FOLDER}/config.json"] = b'{"model": {"image_size": 704}}'
+    assert load_weights(find_weights(NAME)).cfg.model.image_size == 704
+
+
 def test_a_multi_task_name_has_captions(multi_task: Server, cache: Path) -> None:
     weights = load_weights(find_weights(MULTI))
     assert weights.cfg.tasks == ("detection", "segmentation", "keypoint", "captioning")

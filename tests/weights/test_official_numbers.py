@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pix2seq.models.generate import GrammarTables, generate
+from pix2seq.models.choices import GrammarTables
+from pix2seq.models.generate import generate
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.models.weights import Weights
 from tests.conftest import reference_cases, reference_models
@@ -125,7 +126,7 @@ def anything(converted: Weights) -> GrammarTables:
 def test_greedy_tokens(model: Pix2Seq, numbers: dict[str, Tensor], memory: Tensor, anything: GrammarTables, tag: str):
     expected = numbers[f"greedy_tokens_{tag}"]
     prompts, index = several(numbers[f"greedy_prompt_{tag}"])
-    found = generate(model, memory, prompts, index, anything, expected.shape[1])
+    found = generate(model.prepare(), memory, prompts, index, anything, expected.shape[1])
     assert torch.equal(found.tokens, expected)
     assert len(expected.unique()) > 1
 
@@ -137,7 +138,7 @@ def test_greedy_tokens_of_several_samples(
     for tag, count in (name.groups() for name in names if name):
         expected = numbers[f"greedy_tokens_{tag}_num_samples{count}"]
         prompts, index = several(numbers[f"greedy_prompt_{tag}"])
-        found = generate(model, memory, prompts, index, anything, expected.shape[1], num_samples=int(count))
+        found = generate(model.prepare(), memory, prompts, index, anything, expected.shape[1], num_samples=int(count))
         assert torch.equal(found.tokens, expected)
 
 
@@ -164,6 +165,7 @@ def test_cached_logits_of_imposed_tokens(model: Pix2Seq, numbers: dict[str, Tens
 def cached_logits(model: Pix2Seq, memory: Tensor, prompts: Tensor, responses: Tensor) -> Tensor:
     """Logits (S, T, V) from which the `responses` (S, T) to `prompts` were chosen, one step after the other."""
     prompts, index = several(prompts)
-    cache = model.start(memory, index, prompts.shape[1] + responses.shape[1])
+    decoder = model.prepare()
+    cache = decoder.start(memory, index, prompts.shape[1] + responses.shape[1])
     steps = [prompts, *responses[:, :-1].split(1, dim=1)]
-    return torch.stack([model.step(step, cache) for step in steps], dim=1)
+    return torch.stack([decoder.step(step, cache) for step in steps], dim=1)

@@ -1,0 +1,71 @@
+"""Linear layers laid out for decoding, where a few rows are multiplied with many weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+INT8_MAX = 127
+
+
+class Dense(nn.Module):
+    """`x` (R, in) → (R, out) by a fixed `weight` (out, in) and `bias` (out,).
+
+    On a processor the product of a row and a matrix takes the time of reading the matrix, if it is read in order: where
+    there are more outputs than inputs, half the time with the weights of an input side by side.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.by_input = weight.device.type == "cpu" and weight.shape[0] > weight.shape[1]
+        self.register_buffer("weight", weight.t().contiguous() if self.by_input else weight)
+        self.register_buffer("bias", bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.by_input:
+            return F.linear(x, self.weight, self.bias)
+        return x @ self.weight if self.bias is None else torch.addmm(self.bias, x, self.weight)
+
+
+class Int8Dense(nn.Module):
+    """`Dense` with weights in 8 bits and a scale for each output; `x` and the result keep their type.
+
+    Weights are rounded to 127 steps of the largest one of their output. On a processor torch's kernel multiplies them
+    with inputs in bf16, and adds up in fp32.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        wide = weight.float()
+        scale = wide.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / INT8_MAX
+        self.register_buffer("weight", (wide / scale[:, None]).round().to(torch.int8))
+        self.register_buffer("scale", scale.to(torch.bfloat16 if weight.device.type == "cpu" else weight.dtype))
+        self.register_buffer("bias", bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu":
+            product = torch.ops.aten._weight_int8pack_mm(x.bfloat16(), self.weight, self.scale).to(x.dtype)
+        else:
+            product = F.linear(x, self.weight.to(x.dtype)) * self.scale
+        return product if self.bias is None else product + self.bias
+
+
+def dense(weight: Tensor, bias: Tensor | None, precision: str) -> Dense | Int8Dense:
+    """The layer in one of PRECISIONS."""
+    if precision == "int8":
+        return Int8Dense(weight, bias)
+    dtype = torch.bfloat16 if precision == "bf16" else weight.dtype
+    return Dense(weight.to(dtype), None if bias is None else bias.to(dtype))
+
+
+def joined(linears: Sequence[nn.Linear], precision: str, scales: Sequence[float] | None = None) -> Dense | Int8Dense:
+    """One layer for several that read the same input; their outputs, times `scales`, stand side by side."""
+    scales = scales or [1.0] * len(linears)
+    weight = torch.cat([linear.weight.detach() * scale for linear, scale in zip(linears, scales, strict=True)])
+    bias = None
+    if linears[0].bias is not None:
+        bias = torch.cat([linear.bias.detach() * scale for linear, scale in zip(linears, scales, strict=True)])
+    return dense(weight, bias, precision)
