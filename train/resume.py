@@ -209,7 +209,7 @@ def require_same_run(state: Mapping[str, Any], cfg: CFG) -> None:
 
 
 def _shown(value: Any) -> str:
-    return "on" if value is True else "off" if value is False else str(value) or "empty"
+    return "on" if value is True else "off" if value is False else plain(str(value)) or "empty"
 
 
 def require_same_labels(state: Mapping[str, Any], trainer: Trainer) -> None:
@@ -229,7 +229,8 @@ def require_same_labels(state: Mapping[str, Any], trainer: Trainer) -> None:
 
 def _difference(before: Mapping, now: Mapping) -> str:
     key = next(key for key in [*before, *now] if before.get(key) != now.get(key))
-    return f"{key}: {before.get(key, 'nothing')} then, {now.get(key, 'nothing')} now"
+    then, today = (plain(str(names.get(key, "nothing"))) for names in (before, now))
+    return f"{plain(str(key))}: {then} then, {today} now"
 
 
 def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
