@@ -5,10 +5,11 @@ Nothing slow is imported before the flags are read and the images are known to b
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from pix2seq.errors import PartlyFailed, UserError, plain
 from pix2seq.metadata import read_metadata
 from pix2seq.runtime.console import tell
 from pix2seq.runtime.files import move_contents, output_folder, writing
+from pix2seq.runtime.light_imports import leave_out_unused
 from pix2seq.schema import read_bytes
 from pix2seq.weights.find import find_weights
 
@@ -38,7 +40,8 @@ def run(cfg: CFG) -> None:
     """
     images, target = find_images(cfg.infer.image), Path(cfg.infer.output_dir)
     weights = find_weights(cfg.infer.weights)
-    read_metadata(weights)  # a file that is none is refused before torch is imported
+    metadata = read_metadata(weights)  # a file that is none is refused before torch is imported
+    leave_out_unused(metadata.cfg.model.backbone)
     from pix2seq.dataset.images import read_image
     from pix2seq.tasks import choose_tasks
 
@@ -60,13 +63,14 @@ def run(cfg: CFG) -> None:
                 skipped += 1
                 continue
             try:
-                image = read_image(path, cfg.infer.max_megapixels)
-                instances = prompted_instance(predictor, cfg, box, image) if box else None
+                with memory_for(path):
+                    image = read_image(path, cfg.infer.max_megapixels)
+                    instances = prompted_instance(predictor, cfg, box, image) if box else None
+                    result = predictor.describe(image, list(tasks), instances)
             except UserError as error:
                 failures.append(str(error))
                 continue
-            result = predictor.describe(image, list(tasks), instances)
-            with writing(target):
+            with writing(target), memory_for(path):
                 files = write_result(staging / below, target / below, image_id, image, result, predictor)
                 move_contents(staging, target)
             written += files
@@ -80,6 +84,20 @@ def run(cfg: CFG) -> None:
     print(f"wrote {listed(written)}" if written else "wrote nothing")
     if failures:
         raise PartlyFailed(named_failures(failures, len(images)))
+
+
+@contextlib.contextmanager
+def memory_for(image: Path) -> Iterator[None]:
+    """Turn a lack of memory into a UserError about an image."""
+    from pix2seq.runtime.device import lacks_memory
+
+    try:
+        yield
+    except Exception as error:
+        if not lacks_memory(error):
+            raise
+        advice = "make it smaller, or lower --num-samples"
+        raise UserError(f"{image} needs more memory than there is; {advice}") from None
 
 
 def named_failures(failures: Sequence[str], count: int) -> str:

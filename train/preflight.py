@@ -19,6 +19,7 @@ from pix2seq.config import CFG
 from pix2seq.dataset.batches import Batch, TaskBatch
 from pix2seq.errors import UserError
 from pix2seq.runtime import distributed
+from pix2seq.runtime.device import lacks_memory
 from pix2seq.tokenizers.vocabulary import max_length
 from pix2seq.train.resume import undisturbed
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pix2seq.train.engine import Trainer
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+LOADER = "DataLoader worker (pid"  # how torch's error begins when a loading process is gone, with whatever it was doing
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "ncclRemoteError")
 
 
@@ -115,16 +117,23 @@ def failures(cfg: CFG) -> Iterator[None]:
     go_on = f"go on with --resume {cfg.train.run_dir}"
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise UserError(
-            f"there is not enough memory for --batch-size {cfg.train.batch_size} at --image-size "
-            f"{cfg.model.image_size} ({str(error).partition('.')[0] or 'of the machine'}); lower one of them"
-        ) from None
     except OSError as error:
         if error.errno not in FULL:
             raise
         raise UserError(f"the disk is full ({error}); the last checkpoint is kept: make room and {go_on}") from None
-    except RuntimeError as error:
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        if lacks_memory(error):
+            raise UserError(
+                f"there is not enough memory for --batch-size {cfg.train.batch_size} at --image-size "
+                f"{cfg.model.image_size} ({reason.partition('. ')[0] or 'of the machine'}); lower one of them, and "
+                f"{go_on}"
+            ) from None
+        if reason.startswith(LOADER):
+            raise UserError(
+                f"a process that loads images has ended ({reason}), perhaps for want of memory: {go_on}, with a lower "
+                "--workers"
+            ) from None
         if distributed.world_size() == 1 or not any(words in str(error) for words in LOST):
             raise
         mistake = UserError(f"another process of the run has ended; see what it says, then {go_on}")

@@ -14,6 +14,7 @@ from PIL import Image
 
 from pix2seq import config
 from pix2seq.infer.load import load_predictor
+from pix2seq.infer.predictor import Predictor
 from pix2seq.infer.run import LISTED, image_ids, is_done, unique_names
 from pix2seq.runtime.files import output_folder
 from pix2seq.runtime.paths import ROOT
@@ -317,6 +318,28 @@ def test_one_bad_image_does_not_take_the_good_ones_with_it(run_script, responsiv
     assert "1 of 2 images" not in printed and "1 of 3 images could not be used" in printed and "b.jpg" in printed
     assert "2 files are of formats that cannot be read, such as d.heic" in printed
     assert files(out) == {f"{name}/{file}" for name in "ac" for file in ("object_detection.png", "result.json")}
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: not enough memory")]
+)
+def test_an_image_that_needs_too_much_memory_is_named(
+    run_script, capsys, image, out, tmp_path, monkeypatch: pytest.MonkeyPatch, error: Exception
+):
+    large = tmp_path / "large.png"
+    Image.new("L", (99, 9)).save(large)
+    describe = Predictor.describe
+
+    def fail(self: Predictor, pixels: np.ndarray, *rest: object) -> object:
+        if pixels.shape[1] == 99:
+            raise error
+        return describe(self, pixels, *rest)
+
+    monkeypatch.setattr(Predictor, "describe", fail)
+    with pytest.raises(SystemExit, match="3"):
+        run_script("caption", "--image", large, image)
+    assert f"{large} needs more memory than there is; make it smaller" in capsys.readouterr().err
+    assert (out / image.stem / "result.json").is_file()
 
 
 def test_results_of_another_task_are_not_overwritten(run_script, responsive, image, out):

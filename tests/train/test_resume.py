@@ -22,6 +22,7 @@ from pix2seq.runtime.checkpoint import load_checkpoint, save_checkpoint
 from pix2seq.runtime.paths import ROOT
 from pix2seq.train import engine, resume
 from pix2seq.train.engine import Trainer, train
+from pix2seq.train.preflight import failures
 from tests.hostile import fuzz, mutated
 from tests.train.test_engine import as_flags
 
@@ -142,7 +143,7 @@ def test_a_stopped_run_ends_with_its_loading_processes(run_cfg: CFG, tmp_path: P
     cfg = config.replace(run_cfg, run_dir=str(tmp_path / "run"), workers=2)
     flags = [sys.executable, str(ROOT / "tests" / "train" / "resumed_run.py"), *as_flags(cfg)]
     environment = os.environ | {"PIX2SEQ_TEST_KILL": f"{signal.SIGTERM:d}:3"}
-    done = subprocess.run(flags, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(flags, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 128 + signal.SIGTERM, done.stderr
     assert "stopped after step 4" in done.stdout
 
@@ -321,6 +322,21 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_nothing_else(
                 save_checkpoint(copied / "checkpoint.pt", state)
         assert sorted(path.name for path in copied.iterdir()) == before
     assert load_checkpoint(copied / "checkpoint.pt", CPU)["step"] == 4
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (MemoryError(), "not enough memory for --batch-size 2 at --image-size .*lower one"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory"), "lower one of them, and go on with"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "loads images has ended .* --workers"),
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full .*--resume"),
+    ],
+)
+def test_what_a_machine_does_to_a_run_is_a_sentence(run_cfg: CFG, error: Exception, advice: str):
+    with pytest.raises(UserError, match=advice) as shown, failures(run_cfg):
+        raise error
+    assert "\n" not in str(shown.value)
 
 
 def test_a_state_that_is_not_finite_is_not_saved(copied: Path):
