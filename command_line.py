@@ -100,7 +100,7 @@ TRAINING = Uses(
     ),
     others=(
         "task_weights",
-        "precision",
+        *("precision", "compile"),
         *names_of("model", "data", "train"),
         *DECODING,
         "eval_batch_size",

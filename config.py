@@ -274,6 +274,17 @@ class TrainCFG:
     batch_size: int = setting(
         32, "images per optimizer step and process; less if the images are few", low=1, high=65_536
     )
+    parallel: str = setting(
+        "ddp",
+        "what each process holds: the whole model (ddp), or a part of every weight (fsdp), for big models",
+        choices=("ddp", "fsdp"),
+    )
+    accumulate: int = setting(
+        1, "parts of a batch that are computed one after another, with less memory and smaller batch norms", low=1
+    )
+    recompute: bool = setting(
+        False, "compute transformer layers again in the backward pass: less memory, a third more time"
+    )
     optimizer: str = setting(
         "muon", "muon: Muon for the transformers' matrices, AdamW for the rest", choices=("adamw", "muon")
     )
@@ -459,7 +470,7 @@ class CFG:
         "auto: bf16 to train, fp32 to predict; int8: weights of decoding",
         choices=("auto", "fp32", "bf16", "int8"),
     )
-    compile: bool = setting(False, "compile the decoding step with torch.compile: minutes first, then quicker")
+    compile: bool = setting(False, "torch.compile of the decoding or training step: minutes first, then quicker")
     model: ModelCFG = field(default_factory=ModelCFG)
     data: DataCFG = field(default_factory=DataCFG)
     train: TrainCFG = field(default_factory=TrainCFG)

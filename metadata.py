@@ -20,6 +20,7 @@ from pix2seq.token_ids import CLASS_SHIFT, COORD_SHIFT, MOST_KEYPOINTS
 
 FORMAT = "pix2seq-toolkit"
 MOST_HEADER_BYTES = 32 * 2**20  # the official vocabulary of 32,000 pieces needs 1 MB
+PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x04")  # how files of torch.save begin
 Place = Annotated[int, Meta(ge=0, lt=MOST_KEYPOINTS)]
 ClassId = Annotated[int, Meta(ge=0, lt=COORD_SHIFT - CLASS_SHIFT)]
 CategoryId = Annotated[int, Meta(ge=-(2**53), le=2**53)]
@@ -103,10 +104,15 @@ def _check_header(path: Path) -> None:
     """Raise UserError for a header that is larger than any that this toolkit writes."""
     try:
         with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
+            begin = file.read(8)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); name another weights file") from None
-    if size > MOST_HEADER_BYTES:
+    if begin.startswith(PICKLES):
+        raise UserError(
+            f"{path} is a checkpoint of PyTorch, which is never loaded, as it may run code; name a .safetensors file, "
+            "such as the best.safetensors or last.safetensors of the run's folder"
+        )
+    if int.from_bytes(begin, "little") > MOST_HEADER_BYTES:
         raise UserError(
             f"{path} is not a safetensors file of this toolkit: its header has more than {MOST_HEADER_BYTES:,} bytes"
         )

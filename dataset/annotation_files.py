@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -10,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from pix2seq.dataset.annotations import Problems
+from pix2seq.dataset.cvat import cvat_to_coco, parse_cvat
 from pix2seq.dataset.foreign import what_json_is
-from pix2seq.dataset.mending import match_ids
+from pix2seq.dataset.mending import match_ids, spelled_number
 from pix2seq.dataset.splits import Part
+from pix2seq.dataset.via import is_via, read_table, via_csv_to_coco, via_to_coco
 from pix2seq.errors import UserError, plain, shown
 from pix2seq.runtime.text import read_text
 
@@ -21,10 +24,10 @@ MAX_SIDE = 10**7  # pixels; no image is larger
 NAMING = {"id", "image_id", "category_id", "name"}  # keys whose values identify entries
 
 
-def read_annotations(path: Path) -> dict:
-    """The content of a file in COCO's annotation format."""
+def parse_json(path: Path) -> Any:
+    """The content of a JSON; raise UserError if it cannot be read."""
     try:
-        content = json.loads(read_text(path))
+        return json.loads(read_text(path))
     except FileNotFoundError:
         raise UserError(
             f"there is no annotation file {path}; check --data-root and the splits, or --train-json and --val-json"
@@ -35,6 +38,12 @@ def read_annotations(path: Path) -> dict:
         raise UserError(f"{path} cannot be read ({error.strerror}); name a file in COCO's annotation format") from None
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}); get the file again") from None
+
+
+def read_annotations(path: Path, subset: str = "") -> dict:
+    """The content of a file in COCO's annotation format, or of one of VIA or CVAT in this format; `subset` is one of
+    those that images of CVAT's file belong to."""
+    content, problems = _in_coco(path, subset)
     lists = [content.get(name) for name in ("images", "annotations")] if isinstance(content, dict) else [None]
     if not all(isinstance(entries, list) for entries in lists):
         found = what_json_is(content) or "has no lists `images` and `annotations`"
@@ -64,8 +73,23 @@ def read_annotations(path: Path) -> dict:
                 '[{"id": 1, "name": "person"}]; add it, or export the file with it'
             )
     _require_one_name(path, content.get("categories") or [])
-    content["problems"] = [*_with_plain_names(content.get("categories") or []), *match_ids(content)]
+    problems = [*problems, *_with_plain_names(content.get("categories") or [])]
+    content["problems"] = [*problems, *match_ids(content)]
     return content
+
+
+def _in_coco(path: Path, subset: str) -> tuple[Any, list[tuple[str, str]]]:
+    """What a file holds, in COCO's format if it is one of VIA or CVAT, and what of that is left out."""
+    suffix = path.suffix.lower()
+    if suffix == ".xml":
+        content = cvat_to_coco(parse_cvat(path), subset)
+    elif suffix == ".csv":
+        content = via_csv_to_coco(read_table(path), path)
+    elif is_via(parsed := parse_json(path)):
+        content = via_to_coco(parsed, path)
+    else:
+        return parsed, []
+    return content, content.pop("problems")
 
 
 def _require_one_name(path: Path, categories: Iterable[dict]) -> None:
@@ -90,21 +114,22 @@ def _with_plain_names(categories: Iterable[dict]) -> Iterator[tuple[str, str]]:
             entry["name"] = name
 
 
-def read_part(path: Path, part: Part, files: Sequence[Path] = ()) -> dict:
-    """What `read_annotations` reads of those images that belong to `part`; `files` are all annotation files of its
-    split, which may list other images."""
-    content = read_annotations(path)
+def take_part(contents: Mapping[str, dict], part: Part) -> dict[str, dict]:
+    """What annotation files say about those images that belong to `part`; they may list different images."""
     if not part.side:
-        return content
+        return dict(contents)
     names: dict[Any, str] = {}  # an image id of several files is on one side, where it is refused
-    for other in (content, *(read_annotations(file) for file in files if file != path)):
-        for image in other["images"]:
-            names[image["id"]] = min(names.get(image["id"], image["file_name"]), image["file_name"])
+    for image in chain.from_iterable(content["images"] for content in contents.values()):
+        names[image["id"]] = min(names.get(image["id"], image["file_name"]), image["file_name"])
     chosen = {number for number, kept in zip(names, part.chosen(list(names.values())), strict=True) if kept}
     left_out = names.keys() - chosen
-    images = [image for image in content["images"] if image["id"] in chosen]
-    annotations = [entry for entry in content["annotations"] if entry.get("image_id") not in left_out]
-    return content | {"images": images, "annotations": annotations}
+
+    def taken(content: dict) -> dict:
+        images = [image for image in content["images"] if image["id"] in chosen]
+        annotations = [entry for entry in content["annotations"] if entry.get("image_id") not in left_out]
+        return content | {"images": images, "annotations": annotations}
+
+    return {name: taken(content) for name, content in contents.items()}
 
 
 def without_roots(categories: Mapping[int, dict], contents: Iterable[dict]) -> dict[int, dict]:
@@ -139,19 +164,30 @@ def join_images(contents: Mapping[str, dict], problems: Problems) -> list[dict]:
         del images[image_id]
         where = f"image {image_id}: {', '.join(files[image_id])}"
         problems.add("image id of several files, left out: it is not known whose objects are whose", where)
-    for ids in _ids_of_same_file(images, contents.values()):
-        for image_id in ids:
-            where = f"{images.pop(image_id)['file_name']}: images {', '.join(map(str, ids))}"
-            problems.add("image id whose file has another id, left out: none of both may list all its objects", where)
-    return [images[image_id] for image_id in sorted(images, key=lambda number: (isinstance(number, str), number))]
+    chosen = without_uncertain(list(images.values()), contents.values(), problems)
+    return sorted(chosen, key=lambda image: (isinstance(image["id"], str), image["id"]))
 
 
-def _ids_of_same_file(images: Mapping[int, dict], contents: Iterable[dict]) -> list[list[int]]:
-    """The ids of each file that has several, unless all have the same objects: such a file is repeated, no more."""
+def without_uncertain(images: Sequence[dict], contents: Iterable[dict], problems: Problems) -> list[dict]:
+    """The images without those whose file has several ids with different objects, none of which may be all. With the
+    same objects such a file is repeated, no more."""
     ids: dict[str, list[int]] = {}
-    for image_id, image in images.items():
-        ids.setdefault(image["file_name"], []).append(image_id)
+    for image in images:
+        ids.setdefault(posixpath.normpath(image["file_name"]), []).append(image["id"])
     several = [same for same in ids.values() if len(same) > 1]
+    different = _with_different_objects(several, contents)
+    for same in several:
+        kind = "image id whose file has another id, left out: none of both may list all its objects"
+        kind = kind if same in different else "image file with several ids and the same objects"
+        name = next(image["file_name"] for image in images if image["id"] == same[0])
+        for _ in same:
+            problems.add(kind, f"{name}: images {', '.join(map(str, same))}")
+    left_out = set(chain.from_iterable(different))
+    return [image for image in images if image["id"] not in left_out]
+
+
+def _with_different_objects(several: Sequence[list[int]], contents: Iterable[dict]) -> list[list[int]]:
+    """Those of several lists of image ids whose objects differ."""
     objects: dict[int, Counter[tuple[str, str]]] = {image_id: Counter() for same in several for image_id in same}
     for annotation in chain.from_iterable(content["annotations"] for content in contents):
         if annotation.get("image_id") in objects and is_object(annotation):
@@ -161,7 +197,8 @@ def _ids_of_same_file(images: Mapping[int, dict], contents: Iterable[dict]) -> l
 
 def _with_sound_size(image: dict) -> dict:
     """The entry without a width or height that is not a positive whole number: it counts as unknown."""
-    known = {side: image[side] for side in ("width", "height") if isinstance(image.get(side), (int, float))}
+    given = {side: spelled_number(image.get(side)) for side in ("width", "height")}
+    known = {side: value for side, value in given.items() if isinstance(value, (int, float))}
     sound = {side: int(value) for side, value in known.items() if 0 < value < MAX_SIDE and value % 1 == 0}  # 640.0, too
     return {key: value for key, value in image.items() if key not in ("width", "height")} | sound
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from pix2seq.dataset.box_counts import TOLERANCE_PX, BoxCounts
+from pix2seq.dataset.box_counts import KEYPOINTS, POLYGONS, TOLERANCE_PX, BoxCounts
 from pix2seq.dataset.mending import are_numbers, mend_box, mend_points, mend_shape
 from pix2seq.errors import UserError, plain
 from pix2seq.token_ids import CLASS_SHIFT, COORD_SHIFT
@@ -164,6 +165,8 @@ class ObjectReader:
         if not isinstance(shape, (list, tuple)):
             return self._refuse("segmentation that is neither polygons nor run lengths", where)
         sound = [flat for flat in shape if _is_polygon(flat, image)]
+        if sound:
+            self.box_counts.add_numbers(POLYGONS, chain.from_iterable(sound))
         if len(sound) < len(shape):
             self.problems.add("polygon without area in the image, or with odd or infinite numbers", where)
         return sound
@@ -192,7 +195,10 @@ class ObjectReader:
             return None
         if not sound or len(flat) != 3 * self.num_points:
             return self._refuse(f"keypoints that are not {self.num_points} × finite x, y, v", where)
-        return list(flat) if any(flat[2::3]) else None
+        if not any(flat[2::3]):
+            return None
+        self.box_counts.add_numbers(KEYPOINTS, chain(flat[::3], flat[1::3]))
+        return list(flat)
 
 
 def cut_to_image(box: Sequence[float], image: Mapping) -> list[float] | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import signal
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,18 +19,8 @@ from pix2seq.dataset.sampler import EpochSampler
 from pix2seq.dataset.samples import Sample, SampleDataset
 from pix2seq.dataset.views import CanvasObjects
 from pix2seq.errors import UserError
+from pix2seq.packing import Packing, Tensors, pack
 from pix2seq.tokenizers.vocabulary import TokenSequence
-
-if TYPE_CHECKING:
-    from typing import Self  # Python 3.11; annotations are not evaluated
-
-
-class Tensors:
-    """A dataclass whose fields are all tensors."""
-
-    def to(self, device: torch.device) -> Self:
-        """The same on `device`."""
-        return type(self)(*(part.to(device, non_blocking=True) for part in vars(self).values()))
 
 
 @dataclass(frozen=True)
@@ -56,19 +47,55 @@ class ObjectBatch(Tensors):
 
 @dataclass(frozen=True)
 class Batch:
-    """`images` (B, 3, H, W) in gray levels, the `objects` on them, and by task name the sequences about them; `names`
-    are those of the image files."""
+    """`images` (B, 3, H, W) in gray levels, the `objects` on them, and by task name the sequences about them, padded
+    and as one `packing`; `names` are those of the image files.
+
+    A model reads the packing; the padded sequences stay with the CPU, for what is counted there.
+    """
 
     images: Tensor
     objects: ObjectBatch
     tasks: dict[str, TaskBatch]
+    packing: Packing
     names: tuple[str, ...] = ()
+    others: tuple[Batch, ...] = ()  # the rest of a step whose batch is computed in parts
+
+    @property
+    def parts(self) -> tuple[Batch, ...]:
+        """This batch and the others of its step."""
+        return (self, *self.others)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The same with every tensor changed that a model reads."""
+        return replace(
+            self,
+            images=change(self.images),
+            objects=self.objects.map(change),
+            packing=self.packing.map(change),
+            others=tuple(other.map(change) for other in self.others),
+        )
 
     def to(self, device: torch.device) -> Batch:
         """On `device`, images as floats in [0, 1]."""
-        images = self.images.to(device, non_blocking=True).float() / 255
-        tasks = {task: part.to(device) for task, part in self.tasks.items()}
-        return Batch(images, self.objects.to(device), tasks, self.names)
+        moved = self.map(lambda tensor: tensor.to(device, non_blocking=True))
+        return moved._as_floats()
+
+    def _as_floats(self) -> Batch:
+        others = tuple(other._as_floats() for other in self.others)
+        return replace(self, images=self.images.float() / 255, others=others)
+
+    def pin_memory(self) -> Batch:
+        """In memory that a GPU can read from while it computes: DataLoader calls this."""
+        return self.map(Tensor.pin_memory)
+
+    def with_tasks(self, tasks: Mapping[str, TaskBatch]) -> Batch:
+        """The same with other sequences, on the same device."""
+        return replace(self, tasks=dict(tasks), packing=packed(tasks).to(self.images.device))
+
+
+def packed(tasks: Mapping[str, TaskBatch]) -> Packing:
+    """The sequences of all tasks as one packing, a part for each."""
+    return pack([(part.tokens, part.targets, part.weights, part.image_index) for part in tasks.values()])
 
 
 def collate(samples: list[Sample]) -> Batch:
@@ -83,7 +110,7 @@ def collate(samples: list[Sample]) -> Batch:
     images = torch.from_numpy(canvases).permute(0, 3, 1, 2)
     objects = _pad_objects([objects for sample in samples for objects in sample.objects])
     tasks = {task: _pad(pairs) for task, pairs in sequences.items() if pairs}
-    return Batch(images, objects, tasks, tuple(sample.name for sample in samples))
+    return Batch(images, objects, tasks, packed(tasks), tuple(sample.name for sample in samples))
 
 
 def _pad_objects(canvases: list[CanvasObjects]) -> ObjectBatch:
@@ -135,16 +162,16 @@ class BatchLoader(DataLoader):
             yield batch
 
 
-def build_loader(dataset: SampleDataset, sampler: EpochSampler, workers: int) -> BatchLoader:
-    """Batches made by `workers` processes that live as long as the loader; none draws from torch's own generator,
-    whose state is part of what a run goes on with."""
+def build_loader(dataset: SampleDataset, sampler: EpochSampler, workers: int, parts: int = 1) -> BatchLoader:
+    """Batches, each in `parts`, made by `workers` processes that live as long as the loader; none draws from torch's
+    own generator, whose state is part of what a run goes on with."""
     if workers:
         atexit.register(_end_loading)
     return BatchLoader(
         Readable(dataset),
         batch_sampler=sampler,
         num_workers=workers,
-        collate_fn=_collate_sound,
+        collate_fn=partial(_collate_sound, parts),
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_begin_loading,
@@ -152,9 +179,12 @@ def build_loader(dataset: SampleDataset, sampler: EpochSampler, workers: int) ->
     )
 
 
-def _collate_sound(samples: list[Sample | UserError]) -> Batch | UserError:
+def _collate_sound(parts: int, samples: list[Sample | UserError]) -> Batch | UserError:
     errors = [sample for sample in samples if isinstance(sample, UserError)]
-    return errors[0] if errors else collate(samples)
+    if errors:
+        return errors[0]
+    first, *others = (collate(samples[start::parts]) for start in range(min(parts, len(samples))))
+    return replace(first, others=tuple(others))
 
 
 def _end_loading() -> None:

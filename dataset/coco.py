@@ -15,13 +15,15 @@ from pix2seq.dataset.annotation_files import (
     join_captions,
     join_images,
     join_objects,
-    read_part,
+    read_annotations,
+    take_part,
     without_roots,
+    without_uncertain,
 )
 from pix2seq.dataset.annotations import ObjectReader, Problems, number_classes, polygons_of
 from pix2seq.dataset.box_counts import BoxCounts
 from pix2seq.dataset.cache import DecodedCache
-from pix2seq.dataset.file_names import leads_out
+from pix2seq.dataset.file_names import first_holding, leads_out
 from pix2seq.dataset.frames import boxes_by_image, is_settled, look_up, settle_all
 from pix2seq.dataset.images import Header, read_reduced
 from pix2seq.dataset.labels import EVERYTHING_IS_LABELED, Unlabeled
@@ -32,6 +34,8 @@ from pix2seq.names import match_names
 
 if TYPE_CHECKING:
     from pix2seq.task import Task
+
+LOOKED_FOR = 100  # images of a file, some of which may be missing, that are tried to find their folder
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,8 @@ class Example:
 
 
 class ImageDataset:
-    """The images below `folder` with their annotations: `read` has functions that return contents in COCO's format.
+    """The images below `folder` with their annotations: `read` has functions that return contents in COCO's format, of
+    which only the `part` is used. Of several folders it is the first that holds some of the images.
 
     Attributes: `class_names` by class id; `category_ids`, the annotation files' own ids by class id; `categories`, the
     files' entries, merged; `problems`, which counts the annotations that are left out; `skeleton_fault`, why the
@@ -99,15 +104,18 @@ class ImageDataset:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path | Sequence[Path],
         read: Mapping[str, Callable[[], dict]],
         class_names: Mapping[int, str] | None = None,
         classes: Sequence[str] = (),
         skeleton: Skeleton | None = None,
+        part: Part | None = None,
     ) -> None:
-        self.folder, self.read, self.problems = folder, dict(read), Problems()
+        self.read, self.part, self.problems = dict(read), part, Problems()
         self.cache: DecodedCache | None = None
         contents = {name: function() for name, function in self.read.items()}
+        self.folder = folder if isinstance(folder, Path) else _folder_of(contents, folder)
+        contents = take_part(contents, part) if part else contents
         for kind, where in (problem for content in contents.values() for problem in content.get("problems", [])):
             self.problems.add(kind, where)
         self._read_categories(contents, classes)
@@ -121,6 +129,11 @@ class ImageDataset:
         self._read_objects(contents.values())
         self.captions = join_captions(contents.values(), self._listed, self.problems)
         self.unlabeled = self._what_is_unlabeled()
+
+    def _contents(self) -> dict[str, dict]:
+        """What each annotation file says about the images of the part."""
+        contents = {name: function() for name, function in self.read.items()}
+        return take_part(contents, self.part) if self.part else contents
 
     def _read_objects(self, contents: Iterable[dict]) -> None:
         """Read the objects, or read them anew because sizes of images have changed."""
@@ -350,13 +363,15 @@ class ImageDataset:
                 self.problems.add(f"image that is found {how}", f"{entry['file_name']} is {name}")
             entry["file_name"], headers[entry["id"]] = name, header
         self.images = [entry for entry in self.images if entry["id"] in headers]
+        if any(how for _, how, _ in found) and len({entry["file_name"] for entry in self.images}) < len(self.images):
+            self.images = without_uncertain(self.images, self._contents().values(), self.problems)
         self._settle_frames(headers)
 
     def _settle_frames(self, headers: Mapping[int, Header]) -> None:
         """Let sizes be those of the files, and images be read in the frame of their annotations (see `frames`)."""
         if all(is_settled(entry, headers[entry["id"]]) for entry in self.images):
             return
-        contents = [read() for read in self.read.values()]
+        contents = self._contents().values()
         self.images, found = settle_all(self.images, headers, boxes_by_image(contents, self._listed), self.folder)
         for kind, where in found:
             self.problems.add(kind, where)
@@ -409,22 +424,30 @@ class CocoDataset(ImageDataset):
         tasks: Mapping[str, Task],
         class_names: Mapping[int, str] | None = None,
         classes: Sequence[str] = (),
-        images: Path | None = None,
+        images: Path | Sequence[Path] | None = None,
         skeleton: Skeleton | None = None,
         part: Part | None = None,
     ) -> None:
-        """`images` is the folder of the images if it is not that of the layout; `part` is the part of the split that is
-        used, all if not given."""
+        """`images` is the folder of the images, or folders of which it is one, if it is not that of the layout."""
         if not images and not (root / split).is_dir():
             raise UserError(f"--data-root expects a folder with {split}/ and annotations/, found no {root / split}")
         self.root, self.split = root, split
         self.lists_objects = annotation_path(root, "instances", split).is_file()  # else perhaps only one of them
         names = dict.fromkeys(task.samples.COCO_FILE for task in tasks.values())
-        paths = {name: annotation_path(root, name, split) for name in names}
-        read = {name: partial(read_part, path, part or Part(split), [*paths.values()]) for name, path in paths.items()}
-        super().__init__(images or root / split, read, class_names, classes, skeleton)
+        read = {name: partial(read_annotations, annotation_path(root, name, split)) for name in names}
+        super().__init__(images or root / split, read, class_names, classes, skeleton, part)
 
 
 def annotation_path(root: Path, name: str, split: str) -> Path:
     """The file of `instances`, `person_keypoints` or `captions` of a split."""
     return root / "annotations" / f"{name}_{split}.json"
+
+
+def _folder_of(contents: Mapping[str, dict], near: Sequence[Path]) -> Path:
+    """The first of the folders `near` annotation files that holds some of their images."""
+    names = [image["file_name"] for content in contents.values() for image in content["images"][:LOOKED_FOR]]
+    folder = first_holding(near, names)
+    if folder is None:
+        what = f"images such as {names[0]}, none of which is in {', '.join(map(str, near))}" if names else "no image"
+        raise UserError(f"{next(iter(contents))} names {what}; name their folder with --train-images and --val-images")
+    return folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -32,10 +32,13 @@ class FileNames:
         for spelled, how in _readings(name):
             if found := self._below(spelled):
                 return found, how or "in another case or Unicode form"
-        for spelled, how in _readings(name):
-            matches = {found for other in _other_endings(spelled) if (found := self._below(other))}
-            if len(matches) == 1:
-                return matches.pop(), f"{how}, with another ending" if how else "with another ending"
+        for endings in (_same_endings, _other_endings):
+            for spelled, how in _readings(name):
+                matches = {found for other in endings(spelled) if (found := self._below(other))}
+                if len(matches) > 1:
+                    return None
+                if matches:
+                    return matches.pop(), f"{how}, with another ending" if how else "with another ending"
         return None
 
     def _below(self, name: str) -> str | None:
@@ -44,7 +47,7 @@ class FileNames:
         if not parts or ".." in parts:
             return None
         for part in parts:
-            same = self._list(place).get(_plain(part), [])
+            same = self._list(place).get(same_spelling(part), [])
             chosen = [part] if part in same else same
             if len(chosen) != 1:
                 return None
@@ -55,9 +58,18 @@ class FileNames:
         if folder not in self._listed:
             names: dict[str, list[str]] = {}
             for path in folder.iterdir() if folder.is_dir() else ():
-                names.setdefault(_plain(path.name), []).append(path.name)
+                names.setdefault(same_spelling(path.name), []).append(path.name)
             self._listed[folder] = names
         return self._listed[folder]
+
+
+def first_holding(folders: Iterable[Path], names: Sequence[str]) -> Path | None:
+    """The first of the `folders` that holds some file of these names, or of another spelling of one; None if none."""
+    for folder in folders:
+        files = FileNames(folder)
+        if any(files.find(name) for name in names):
+            return folder
+    return None
 
 
 def leads_out(path: Path, *folders: Path) -> bool:
@@ -80,7 +92,8 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _plain(name: str) -> str:
+def same_spelling(name: str) -> str:
+    """What names have in common that differ in case and Unicode form alone."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
@@ -103,12 +116,10 @@ def _readings(name: str) -> Iterator[tuple[str, str]]:
             yield UPLOAD_MARK.sub("", last), "without the mark of an upload before its name"
 
 
-def _other_endings(name: str) -> Iterator[str]:
-    """The name without a doubled suffix, or with one that is missing, doubled, or spelled .jpeg for .jpg; a PNG beside
-    is perhaps the image's mask."""
-    stem, dot, suffix = name.rpartition(".")
-    suffix = f".{suffix.lower()}"
-    if not dot or suffix not in IMAGE_SUFFIXES:
+def _same_endings(name: str) -> Iterator[str]:
+    """The name without a doubled suffix, or with one that is missing, doubled, or spelled .jpeg for .jpg."""
+    stem, suffix = _cut_suffix(name)
+    if not suffix:
         yield from (name + other for other in IMAGE_SUFFIXES)
         return
     if stem.lower().endswith(IMAGE_SUFFIXES):
@@ -116,3 +127,17 @@ def _other_endings(name: str) -> Iterator[str]:
     yield name + suffix
     if suffix in (".jpg", ".jpeg"):
         yield stem + (".jpeg" if suffix == ".jpg" else ".jpg")
+
+
+def _other_endings(name: str) -> Iterator[str]:
+    """The name with the suffix of another kind of image: someone has converted the images, or named them all alike."""
+    stem, suffix = _cut_suffix(name)
+    if suffix:
+        yield from (stem + other for other in IMAGE_SUFFIXES)
+
+
+def _cut_suffix(name: str) -> tuple[str, str]:
+    """A name without the suffix of an image, and that in lower case; "" if it has none."""
+    stem, dot, suffix = name.rpartition(".")
+    suffix = f".{suffix.lower()}"
+    return (stem, suffix) if dot and suffix in IMAGE_SUFFIXES else (name, "")

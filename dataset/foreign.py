@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pix2seq.dataset.images import IMAGE_SUFFIXES
 from pix2seq.errors import UserError, plain
 from pix2seq.runtime.text import decode_text
-from pix2seq.schema import read_bytes, read_head
+from pix2seq.schema import read_bytes
 
-HEAD_BYTES = 4096  # of an XML that tell what it is
 MOST_LOOKED_AT = 20  # JSON files of a folder
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 EXPORT = "export or convert it as COCO or YOLO"
@@ -29,8 +27,6 @@ def what_is_there(root: Path) -> str:
         suffix = path.suffix.lower()
         if suffix in ARCHIVES:
             return f"{path.name} is an archive; unpack it, and name the folder that comes out"
-        if suffix == ".xml" and b"<annotations>" in read_head(path, HEAD_BYTES):
-            return f"{path.name} is CVAT's own XML; export the task as COCO or YOLO"
         if suffix == ".tfrecord":
             return f"{path.name} is a TFRecord; {EXPORT}"
         if suffix == ".csv":
@@ -56,19 +52,12 @@ def what_json_is(content: Any) -> str:
     if "image" in first and first.keys() & {"label", "id"}:
         return "is Label Studio's short JSON; export it as COCO"
     if "shapes" in content:
-        return (
-            "is labelme's own JSON of one image; convert all of them to one file in COCO's format, as labelme2coco does"
-        )
-    if "_via_img_metadata" in content or _is_via(content):
-        return "is VIA's own JSON; export it with Annotation, Export Annotations (COCO format)"
+        return "is labelme's own JSON of one image; name the folder of all of them with --data-root"
+    if {"project", "metadata", "view"} <= content.keys():
+        return "is a project of VIA 3; export it as COCO"
     if {"items", "categories"} <= content.keys():
         return "is Datumaro's JSON; export it as COCO"
     return ""
-
-
-def _is_via(content: Mapping) -> bool:
-    first = next(iter(content.values()), None)
-    return isinstance(first, dict) and {"filename", "regions"} <= first.keys()
 
 
 def _content(path: Path) -> Any:

@@ -21,6 +21,7 @@ from pix2seq.errors import UserError
 OPENERS = 16  # threads that open files to check whether they are images
 AS_STORED = "image that is annotated as it is stored, and is not turned upright"
 SWAPPED = "image whose annotated width and height are swapped"
+EITHER = "image that EXIF data turn or mirror, read upright: its annotations do not tell whether they are"
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,11 @@ def look_up(
 
 
 def is_settled(entry: Mapping, header: Header) -> bool:
-    """Whether the annotated size of an image is that of the file as it is read."""
-    return annotated_size(entry) == header.upright
+    """Whether the annotated size of an image is that of the file as it is read, and of no other reading of it; or its
+    frame was settled before."""
+    if "as_stored" in entry:
+        return annotated_size(entry) == (header.stored if entry["as_stored"] else header.upright)
+    return annotated_size(entry) == header.upright and (header.orientation == 1 or header.upright != header.stored)
 
 
 def annotated_size(entry: Mapping) -> tuple[int, int] | None:
@@ -68,13 +72,27 @@ def settle(entry: Mapping, header: Header, boxes: Collection[Sequence[float]]) -
     A size that differs by a pixel is a rounding error, and without boxes the size does not matter.
     """
     annotated = annotated_size(entry)
-    if annotated is None or not boxes or _near(annotated, header.upright):
+    if not boxes:
+        return Frame(header.upright)
+    if annotated is None or (_near(annotated, header.upright) and header.upright == header.stored):
+        return _frame_of_boxes(header, boxes)
+    if _near(annotated, header.upright):
         return Frame(header.upright)
     if not _near(annotated, header.upright[::-1]):
         return None
     if header.is_turned and (_fit(boxes, header.stored) or not _fit(boxes, header.upright)):
         return Frame(header.stored, as_stored=True, remark=AS_STORED)
     return Frame(header.upright, remark=SWAPPED) if _fit(boxes, header.upright) else None
+
+
+def _frame_of_boxes(header: Header, boxes: Collection[Sequence[float]]) -> Frame:
+    """The frame of an image whose annotated size does not tell it."""
+    fits_upright, fits_stored = _fit(boxes, header.upright), _fit(boxes, header.stored)
+    if header.orientation == 1 or (fits_upright and not fits_stored):
+        return Frame(header.upright)
+    if fits_stored and not fits_upright:
+        return Frame(header.stored, as_stored=True, remark=AS_STORED)
+    return Frame(header.upright, remark=EITHER)
 
 
 def _near(one: tuple[int, int], other: tuple[int, int]) -> bool:

@@ -85,10 +85,15 @@ def read_image(path: str | Path, max_megapixels: float = MEGAPIXELS, as_stored: 
 
 @dataclass(frozen=True)
 class Header:
-    """Width and height of an image file as it is `stored`, and whether EXIF rotation lays it on its side."""
+    """Width and height of an image file as it is `stored`, and EXIF's `orientation` of it, from 1 (upright) to 8."""
 
     stored: tuple[int, int]
-    is_turned: bool = False
+    orientation: int = 1
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether EXIF rotation lays the image on its side."""
+        return self.orientation in SIDEWAYS
 
     @property
     def upright(self) -> tuple[int, int]:
@@ -100,7 +105,7 @@ def read_header(path: Path) -> Header | str:
     """The header of an image file, or what is wrong with it, in words. No pixel is read."""
     try:
         with open_image(path) as file:
-            return Header(file.size, _orientation(file) in SIDEWAYS)
+            return Header(file.size, _orientation(file))
     except FileNotFoundError:
         return MISSING
     except TooLarge as error:

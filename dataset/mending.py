@@ -10,12 +10,14 @@ import ast
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
+from itertools import chain, count
 from typing import Any
 
 TEXT_ID = "id that is text in one place and a number in another, matched all the same"
+DOUBTFUL = "image that a reference may mean as well as another one, left out"
 NAMED = "reference by name instead of the id, matched with it"
-SIDES = ("x", "y", "width", "height")
+SIDES = (("x", "y", "width", "height"), ("x", "y", "w", "h"), ("left", "top", "width", "height"))
+CORNERS = (("xmin", "ymin", "xmax", "ymax"), ("x1", "y1", "x2", "y2"), ("left", "top", "right", "bottom"))
 NOT_FINITE = "box that is not four finite numbers"
 
 
@@ -65,9 +67,9 @@ def unquoted(value: Any) -> Any:
         except (ValueError, RecursionError):
             return value
     if isinstance(value, (list, tuple)):
-        return [_number(unquoted(part)) for part in value]
+        return [spelled_number(unquoted(part)) for part in value]
     if isinstance(value, dict) and value.keys() == {"x", "y"}:
-        return [_number(value["x"]), _number(value["y"])]
+        return [spelled_number(value["x"]), spelled_number(value["y"])]
     if isinstance(value, dict) and {"size", "counts"} <= value.keys():
         return value | {name: unquoted(value[name]) for name in ("size", "counts")}
     return value
@@ -116,19 +118,23 @@ def mend_box(bbox: Any) -> tuple[list[float] | None, str]:
 def _box_list(bbox: Any) -> tuple[Any, str]:
     """The numbers of a box that is written as text, by their names, or in a list of its own."""
     if isinstance(bbox, str) and len(parts := bbox.strip(" []()").split(",")) == 4:
-        return [_number(part) for part in parts], "box that is text, read as numbers"
-    if isinstance(bbox, dict) and bbox.keys() == set(SIDES):
-        return [_number(bbox[side]) for side in SIDES], "box with named numbers, read as x, y, width, height"
+        return [spelled_number(part) for part in parts], "box that is text, read as numbers"
+    if isinstance(bbox, dict) and (names := next((names for names in SIDES + CORNERS if bbox.keys() == {*names}), ())):
+        numbers = [spelled_number(bbox[name]) for name in names]
+        if names in CORNERS and are_numbers(numbers):
+            numbers[2:] = numbers[2] - numbers[0], numbers[3] - numbers[1]
+        return numbers, "box with named numbers, read as what they are called"
     if not isinstance(bbox, (list, tuple)):
         return bbox, ""
     if len(bbox) == 1 and isinstance(bbox[0], (list, tuple)):
         return bbox[0], "box in a list of its own"
     if any(isinstance(value, str) for value in bbox):
-        return [_number(value) for value in bbox], "box whose numbers are text, read as numbers"
+        return [spelled_number(value) for value in bbox], "box whose numbers are text, read as numbers"
     return bbox, ""
 
 
-def _number(value: Any) -> Any:
+def spelled_number(value: Any) -> Any:
+    """The number that a text spells; anything else as it is."""
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:
@@ -140,16 +146,12 @@ def match_ids(content: dict) -> list[tuple[str, str]]:
     does its file's name.
 
     Category ids that are text become numbers. `content` is changed in place; returns what was mended, and where. Where
-    two ids differ in spelling alone, or two entries have one name, nothing is.
+    two ids differ in spelling alone, or two entries have one name, nothing is: images that are perhaps meant are left
+    out.
     """
-    mended = []
     categories, annotations = content.get("categories") or [], content["annotations"]
-    numbers = [_id_number(entry["id"]) for entry in categories]
-    if len(set(numbers)) == len(numbers):
-        for entry, number in zip(categories, numbers, strict=True):
-            if isinstance(entry["id"], str) and isinstance(number, int):
-                mended.append((TEXT_ID, f"category {entry['id']!r}"))
-                entry["id"] = number
+    mended = _number_categories(categories, annotations)
+    doubtful: dict[Any, str] = {}
     for key, name, listed in (("image_id", "file_name", content["images"]), ("category_id", "name", categories)):
         own = {entry["id"] for entry in listed}
         spelled, named = _by_number(own), _by_name(listed, name)
@@ -157,30 +159,49 @@ def match_ids(content: dict) -> list[tuple[str, str]]:
             given = entry.get(key)
             if given is None or given in own:
                 continue
-            meant = spelled.get(_id_number(given), named.get(given))
-            if meant is not None:
-                kind = TEXT_ID if _id_number(given) in spelled else NAMED
-                mended.append((kind, f"{key} {given!r} of annotation {entry.get('id', '?')}"))
-                entry[key] = meant
-    return mended
+            where, number = f"{key} {given!r} of annotation {entry.get('id', '?')}", _id_number(given)
+            meant = spelled.get(number) or named.get(given, [])
+            if len(meant) == 1:
+                mended.append((TEXT_ID if number in spelled else NAMED, where))
+                entry[key] = meant[0]
+            elif key == "image_id":
+                doubtful |= dict.fromkeys(meant, where)
+    content["images"] = [entry for entry in content["images"] if entry["id"] not in doubtful]
+    return mended + [(DOUBTFUL, f"image {number!r}: {where}") for number, where in doubtful.items()]
 
 
-def _by_name(entries: Iterable[Mapping], key: str) -> Mapping:
-    """The ids of entries by their names, and by these without a suffix, without those that several have."""
+def _number_categories(categories: Iterable[dict], annotations: Iterable[dict]) -> list[tuple[str, str]]:
+    """Let category ids that are text be numbers: those that they spell, else free ones."""
+    ids = list(dict.fromkeys(entry["id"] for entry in categories))
+    spelled = [_id_number(own) for own in ids]
+    texts = [own for own in ids if isinstance(own, str)]
+    free = (number for number in count(1) if number not in spelled)
+    clear = {own for own, number in zip(ids, spelled, strict=True) if number != own and spelled.count(number) == 1}
+    new = {text: _id_number(text) if text in clear else next(free) for text in texts}
+    for entry in categories:
+        entry["id"] = new.get(entry["id"], entry["id"])
+    for entry in annotations:
+        if isinstance(entry.get("category_id"), str):
+            entry["category_id"] = new.get(entry["category_id"], entry["category_id"])
+    return [(TEXT_ID, f"category {text!r}") for text in texts]
+
+
+def _by_name(entries: Iterable[Mapping], key: str) -> Mapping[str, list]:
+    """The ids of entries by their names, and by these without a suffix."""
     found: dict = {}
     for entry in entries:
         name = str(entry[key])
         for spelled in {name, name.rpartition(".")[0] or name}:
-            found.setdefault(spelled, set()).add(entry["id"])
-    return {name: next(iter(ids)) for name, ids in found.items() if len(ids) == 1}
+            found.setdefault(spelled, {})[entry["id"]] = None
+    return {name: list(ids) for name, ids in found.items()}
 
 
-def _by_number(ids: Iterable) -> Mapping:
-    """The ids by the number that they spell, without those that spell the same one."""
+def _by_number(ids: Iterable) -> Mapping[Any, list]:
+    """The ids by the number that they spell."""
     found: dict = {}
     for own in ids:
         found.setdefault(_id_number(own), []).append(own)
-    return {number: same[0] for number, same in found.items() if len(same) == 1}
+    return found
 
 
 def _id_number(value: Any) -> Any:

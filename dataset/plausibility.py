@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from pix2seq.dataset.box_counts import BOXES, KEYPOINTS, POLYGONS
 from pix2seq.dataset.mixture import Mixture, sources_of, teaches
 from pix2seq.errors import UserError
 from pix2seq.tokenizers.captioning import UNKNOWN, WordVocabulary
@@ -18,12 +19,15 @@ LOOKED_AT = 2000  # captions whose words are counted
 
 
 def require_plausible(examples: ImageDataset | Mixture, tasks: Mapping[str, Task]) -> None:
-    """Raise UserError if the boxes of a source are all fractions, or corners where sides are expected, or if keypoints
-    that one of the `tasks` needs contradict each other."""
+    """Raise UserError if the boxes of a source, or the polygons or keypoints that one of the `tasks` needs, are all
+    fractions, if boxes are corners where sides are expected, or if lists of keypoints contradict each other."""
     for dataset in (source.dataset for source in sources_of(examples)):
         if any(task.needs_skeleton for task in tasks.values()) and dataset.skeleton_fault:
             raise UserError(dataset.skeleton_fault)
-        if any(task.about_objects for task in tasks.values()) and (fault := dataset.box_counts.fault()):
+        about_objects = [task for task in tasks.values() if task.about_objects]
+        kinds = [BOXES] if about_objects else []
+        kinds += [KEYPOINTS if task.needs_skeleton else POLYGONS for task in about_objects if task.is_prompted]
+        if kinds and (fault := dataset.box_counts.fault(kinds)):
             raise UserError(f"{dataset.folder}: {fault}")
 
 
@@ -41,13 +45,21 @@ def require_learnable(examples: ImageDataset | Mixture, tasks: Mapping[str, Task
 
 
 def only_unusable(examples: ImageDataset | Mixture) -> str:
-    """What annotations there are that cannot be used, as the end of a sentence."""
+    """What was reported about the annotations, as the end of a sentence."""
     sources = [source.dataset for source in sources_of(examples)]
     mistakes = list(examples.problems.lines())
     crowds = sum(sum(dataset.crowds.values()) for dataset in sources)
     if crowds and not any(dataset.objects for dataset in sources):
         mistakes.insert(0, f"all {crowds} objects are crowds (iscrowd is 1), which are not trained on")
-    return f", of which only some are there that cannot be used: {'; '.join(mistakes)}" if mistakes else ""
+    return f"; what they were reported for: {'; '.join(mistakes)}" if mistakes else ""
+
+
+def doubts_about_boxes(examples: ImageDataset | Mixture, tasks: Mapping[str, Task]) -> list[str]:
+    """What is doubtful about the boxes of each source."""
+    if not any(task.about_objects for task in tasks.values()):
+        return []
+    sources = (source.dataset for source in sources_of(examples))
+    return [f"{dataset.folder}: {doubt}" for dataset in sources if (doubt := dataset.box_counts.doubt())]
 
 
 def doubt_about_mirroring(examples: ImageDataset | Mixture, tasks: Mapping[str, Task], cfg: CFG) -> str:

@@ -20,6 +20,7 @@ from pix2seq.dataset.mixture import Mixture, sources_of
 from pix2seq.dataset.mosaic import IMAGES, mosaic
 from pix2seq.dataset.plausibility import (
     doubt_about_mirroring,
+    doubts_about_boxes,
     only_unusable,
     require_learnable,
     require_plausible,
@@ -84,8 +85,9 @@ class SampleDataset(Dataset):
             )
         if augment:
             require_learnable(examples, tasks)
-            if doubt := doubt_about_mirroring(examples, tasks, cfg):
-                tell(doubt)
+            for doubt in (doubt_about_mirroring(examples, tasks, cfg), *doubts_about_boxes(examples, tasks)):
+                if doubt:
+                    tell(doubt)
         num_points = tokenizers.labels.num_points
         if any(task.needs_skeleton for task in tasks.values()) and num_points != len(examples.skeleton):
             raise UserError(

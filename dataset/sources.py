@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pix2seq.config import CFG, DataCFG
+from pix2seq.config import CFG
 from pix2seq.dataset.coco import ImageDataset
-from pix2seq.dataset.coco_layouts import open_json
-from pix2seq.dataset.foreign import what_is_there
+from pix2seq.dataset.coco_layouts import FileLayout
 from pix2seq.dataset.layout import ChosenLabels
-from pix2seq.dataset.layouts import find, may_hold_out, refuse_images, require_images, what_is_known
+from pix2seq.dataset.layouts import DataFolder, Found, may_hold_out, refuse_images
 from pix2seq.dataset.scenes import SceneDataset, complete_scenes
 from pix2seq.dataset.skeleton import Skeleton
 from pix2seq.dataset.splits import TRAIN, VAL, Part
@@ -33,12 +32,13 @@ def open_split(
     complete: bool = True,
     skeleton: Skeleton | None = None,
     hold_out: bool = False,
+    folder: DataFolder | None = None,
 ) -> ImageDataset:
     """One split (`--train-split` or `--val-split`) of one dataset, with annotations for `tasks`.
 
-    It is read from `--train-json` or `--val-json` if named, else from `--data-root`, whose layout is found (`layouts`).
-    Without `--data-root` it consists of synthetic scenes, which are all drawn
-    first if the split must be `complete`, else when they are loaded.
+    It is read from `--train-json` or `--val-json` if named, else from `--data-root`, whose layout is found (`layouts`);
+    `folder` is that folder if its layouts may be known already. Without `--data-root` it consists of synthetic scenes,
+    which are all drawn first if the split must be `complete`, else when they are loaded.
     A dataset without a validation split has some of its images for it, which are left out of the training split with
     `hold_out`. `class_names` and `skeleton` are those of a model or of the training images; without them the dataset's
     own classes and keypoints are used.
@@ -48,10 +48,15 @@ def open_split(
         raise UserError(f"--data-root names {len(roots)} folders, but this takes one dataset: name one of them")
     if cfg.data.data_weights:
         raise UserError("--data-weights weighs several folders of --data-root; leave it out for one dataset")
-    opened = _open(cfg, split, tasks, ChosenLabels(class_names, chosen_classes(cfg), skeleton), complete, hold_out)
-    if roots:
-        opened.root = roots[0]
-    opened.may_leave = cfg.data.outside_images
+    labels = ChosenLabels(class_names, chosen_classes(cfg), skeleton)
+    _check_split_names(cfg)
+    folder = folder or DataFolder(Path(cfg.data.data_root), cfg.data, tasks)
+    images = _explicit_images(cfg, split)
+    if found := _explicit_json(cfg, split, hold_out) or (folder.require(split, hold_out) if roots else None):
+        opened = found.dataset(cfg.data, tasks, labels, images)
+    else:
+        refuse_images(images, "the set of synthetic scenes")
+        opened = _open_scenes(cfg, split, tasks, labels, complete)
     require_chosen_classes([opened])
     if class_names is not None and any(task.about_objects for task in tasks.values()):
         opened.require_common_class()
@@ -80,59 +85,11 @@ def require_chosen_classes(datasets: Sequence[ImageDataset]) -> None:
         raise UserError(f"--classes names {missing[0]!r}, which is not among the categories of the files: {known}")
 
 
-def _open(
-    cfg: CFG, split: str, tasks: Mapping[str, Task], labels: ChosenLabels, complete: bool, hold_out: bool
-) -> ImageDataset:
-    data, root = cfg.data, Path(cfg.data.data_root)
-    _check_split_names(cfg)
-    folder = _explicit_images(cfg, split)
-    if named := _explicit_json(cfg, split, hold_out):
-        return _open_named(_below(root, named[0]), named[1], folder, root, labels)
-    if not data.data_root:
-        refuse_images(folder, "the set of synthetic scenes")
-        scenes, count = _scenes(cfg, split)
-        chosen = labels.class_names, labels.classes, labels.skeleton
-        return (complete_scenes if complete else SceneDataset)(scenes, count, tasks, *chosen)
-    return open_folder(root, split, data, tasks, labels, folder, hold_out)
-
-
-def _open_named(path: Path, part: Part, folder: Path | None, root: Path, labels: ChosenLabels) -> ImageDataset:
-    """A part of a file that a flag names."""
-    opened = open_json(path, part, folder, root, labels)
-    require_images(opened, part, str(path))
-    opened.layout = f"{path}, JSON in COCO's format{part.describe()}"
-    return opened
-
-
-def open_folder(
-    root: Path,
-    split: str,
-    data: DataCFG,
-    tasks: Mapping[str, Task],
-    labels: ChosenLabels,
-    images: Path | None = None,
-    hold_out: bool = False,
-) -> ImageDataset:
-    """A split of the dataset in the folder `root`, of whatever layout; `images` is the folder of COCO's images if they
-    lie elsewhere."""
-    if found := find(root, split, data, tasks, hold_out):
-        return found.dataset(tasks, images, labels)
-    raise UserError(_not_found(root, split, tasks))
-
-
-def _not_found(root: Path, split: str, tasks: Mapping[str, Task]) -> str:
-    """Why there is no dataset in a folder, and what was looked for."""
-    if not root.is_dir():
-        what = "is a file: name the folder that it is in" if root.exists() else "is not there: check the path"
-        return f"found no dataset: --data-root expects a folder, {root} {what}"
-    file = next(iter(tasks.values())).samples.COCO_FILE
-    there = what_is_known(root, tasks) or what_is_there(root)
-    return (
-        f"found no dataset for the split {split!r} at --data-root {root}{f': {there}' if there else ''}; looked for "
-        f"COCO's annotations/{file}_{split}.json, Pascal VOC's JPEGImages/ and Annotations/ there or one or two "
-        f"folders below, {split}.json or another JSON in COCO's format, and YOLO's data.yaml, obj.data or labels/; "
-        "name files with --train-json and --val-json, or splits with --train-split and --val-split"
-    )
+def _open_scenes(cfg: CFG, split: str, tasks: Mapping[str, Task], labels: ChosenLabels, complete: bool) -> ImageDataset:
+    """The synthetic scenes of a split."""
+    scenes, count = _scenes(cfg, split)
+    chosen = labels.class_names, labels.classes, labels.skeleton
+    return (complete_scenes if complete else SceneDataset)(scenes, count, tasks, *chosen)
 
 
 def _check_split_names(cfg: CFG) -> None:
@@ -146,22 +103,27 @@ def _check_split_names(cfg: CFG) -> None:
             )
 
 
-def _explicit_json(cfg: CFG, split: str, hold_out: bool) -> tuple[str, Part] | None:
+def _explicit_json(cfg: CFG, split: str, hold_out: bool) -> Found | None:
     """The annotation file that the flags name for a split, and the part of it that is used: of `--train-json` alone,
     images are held out for validation."""
-    data = cfg.data
+    data, name, side = cfg.data, "", ()
     if split == data.val_split and data.val_json:
-        return data.val_json, Part(split)
-    if split == data.train_split and data.train_json:
-        held = hold_out and may_hold_out(data) and not data.val_json
-        return data.train_json, Part(split, TRAIN, data.val_share) if held else Part(split)
-    if split == data.val_split and data.train_json and may_hold_out(data):
-        return data.train_json, Part(split, VAL, data.val_share)
-    if data.train_json or data.val_json:
+        name = data.val_json
+    elif split == data.train_split and data.train_json:
+        name = data.train_json
+        side = TRAIN if hold_out and may_hold_out(data) and not data.val_json else ()
+    elif split == data.val_split and data.train_json and may_hold_out(data):
+        name, side = data.train_json, VAL
+    elif data.train_json or data.val_json:
         raise UserError(
             f"the split {split!r} has no annotation file: name both --train-json and --val-json, or neither"
         )
-    return None
+    if not name:
+        return None
+    root = Path(data.data_root)
+    return Found(
+        root, FileLayout(root, {split: _below(root, name)}), Part(split, side, data.val_share if side else 0.0)
+    )
 
 
 def _explicit_images(cfg: CFG, split: str) -> Path | None:

@@ -10,15 +10,9 @@ from typing import TYPE_CHECKING
 from pix2seq.config import CFG, replace
 from pix2seq.dataset.coco import ImageDataset
 from pix2seq.dataset.layout import ChosenLabels
-from pix2seq.dataset.layouts import find
+from pix2seq.dataset.layouts import DataFolder
 from pix2seq.dataset.mixture import Mixture, Source, share_labels, sources_of, teaches
-from pix2seq.dataset.sources import (
-    chosen_classes,
-    data_roots,
-    open_folder,
-    open_split,
-    require_chosen_classes,
-)
+from pix2seq.dataset.sources import chosen_classes, data_roots, open_split, require_chosen_classes
 from pix2seq.dataset.splits import role_of
 from pix2seq.errors import UserError, plain
 from pix2seq.runtime.console import tell
@@ -33,11 +27,17 @@ def open_training(
     cfg: CFG, tasks: Mapping[str, Task], complete: bool = True
 ) -> tuple[ImageDataset | Mixture, ImageDataset | Mixture]:
     """The training and the validation images: of one dataset (see `open_split`), or of all folders of `--data-root`."""
-    training = open_sources(cfg, tasks, complete, hold_out=True)
+    folders = data_folders(cfg, tasks)
+    training = open_sources(cfg, tasks, complete, hold_out=True, folders=folders)
     if isinstance(training, Mixture):
-        return training, _validation(cfg, tasks, training)
+        return training, _validation(cfg, tasks, training, folders)
     labels = training.class_names, complete, training.skeleton
-    return training, open_split(cfg, cfg.data.val_split, tasks, *labels)
+    return training, open_split(cfg, cfg.data.val_split, tasks, *labels, folder=next(iter(folders), None))
+
+
+def data_folders(cfg: CFG, tasks: Mapping[str, Task]) -> list[DataFolder]:
+    """The folders of `--data-root`."""
+    return [DataFolder(root, cfg.data, tasks) for root in data_roots(cfg)]
 
 
 def describe_layouts(training: ImageDataset | Mixture, validation: ImageDataset | Mixture) -> list[str]:
@@ -69,19 +69,26 @@ def evaluated_one(cfg: CFG, tasks: Mapping[str, Task], validation: ImageDataset 
 
 
 def open_sources(
-    cfg: CFG, tasks: Mapping[str, Task], complete: bool = True, hold_out: bool = False
+    cfg: CFG,
+    tasks: Mapping[str, Task],
+    complete: bool = True,
+    hold_out: bool = False,
+    folders: Sequence[DataFolder] = (),
 ) -> ImageDataset | Mixture:
-    """The training images of one dataset (see `open_split`), or of all folders of `--data-root`."""
-    roots, split = data_roots(cfg), cfg.data.train_split
+    """The training images of one dataset (see `open_split`), or of all folders of `--data-root`; `folders` are these if
+    their layouts may be known already."""
+    folders = folders or data_folders(cfg, tasks)
+    roots, split = [folder.root for folder in folders], cfg.data.train_split
     if len(roots) < 2:
-        return open_split(cfg, split, tasks, complete=complete, hold_out=hold_out)
+        only = next(iter(folders), None)
+        return open_split(cfg, split, tasks, complete=complete, hold_out=hold_out, folder=only)
     _check_flags(cfg, roots)
-    hold_out = hold_out and _are_held_out(cfg, tasks)
+    hold_out = hold_out and _are_held_out(cfg, folders)
     labels, sources = ChosenLabels(classes=chosen_classes(cfg)), []
-    for root, name, weight in zip(roots, _titles(roots), _weights(cfg, len(roots)), strict=True):
-        dataset = _open_labeled(cfg, root, split, tasks, labels, hold_out)
+    for folder, name, weight in zip(folders, _titles(roots), _weights(cfg, len(roots)), strict=True):
+        dataset = _open_labeled(folder, split, labels, hold_out)
         if dataset:
-            sources.append(Source(name, root, dataset, weight))
+            sources.append(Source(name, folder.root, dataset, weight))
         else:
             tell(f"{name} has no annotations for {', '.join(tasks)}: left out")
     datasets = [source.dataset for source in sources]
@@ -96,15 +103,16 @@ def open_sources(
     return Mixture(sources)
 
 
-def _validation(cfg: CFG, tasks: Mapping[str, Task], training: Mixture) -> Mixture:
+def _validation(cfg: CFG, tasks: Mapping[str, Task], training: Mixture, folders: Sequence[DataFolder]) -> Mixture:
     """The validation images of those sources that have some."""
     split, sources = cfg.data.val_split, []
     labels = ChosenLabels(training.class_names, chosen_classes(cfg), training.skeleton)
-    held = _are_held_out(cfg, tasks)
+    held, by_root = _are_held_out(cfg, folders), {folder.root: folder for folder in folders}
     for source in training.sources:
-        found = find(source.root, split, cfg.data, tasks)
+        folder = by_root[source.root]
+        found = folder.find(split)
         there = found and (held or not found.part.side)
-        if there and (dataset := _open_labeled(cfg, source.root, split, tasks, labels)):
+        if there and (dataset := _open_labeled(folder, split, labels)):
             sources.append(Source(source.name, source.root, dataset))
         else:
             tell(f"{source.name} has no split {split} for {', '.join(tasks)}: left out of validation")
@@ -113,24 +121,23 @@ def _validation(cfg: CFG, tasks: Mapping[str, Task], training: Mixture) -> Mixtu
     return Mixture(sources)
 
 
-def _are_held_out(cfg: CFG, tasks: Mapping[str, Task]) -> bool:
+def _are_held_out(cfg: CFG, folders: Sequence[DataFolder]) -> bool:
     """Whether images are held out for validation: of several folders only if none has a validation split."""
-    splits = (find(root, cfg.data.val_split, cfg.data, tasks) for root in data_roots(cfg))
+    splits = (folder.find(cfg.data.val_split) for folder in folders)
     return all(found is None or found.part.side for found in splits)
 
 
-def _open_labeled(
-    cfg: CFG, root: Path, split: str, tasks: Mapping[str, Task], labels: ChosenLabels, hold_out: bool = False
-) -> ImageDataset | None:
-    """The dataset in a folder, with annotations for those of `tasks` that it has them for; None if for none."""
-    found = find(root, split, cfg.data, tasks, hold_out)
-    labeled = found.tasks(tasks) if found else {}
-    if not labeled and (found or _has_other_files(root, split)):
+def _open_labeled(folder: DataFolder, split: str, labels: ChosenLabels, hold_out: bool = False) -> ImageDataset | None:
+    """The dataset in a folder, with annotations for those tasks that it has them for; None if for none."""
+    found = folder.find(split, hold_out)
+    if not found and not _has_other_files(folder.root, split):
+        folder.require(split, hold_out)
+    labeled = found.tasks(folder.tasks) if found else {}
+    if not labeled:
         return None
-    dataset = open_folder(root, split, cfg.data, labeled or tasks, labels, hold_out=hold_out)
-    needed, there = ({task.samples.COCO_FILE for task in group.values()} for group in (tasks, labeled))
+    dataset = found.dataset(folder.data, labeled, labels)
+    needed, there = ({task.samples.COCO_FILE for task in group.values()} for group in (folder.tasks, labeled))
     dataset.lack(needed - there)
-    dataset.root, dataset.may_leave = root, cfg.data.outside_images
     return dataset
 
 

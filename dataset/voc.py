@@ -7,9 +7,7 @@ VOC's boxes are given by their first and last pixels, counted from 1; here pixel
 
 from __future__ import annotations
 
-import math
 import re
-import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,10 +22,10 @@ from pix2seq.dataset.file_names import FileNames
 from pix2seq.dataset.images import DAMAGES, IMAGE_SUFFIXES, open_image
 from pix2seq.dataset.skeleton import Skeleton
 from pix2seq.dataset.splits import Part
-from pix2seq.errors import UserError, plain
+from pix2seq.dataset.voc_xml import parse_voc
+from pix2seq.errors import UserError
 from pix2seq.names import match_names
-from pix2seq.runtime.text import parse_xml, read_text
-from pix2seq.schema import read_bytes
+from pix2seq.runtime.text import read_text
 
 if TYPE_CHECKING:
     from pix2seq.task import Task
@@ -38,6 +36,7 @@ VOC_CLASSES = (
 )  # fmt: skip
 VOC_FILE = "instances"  # the one of COCO's annotation files that the layout has an equivalent of
 CLASS_FLAG = re.compile(r"\s+-?[01]\s*$")  # of sets such as dog_trainval: whether the image has the class
+SEVERAL = "image that several files may be, left out"
 VOID = 255  # value of SegmentationObject's pixels that may belong to an object or not
 
 
@@ -132,21 +131,32 @@ def read_voc(root: Path, sets: Sequence[ImageSet], with_masks: bool, classes: Se
     chosen = part.chosen([name for _, name in listed])
     listed = [entry for entry, kept in zip(listed, chosen, strict=True) if kept]
     numbers = _image_ids([name for _, name in listed])
+    files = {group.images: FileNames(group.images) for group in sets}
     for (group, name), number in zip(listed, numbers, strict=True):
         path = group.annotations / f"{name}.xml"
-        parsed = _parse(path)
+        parsed = parse_voc(path)
         if isinstance(parsed, str):
             problems.append((parsed, str(path)))
             continue
-        size, objects = parsed
-        images.append({"id": number, "file_name": _image(group.images, name).relative_to(root).as_posix()} | size)
+        objects, image = parsed.objects, _image(files[group.images], name, parsed.filename)
+        if isinstance(image, list):
+            problems.append((SEVERAL, ", ".join(image)))
+            continue
+        if image.stem != name:
+            problems.append(("image that is found by the name in its annotation file", f"{name}.xml: {image.name}"))
+        images.append({"id": number, "file_name": image.relative_to(root).as_posix()} | parsed.sides)
         mask_path = group.masks / f"{name}.png"
         if with_masks and not _add_masks(objects, mask_path):
             problems.append(("mask file that is no image of object numbers, left out", str(mask_path)))
-        swapped = sum(entry.pop("swapped") for entry in objects)
-        problems += [("box whose corners are in the wrong order, put in order", str(path))] * swapped
+        problems += [(remark, f"{name}.xml") for entry in objects for remark in entry.pop("remarks")]
         names.update(entry["name"] for entry in objects if entry["name"])
         annotations += [{"id": len(annotations) + 1 + k, "image_id": number} | entry for k, entry in enumerate(objects)]
+    fractions = [entry.pop("fractions") for entry in annotations]
+    if fractions and all(fractions):
+        raise UserError(
+            f"all {len(annotations)} boxes in {sets[0].annotations} have no number above 1, as if they were fractions "
+            "of the image's sides; expected xmin, ymin, xmax, ymax in pixels: multiply by the sides"
+        )
     order = _class_order(names, [group.annotations for group in sets], classes)
     categories = [{"id": number, "name": name} for number, name in enumerate(order, 1)]
     ids = {name: number for number, name in enumerate(order, 1)}
@@ -164,8 +174,10 @@ def _names(path: Path | None, annotations: Path) -> tuple[list[str], list[tuple[
         return sorted(file.stem for file in annotations.glob("*.xml")), []
     names, problems, files = [], [], FileNames(annotations)
     for line in read_text(path).splitlines():
-        if not (listed := CLASS_FLAG.sub("", line).strip()):
+        if not (listed := line.strip()):
             continue
+        if not (annotations / f"{listed}.xml").is_file():  # a name may end as a flag does
+            listed = CLASS_FLAG.sub("", line).strip()
         name = listed
         if not (annotations / f"{name}.xml").is_file():
             last = re.split(r"[/\\]", name)[-1]
@@ -186,45 +198,20 @@ def _image_ids(names: Sequence[str]) -> list[int]:
     return list(range(1, len(names) + 1))
 
 
-def _image(folder: Path, name: str) -> Path:
-    path = folder / f"{name}.jpg"
+def _image(files: FileNames, name: str, filename: str) -> Path | list[str]:
+    """The image of the annotation file `name`, which perhaps tells its `filename`; the names of several, of which it is
+    not known which one is meant."""
+    path = files.folder / f"{name}.jpg"
     if path.exists():
         return path
-    others = sorted(folder.glob(re.sub(r"([\[*?])", r"[\1]", name) + ".*"))
-    return next((other for other in others if other.name.lower().endswith(IMAGE_SUFFIXES)), path)
-
-
-def _parse(path: Path) -> tuple[dict, list[dict]] | str:
-    """Size and objects of an annotation file, or a description of what is wrong with it."""
-    try:
-        root = parse_xml(read_bytes(path))
-    except FileNotFoundError:
-        return "image without an annotation file, left out"
-    except UnicodeError as error:
-        return f"annotation file that is not in its encoding {error}, image left out"
-    except (ET.ParseError, OSError, ValueError):
-        return "annotation file that is not XML, image left out"
-    sides = {side: _number(root.find(f"size/{side}")) for side in ("width", "height")}
-    size = {side: int(value) for side, value in sides.items() if value and value > 0}
-    return size, [_object(entry) for entry in root.findall("object")]
-
-
-def _object(entry: ET.Element) -> dict:
-    edges = [_number(entry.find(f"bndbox/{edge}")) for edge in ("xmin", "ymin", "xmax", "ymax")]
-    bbox, swapped = None, False
-    if None not in edges:
-        (left, right), (top, bottom) = sorted(edges[::2]), sorted(edges[1::2])
-        bbox, swapped = [left - 1, top - 1, right - left + 1, bottom - top + 1], [left, top, right, bottom] != edges
-    flag = (entry.findtext("difficult") or "").strip() == "1"
-    return {"name": plain(entry.findtext("name") or ""), "bbox": bbox, "difficult": flag, "swapped": swapped}
-
-
-def _number(element: ET.Element | None) -> float | None:
-    try:
-        number = float(element.text)
-    except (AttributeError, TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
+    found = sorted(files.folder.glob(re.sub(r"([\[*?])", r"[\1]", name) + ".*"))
+    others = [other for other in found if other.name.lower().endswith(IMAGE_SUFFIXES)]
+    if len(others) > 1:
+        return next((other for other in others if other.name == filename), [other.name for other in others])
+    if others:
+        return others[0]
+    named = files.find(filename) if filename and not files.find(path.name) else None
+    return files.folder / named[0] if named else path
 
 
 def _add_masks(objects: list[dict], path: Path) -> bool:
@@ -260,5 +247,5 @@ def _class_order(names: set[str], folders: Sequence[Path], classes: Sequence[str
 def _all_names(folders: Sequence[Path]) -> set[str]:
     """The classes of all image sets, so that those of training and validation agree."""
     files = (path for folder in folders for path in folder.glob("*.xml"))
-    parsed = (content for content in map(_parse, files) if not isinstance(content, str))
-    return {entry["name"] for _, objects in parsed for entry in objects} - {""}
+    parsed = (content for content in map(parse_voc, files) if not isinstance(content, str))
+    return {entry["name"] for content in parsed for entry in content.objects} - {""}

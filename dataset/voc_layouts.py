@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,12 +11,13 @@ from pix2seq.dataset.coco import ImageDataset
 from pix2seq.dataset.layout import ChosenLabels, Layout
 from pix2seq.dataset.splits import Part, split_folders
 from pix2seq.dataset.voc import VOC_FILE, ImageSet, VocDataset, find_voc_folders, has_image_sets
-from pix2seq.schema import read_head
+from pix2seq.runtime.text import read_start
 
 if TYPE_CHECKING:
     from pix2seq.task import Task
 
 HEAD_BYTES = 4096  # of an XML that tell whether it is one of VOC's
+ROOT = re.compile(r"<annotation\b")
 ALL = "all"  # the split of a folder that has none
 
 
@@ -80,4 +82,4 @@ def _set_in(folder: Path) -> ImageSet | None:
 
 def _holds_voc_xml(folder: Path) -> bool:
     path = next(iter(sorted(folder.glob("*.xml"))), None) if folder.is_dir() else None
-    return path is not None and b"<annotation>" in read_head(path, HEAD_BYTES)
+    return path is not None and bool(ROOT.search(read_start(path, HEAD_BYTES)))

@@ -16,9 +16,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
-from pix2seq.dataset.file_names import UPLOAD_MARK, leads_out
-from pix2seq.dataset.frames import look_up
+from pix2seq.dataset.box_counts import ENOUGH_BOXES
+from pix2seq.dataset.file_names import UPLOAD_MARK, leads_out, same_spelling
+from pix2seq.dataset.frames import EITHER, look_up
 from pix2seq.errors import UserError, plain
 from pix2seq.names import match_names
 from pix2seq.runtime.text import decode_text
@@ -27,6 +29,7 @@ from pix2seq.schema import read_bytes, read_head
 MOST_BYTES = 4 * 2**20  # of the labels of an image
 HEAD_BYTES = 4096  # of a text that tell whether it holds labels
 MOST_CLASSES = 10**6  # a larger number is no class
+BEYOND = 0.01  # of an image's side: a box that reaches further out is no rounding error
 FAR_OUTSIDE = 0.5  # of an image's side: what lies further outside is no fraction of it
 COMMA = re.compile(r"(?<=\d),(?=\d)")
 NO_LABELS = re.compile(r"(.*classes|notes|train|val|valid|validation|test|readme.*|requirements)\.txt", re.IGNORECASE)
@@ -45,7 +48,7 @@ class Classes:
 def read_yolo(root: Path, images: Sequence[str], classes: Classes, problems: Sequence[tuple[str, str]] = ()) -> dict:
     """The images below `root` with these paths, and their labels, in COCO's format."""
     problems, entries, annotations, labels = list(problems), [], [], LabelFiles(root)
-    missing, unfit, lines, first = 0, 0, 0, ""
+    missing, unfit, lines, first, beyond, corners = 0, 0, 0, "", 0, 0
     headers = look_up(root, images, lambda path: leads_out(path, root))
     for number, (name, how, header) in enumerate(headers, 1):
         if isinstance(header, str):
@@ -55,7 +58,11 @@ def read_yolo(root: Path, images: Sequence[str], classes: Classes, problems: Seq
             problems.append((f"image that is found {how}", f"{images[number - 1]} is {name}"))
         width, height = header.upright
         entries.append({"id": number, "file_name": name, "width": width, "height": height})
-        path = labels.find(name)
+        if header.is_turned:
+            problems.append((EITHER, name))
+        path, how = labels.find(name)
+        if how:
+            problems.append((f"label file that is found {how}", f"{path.name} for {name}"))
         if path is None:
             missing += 1
             problems.append(("image without a label file, taken to show no object", name))
@@ -64,6 +71,7 @@ def read_yolo(root: Path, images: Sequence[str], classes: Classes, problems: Seq
             entry = _object(line, classes, (width, height))
             problems += [(remark, place) for remark in entry.pop("remarks")]
             lines, unfit = lines + 1, unfit + entry.pop("unfit")
+            beyond, corners = beyond + entry.pop("beyond"), corners + entry.pop("corners")
             first = first or f"{place}: {plain(line, 60)}"
             annotations.append({"id": place, "image_id": number} | entry)
     if entries and missing == len(entries):
@@ -75,6 +83,11 @@ def read_yolo(root: Path, images: Sequence[str], classes: Classes, problems: Seq
         raise UserError(
             f"{unfit} of {lines} label lines in {root} hold no fractions of the image's sides ({first}); YOLO's labels "
             "are class x y width height divided by the image's width and height: divide them"
+        )
+    if 2 * beyond > lines == corners and len({tuple(entry["bbox"]) for entry in annotations}) >= ENOUGH_BOXES:
+        raise UserError(
+            f"{beyond} of {lines} boxes in {root} reach beyond their images, and all fit as x1 y1 x2 y2, or as the "
+            f"first corner and the sides ({first}); YOLO's labels are class x y width height, x and y of the center"
         )
     categories = _categories(classes, annotations, problems)
     return {"images": entries, "annotations": annotations, "categories": categories, "problems": problems}
@@ -119,7 +132,8 @@ def _object(line: str, classes: Classes, size: tuple[int, int]) -> dict:
         words = [COMMA.sub(".", word) for word in words]
         remarks.append("label line with a comma for the decimal point")
     number, words = _split_class(words, classes)
-    entry = {"category_id": number, "remarks": remarks, "unfit": False, "bbox": [plain(line, 60)]}
+    entry = {"category_id": number, "remarks": remarks, "bbox": [plain(line, 60)]}
+    entry |= dict.fromkeys(("unfit", "beyond", "corners"), False)
     numbers = [_number(word) for word in words]
     if None in numbers:
         return entry
@@ -135,6 +149,8 @@ def _object(line: str, classes: Classes, size: tuple[int, int]) -> dict:
     entry["unfit"] = min(numbers) < -FAR_OUTSIDE or max(numbers) > 1 + FAR_OUTSIDE
     if len(numbers) == 4:
         x, y, w, h = numbers
+        entry["beyond"] = min(x - w / 2, y - h / 2) < -BEYOND or max(x + w / 2, y + h / 2) > 1 + BEYOND
+        entry["corners"] = (x < w <= 1 and y < h <= 1) or max(x + w, y + h) <= 1 + BEYOND
         return entry | {"bbox": [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]}
     flat = [side * value for value, side in zip(numbers, size * (len(numbers) // 2), strict=True)]
     xs, ys = flat[::2], flat[1::2]
@@ -178,14 +194,15 @@ class LabelFiles:
         self.root = root
         self._listed: dict[Path, dict[str, Path]] = {}
 
-    def find(self, image: str) -> Path | None:
-        """The label file of an image, by its path below the root; case does not matter."""
+    def find(self, image: str) -> tuple[Path | None, str]:
+        """The label file of an image, by its path below the root, and how it was found: "" if by its own spelling."""
         path = self.root / image
         for folder in self._folders(path.parent):
             listed = self._list(folder)
-            if found := listed.get(path.stem.casefold()) or listed.get(path.name.casefold()):
-                return found
-        return None
+            for name in (path.stem, path.name):
+                if found := listed.get(same_spelling(name)):
+                    return found, "" if found.stem == name else "by another spelling of the name"
+        return None, ""
 
     def _folders(self, folder: Path) -> list[Path]:
         """Where the labels of the images in `folder` may be: `labels` in the place of `images`, the last one first."""
@@ -196,7 +213,9 @@ class LabelFiles:
 
     def _list(self, folder: Path) -> dict[str, Path]:
         if folder not in self._listed:
-            stems = {path.stem.casefold(): path for path in label_files(folder)}
+            files = label_files(folder)
+            stems = {same_spelling(unquote(path.stem)): path for path in files}
+            stems |= {same_spelling(path.stem): path for path in files}
             bare = Counter(UPLOAD_MARK.sub("", stem) for stem in stems)
             short = {UPLOAD_MARK.sub("", stem): path for stem, path in stems.items()}
             self._listed[folder] = {stem: path for stem, path in short.items() if bare[stem] == 1} | stems

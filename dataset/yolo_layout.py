@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 MOST_BYTES = 2**20  # of a data set's description
 MOST_OF_LIST = 64 * 2**20  # bytes of a list of images
 MOST_OF_PATH, MOST_FOLDERS = 4096, 32  # characters of a path, and its last folders that are searched for
+SHARED = "image whose label file is that of another image, too, left out"
 TRIED = 50  # label files that are looked at to tell whether a folder is one of YOLO's
 NAMES = ("classes.txt", "obj.names", "predefined_classes.txt", "_darknet.labels")
 OWN_NAMES = ("data", "dataset")  # of descriptions; other YAML may be of other things
@@ -58,10 +60,17 @@ class YoloLayout(Layout):
         return os.path.commonpath([str(PurePosixPath(name).parent) for name in self.splits[split]]) or "."
 
     def dataset(self, part: Part, tasks: Mapping[str, Task], images: Path | None, labels: ChosenLabels) -> ImageDataset:
-        names = self.splits[part.split]
+        stems = Counter(map(_without_suffix, self.splits[part.split]))
+        names = [name for name in self.splits[part.split] if stems[_without_suffix(name)] == 1]
+        shared = sorted(set(self.splits[part.split]).difference(names))
         chosen = [name for name, kept in zip(names, part.chosen(names), strict=True) if kept]
-        read = partial(read_yolo, self.root, chosen, self.classes, self.problems)
+        problems = [*self.problems, *((SHARED, name) for name in shared)]
+        read = partial(read_yolo, self.root, chosen, self.classes, problems)
         return ImageDataset(self.root, {"labels": read}, labels.class_names, labels.classes, labels.skeleton)
+
+
+def _without_suffix(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))
 
 
 def find_yolo(root: Path) -> YoloLayout | None:

@@ -179,9 +179,8 @@ class TokenCounter:
 
     def _count(self, batch: Batch) -> list[tuple[str, TokenCounts]]:
         batch = batch.to(self.device)
-        groups = [(part.tokens, part.image_index) for part in batch.tasks.values()]
-        logits, parts = self.model.forward_groups(batch.images, groups), []
-        for (task, part), of_task in zip(batch.tasks.items(), logits, strict=True):
+        logits, parts = self.model.score(self.model.encode(batch.images), batch.packing), []
+        for (task, part), of_task in zip(batch.tasks.items(), batch.packing.by_part(logits), strict=True):
             counts = TokenCounts(self.text_end)
             counts.add(of_task, part.targets, part.weights)
             parts.append((task, counts))

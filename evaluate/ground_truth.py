@@ -35,6 +35,7 @@ class GroundTruthGenerator:
         self.rng = np.random.default_rng(cfg.seed)
         self.examples: list[Example] = []
         self.known: dict[bytes, int] = {}
+        split.leave_out_unreadable()  # frames and file names are settled first, as the evaluation will have them
         for example in map(Readable(split).__getitem__, range(len(split))):
             if isinstance(example, Example):
                 self.known[_digest(example.image)] = len(self.examples)

@@ -57,12 +57,12 @@ class TokenCounts:
 
     @torch.no_grad()
     def add(self, logits: Tensor, targets: Tensor, weights: Tensor) -> None:
-        """Count the tokens with a positive weight: `logits` (S, L, V), `targets` and `weights` (S, L)."""
+        """Count the n tokens with a positive weight, whose `logits` are (n, V); `targets` and `weights` are (S, L)."""
         counted = weights > 0
         start = counted.long().argmax(dim=1, keepdim=True)  # where the response begins, after the prompt
         position = (torch.arange(targets.shape[1], device=targets.device) - start)[counted].cpu()
         roles = token_roles(targets, self.text_end)[counted].cpu()
-        chosen, wanted = logits[counted].float(), targets[counted]
+        chosen, wanted = logits.float(), targets[counted].to(logits.device)
         correct = (chosen.argmax(-1) == wanted).cpu()
         self.nll += F.cross_entropy(chosen, wanted, reduction="none").cpu().double().sum().item()
         self.correct += torch.bincount(roles[correct], minlength=len(ROLES)).numpy()

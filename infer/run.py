@@ -20,6 +20,7 @@ from pix2seq.errors import PartlyFailed, UserError, plain
 from pix2seq.metadata import read_metadata
 from pix2seq.runtime.console import tell
 from pix2seq.runtime.files import move_contents, output_folder, writing
+from pix2seq.runtime.light_imports import leave_out_unused
 from pix2seq.schema import read_bytes
 from pix2seq.weights.find import find_weights
 
@@ -39,7 +40,8 @@ def run(cfg: CFG) -> None:
     """
     images, target = find_images(cfg.infer.image), Path(cfg.infer.output_dir)
     weights = find_weights(cfg.infer.weights)
-    read_metadata(weights)  # a file that is none is refused before torch is imported
+    metadata = read_metadata(weights)  # a file that is none is refused before torch is imported
+    leave_out_unused(metadata.cfg.model.backbone)
     from pix2seq.dataset.images import read_image
     from pix2seq.tasks import choose_tasks
 

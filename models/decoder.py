@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
 from pix2seq.config import ModelCFG
-from pix2seq.models.layers import Attention, LayerCFG, full_circle, init_weights, rotary_1d, sincos_1d
+from pix2seq.models.layers import (
+    Attention,
+    LayerCFG,
+    full_circle,
+    init_weights,
+    recomputed,
+    rotary_1d,
+    rotate,
+    sincos_1d,
+)
+from pix2seq.packing import Packing
 from pix2seq.token_ids import COORDS
 
 Pairs = list[tuple[Tensor, Tensor]]  # each layer's keys and values of the memory, (B, heads, N, d)
@@ -73,6 +84,33 @@ class DecoderLayer(nn.Module):
         heads = attention.attend(rows.spread(attention.queries(self.norm_cross(x))), *pair)
         return x + self.drop_path(attention.merge_heads(rows.collect(heads)))
 
+    def forward(self, x: Tensor, memory: Tensor, packing: Packing, angles: Sequence[Tensor | None]) -> Tensor:
+        """The tokens `x` (T, D) of a packing after the whole layer; `memory` (B', N, D) is of the images in the order
+        of the packing's buckets, `angles` (l, D / heads / 2) are the rotary positions in each bucket of sequences."""
+        return recomputed(self, self._compute, x, memory, packing, angles)
+
+    def _compute(self, x: Tensor, memory: Tensor, packing: Packing, angles: Sequence[Tensor | None]) -> Tensor:
+        y, attention, buckets = self.norm_self(x), self.self_attention, packing.by_sequence
+        spread = [buckets.spread(layer(y)) for layer in (attention.query, attention.key, attention.value)]
+        heads = []
+        for q, k, v, turn in zip(*spread, angles, strict=True):
+            q, k = (rotate(attention.split(part), turn) for part in (q, k))
+            heads.append(attention.attend(q, k, attention.split(v), causal=True))
+        x = x + self._drop(attention.merge_buckets(heads, buckets), packing)
+        attention, buckets = self.cross_attention, packing.by_image
+        queries = [attention.split(part) for part in buckets.spread(attention.query(self.norm_cross(x)))]
+        pairs = zip(*(part.split([len(q) for q in queries]) for part in attention.keys_values(memory)), strict=True)
+        heads = [attention.attend(q, *pair) for q, pair in zip(queries, pairs, strict=True)]
+        x = x + self._drop(attention.merge_buckets(heads, buckets), packing)
+        return x + self._drop(self.mlp(self.norm_mlp(x)), packing)
+
+    def _drop(self, branch: Tensor, packing: Packing) -> Tensor:
+        """The branch (T, D) without the tokens of sequences that skip it."""
+        if not (self.training and self.drop_path.drop_prob):
+            return branch
+        kept = self.drop_path(branch.new_ones(len(packing.image_index), 1))
+        return branch * kept.index_select(0, packing.sequences)
+
     def feed_forward(self, x: Tensor) -> Tensor:
         """`x` (S, T, D) after the MLP."""
         return x + self.drop_path(self.mlp(self.norm_mlp(x)))
@@ -133,3 +171,17 @@ class Decoder(nn.Module):
         """(…, D) → (…, V)"""
         table = self.output if hasattr(self, "output") else self.embedding
         return nn.functional.linear(self.norm(x), table.weight, self.bias)
+
+    def score(self, memory: Tensor, packing: Packing) -> Tensor:
+        """Logits (n, V) after the n scored tokens of a packing about images encoded as `memory` (B, N, D)."""
+        memory = memory.index_select(0, packing.by_image.rows)
+        x = self.embedding(packing.tokens)
+        if not self.rotary:
+            x = x + nn.functional.embedding(packing.positions, self.positions)
+        angles = [
+            rotary_1d(torch.arange(slots.shape[1], device=x.device), x.shape[-1] // self.heads) if self.rotary else None
+            for slots in packing.by_sequence.slots
+        ]
+        for layer in self.layers:
+            x = layer(x, memory, packing, angles)
+        return self.logits(x.index_select(0, packing.scored))

@@ -110,7 +110,7 @@ class Backbone(nn.Module):
         """As ever, but a frozen batch norm keeps its running statistics."""
         super().train(mode)
         for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:
+            if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)) and not module.weight.requires_grad:
                 module.eval()
         return self
 

@@ -7,14 +7,18 @@ The same layers come in two styles: `standard` (LayerNorm, GELU, biases; positio
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from pix2seq.config import ModelCFG
+from pix2seq.packing import Buckets
 
 NORM_EPS = 1e-6
 FREQUENCY_BASE = 10000
@@ -104,6 +108,10 @@ class Attention(nn.Module):
         """(B, heads, L, D / heads) → (B, L, D)"""
         return self.out(heads.transpose(1, 2).flatten(2))
 
+    def merge_buckets(self, heads: Sequence[Tensor], buckets: Buckets) -> Tensor:
+        """(r, heads, l, D / heads) of each bucket → (T, D)"""
+        return self.out(buckets.collect([part.transpose(1, 2).flatten(2) for part in heads]))
+
 
 class MLP(nn.Module):
     """Linear, exact GELU, dropout, linear: (…, D) → (…, D)."""
@@ -146,10 +154,20 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, angles: Tensor | None = None) -> Tensor:
         """`angles` (N, D / heads / 2) are the rotary positions of the tokens, if they have any."""
+        return recomputed(self, self._compute, x, angles)
+
+    def _compute(self, x: Tensor, angles: Tensor | None) -> Tensor:
         y = self.norm_attention(x)
         attended = self.attention(self.attention.queries(y, angles), *self.attention.keys_values(y, angles))
         x = x + self.drop_path(attended)
         return x + self.drop_path(self.mlp(self.norm_mlp(x)))
+
+
+def recomputed(layer: nn.Module, compute: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    """`compute(*inputs)`; nothing inside is kept for the backward pass if the layer is to `recompute` it there."""
+    if getattr(layer, "recompute", False) and layer.training and torch.is_grad_enabled():
+        return checkpoint(compute, *inputs, use_reentrant=False)
+    return compute(*inputs)
 
 
 def sincos_1d(positions: Tensor, width: int) -> Tensor:

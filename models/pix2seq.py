@@ -13,6 +13,7 @@ from pix2seq.models.decoder import Decoder
 from pix2seq.models.encoders import Encoder, GridPositions
 from pix2seq.models.layers import LayerCFG, init_official_attention, init_weights
 from pix2seq.models.step import StepDecoder
+from pix2seq.packing import Packing
 
 
 class Projection(nn.Module):
@@ -59,20 +60,28 @@ class Pix2Seq(nn.Module):
     def device(self) -> torch.device:
         return self.decoder.bias.device
 
+    def recompute(self) -> None:
+        """Keep nothing inside transformer layers for the backward pass: they are computed again there. Layers with
+        batch norms are not, whose statistics would count a batch twice."""
+        for layer in (*self.encoder.layers, *self.decoder.layers):
+            layer.recompute = True
+        if self.encoder.backbone.is_vit:
+            self.encoder.backbone.net.set_grad_checkpointing()
+
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] → memory (B, N, D)."""
         return self.projection(*self.encoder(images))
 
     def forward(self, images: Tensor, tokens: Tensor, image_index: Tensor) -> Tensor:
         """Logits (S, L, V) after each of `tokens` (S, L); sequence s is about image `image_index[s]`."""
-        return self.forward_groups(images, [(tokens, image_index)])[0]
+        return self.decode_groups(self.encode(images), [(tokens, image_index)])[0]
 
-    def forward_groups(self, images: Tensor, groups: Iterable[tuple[Tensor, Tensor]]) -> list[Tensor]:
-        """`forward` for several groups of sequences, each `(tokens, image_index)`, on one encoding of the images."""
-        return self.decode_groups(self.encode(images), groups)
+    def score(self, memory: Tensor, packing: Packing) -> Tensor:
+        """Logits (n, V) after the n scored tokens of a packing, for images that are encoded as `memory` (B, N, D)."""
+        return self.decoder.score(memory, packing)
 
     def decode_groups(self, memory: Tensor, groups: Iterable[tuple[Tensor, Tensor]]) -> list[Tensor]:
-        """`forward_groups` for images that are already encoded as `memory` (B, N, D)."""
+        """`forward` for several groups of sequences, each `(tokens, image_index)`, on images encoded as `memory`."""
         memory_pairs = self.decoder.project_memory(memory)
         return [self.decoder(tokens, memory_pairs, image_index) for tokens, image_index in groups]
 

@@ -70,15 +70,22 @@ def computes_bf16(device: torch.device) -> bool:
 
 
 def has_compiler(device: torch.device) -> bool:
-    """Whether torch.compile can make code for `device` here."""
+    """Whether `torch.compile` can make code for `device` here."""
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
         return False
     return shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
+def attention_kernel(device: torch.device) -> contextlib.AbstractContextManager:
+    """On the CPU plain attention, which is quicker there to train through."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
+
+
 @contextlib.contextmanager
 def arithmetic(device: torch.device, precision: str) -> Iterator[None]:
-    """Mixed precision where it gains time, and on the CPU plain attention, which is quicker there to train through."""
-    kernel = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
-    with kernel, torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16" and computes_bf16(device)):
+    """Mixed precision where it gains time, and the kernel of attention that does."""
+    with (
+        attention_kernel(device),
+        torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16" and computes_bf16(device)),
+    ):
         yield

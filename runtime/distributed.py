@@ -28,8 +28,13 @@ def start(device: torch.device) -> torch.device:
             raise UserError(f"torchrun started more processes than there are GPUs; use --nproc-per-node {count}")
         device = torch.device("cuda", number)
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     return device
+
+
+def restarts() -> int:
+    """How often torchrun has restarted the processes after one of them failed (`--max-restarts`)."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
 def stop() -> None:
@@ -82,10 +87,18 @@ def any_of(flags: list[bool]) -> list[bool]:
     """For each flag whether it is set in any process; every process must call this with as many."""
     if world_size() == 1:
         return flags
-    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else "cpu"
-    numbers = torch.tensor(flags, dtype=torch.int32, device=device)
+    numbers = torch.tensor(flags, dtype=torch.int32)
     dist.all_reduce(numbers, dist.ReduceOp.MAX)
     return [bool(number) for number in numbers.tolist()]
+
+
+def total(numbers: list[float]) -> list[float]:
+    """The sums over all processes of numbers that the CPU knows; every process must call this with as many."""
+    if world_size() == 1:
+        return numbers
+    sums = torch.tensor(numbers, dtype=torch.float64)
+    dist.all_reduce(sums)
+    return sums.tolist()
 
 
 @contextlib.contextmanager
@@ -112,17 +125,6 @@ def from_first(make: Callable[[], Any]) -> Any:
         if rank() == 0:
             value = make()
     return gather([value])[0]
-
-
-def average(tensors: list[torch.Tensor]) -> None:
-    """Replace each tensor by its mean over all processes, in one transfer."""
-    if world_size() == 1 or not tensors:
-        return
-    flat = torch.cat([tensor.reshape(-1).float() for tensor in tensors])
-    dist.all_reduce(flat)
-    flat /= world_size()
-    for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-        tensor.copy_(mean.view_as(tensor))
 
 
 class _Sum(torch.autograd.Function):

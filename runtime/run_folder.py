@@ -91,6 +91,17 @@ def claim(path: Path, resume: bool = False, overwrite: bool = False) -> RunFolde
     raise AssertionError  # numbers do not end
 
 
+def newest(path: Path) -> Path:
+    """The last of `path`, `path`-2, … that a run has written to; `path` if there is none."""
+    last = path
+    for number in itertools.count(2):
+        other = path.with_name(f"{path.name}-{number}")
+        if not is_used(other):
+            return last
+        last = other
+    raise AssertionError  # numbers do not end
+
+
 def is_used(path: Path) -> bool:
     """Whether a run has written to the folder."""
     return any((path / name).exists() for name in WRITTEN)

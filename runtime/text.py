@@ -16,6 +16,7 @@ SUPERSETS = {
     "gb2312": "gb18030",
     "gbk": "gb18030",
 }  # files that name the smaller one often hold characters of the larger
+XML_BEGINS = ((b"<\0", "utf-16-le"), (b"\0<", "utf-16-be"))  # UTF-16 without a mark
 MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
@@ -23,6 +24,19 @@ def read_text(path: Path) -> str:
     """The text of a regular file as `decode_text` reads it. Raises OSError if it cannot be read."""
     require_regular(path)
     return decode_text(path.read_bytes(), path)
+
+
+def read_start(path: Path, most: int) -> str:
+    """The text of the first `most` bytes of a file, to tell what it is; empty if it is no regular file that can be
+    read."""
+    try:
+        require_regular(path)
+        with path.open("rb") as file:
+            head = file.read(most)
+    except OSError:
+        return ""
+    encoding = next((name for mark, name in MARKS if head.startswith(mark)), "utf-8")
+    return head.decode(encoding, "replace").lstrip()
 
 
 def decode_text(content: bytes, path: Path) -> str:
@@ -45,10 +59,9 @@ def parse_xml(content: bytes) -> ET.Element:
     """
     declared = DECLARED.search(content[:HEADER_BYTES])
     encoding = declared[1].decode("ascii").lower() if declared else "utf-8"
-    if encoding.startswith(("utf-16", "utf16")) or content.startswith(MARKS[1][0]) or content.startswith(MARKS[2][0]):
-        return ET.fromstring(content)  # expat knows UTF-16 by its first bytes
+    encoding = next((name for mark, name in (*MARKS, *XML_BEGINS) if content.startswith(mark)), encoding)
     try:
-        text = content.removeprefix(codecs.BOM_UTF8).decode(SUPERSETS.get(encoding, encoding))
+        text = content.decode(SUPERSETS.get(encoding, encoding))
     except (UnicodeDecodeError, LookupError) as error:
         raise UnicodeError(encoding) from error
-    return ET.fromstring(DECLARED.sub(b"", text.encode(), count=1))
+    return ET.fromstring(text.encode(), ET.XMLParser(encoding="utf-8"))  # whatever it declares

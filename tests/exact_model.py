@@ -17,6 +17,7 @@ from torch import Tensor
 from pix2seq.config import ModelCFG
 from pix2seq.infer.predictor import Predictor
 from pix2seq.models.choices import Part
+from pix2seq.packing import Packing
 
 STATES = 1009  # prime
 
@@ -63,8 +64,12 @@ class ExactModel:
         logits = self.table[cache.state]
         return logits if part is None else logits[:, part.ids]
 
-    def forward_groups(self, images: Tensor, groups: Iterable[tuple[Tensor, Tensor]]) -> list[Tensor]:
-        return self.decode_groups(self.encode(images), groups)
+    def score(self, memory: Tensor, packing: Packing) -> Tensor:
+        logits = []
+        for sequence, image in enumerate(packing.image_index):
+            tokens = packing.tokens[packing.sequences == sequence]
+            logits.append(self.decode_groups(memory, [(tokens[None], image[None])])[0][0])
+        return torch.cat(logits)[packing.scored]
 
     def decode_groups(self, memory: Tensor, groups: Iterable[tuple[Tensor, Tensor]]) -> list[Tensor]:
         logits = []

@@ -26,7 +26,7 @@ def covering_object(boxes: Tensor, exists: Tensor, side: int) -> tuple[Tensor, T
 
 
 def class_loss(logits: Tensor, classes: Tensor, unlabeled: Tensor) -> Tensor:
-    """Mean cross entropy of `logits` (B, N, C) and `classes` (B, N), 0 where no object is labeled.
+    """Cross entropy (B, N) of `logits` (B, N, C) and `classes` (B, N), 0 where no object is labeled.
 
     There may be one of a class of `unlabeled` (B, U), padded with 0: the probability of "no object" is the sum of its
     own and theirs (Cermelli and others, Modeling the Background, 2020, equation 3).
@@ -36,19 +36,39 @@ def class_loss(logits: Tensor, classes: Tensor, unlabeled: Tensor) -> Tensor:
     absent[:, 0] = True
     target = torch.where((classes == 0)[..., None], absent[:, None], target)
     log_probs = logits.log_softmax(2)
-    return -log_probs.masked_fill(~target, -torch.inf).logsumexp(2).mean()
+    return -log_probs.masked_fill(~target, -torch.inf).logsumexp(2)
 
 
-def auxiliary_loss(head: AuxiliaryHead, memory: Tensor, objects: ObjectBatch) -> Tensor:
-    """Loss of what `head` reads from `memory` (B, P + N, D): class and place of each cell's object."""
-    logits, codes = head(memory)
-    index, covered = covering_object(objects.boxes, objects.classes > 0, math.isqrt(logits.shape[1]))
-    classes = objects.classes.gather(1, index) * covered  # class 0: no object here
-    class_term = class_loss(logits, classes, objects.unlabeled)
-
-    coords = torch.cat([objects.boxes, objects.points.flatten(2)], dim=2)  # (B, M, C)
+def known_places(objects: ObjectBatch, side: int) -> tuple[Tensor, Tensor, Tensor]:
+    """For each cell of a `side` × `side` grid the index (B, N) of its object, whether it has one (B, N), and which of
+    its coordinates are known (B, N, C): the places that the head learns."""
+    index, covered = covering_object(objects.boxes, objects.classes > 0, side)
     known = torch.cat([torch.ones_like(objects.boxes), objects.visible.repeat_interleave(2, 2)], dim=2)
-    expand = index[..., None].expand(-1, -1, head.num_coords)
-    target, weight = coords.gather(1, expand), known.gather(1, expand) * covered[..., None]
+    return index, covered, _of_cells(known, index) * covered[..., None]
+
+
+def _of_cells(values: Tensor, index: Tensor) -> Tensor:
+    """Values (B, M, C) of the objects `index` (B, N) → (B, N, C)"""
+    return values.gather(1, index[..., None].expand(-1, -1, values.shape[2]))
+
+
+def auxiliary_loss(
+    head: AuxiliaryHead,
+    memory: Tensor,
+    objects: ObjectBatch,
+    canvases: Tensor | None = None,
+    places: Tensor | None = None,
+) -> Tensor:
+    """Loss of what `head` reads from `memory` (B, P + N, D): class and place of each cell's object.
+
+    It is a mean over cells and over known places: those of these `canvases`, or of as many as are given.
+    """
+    logits, codes = head(memory)
+    index, covered, weight = known_places(objects, math.isqrt(logits.shape[1]))
+    classes = objects.classes.gather(1, index) * covered  # class 0: no object here
+    each = class_loss(logits, classes, objects.unlabeled)
+    class_term = each.mean() if canvases is None else each.sum() / (canvases * each.shape[1])
+    target = _of_cells(torch.cat([objects.boxes, objects.points.flatten(2)], dim=2), index)
     place_loss = ((codes - fourier(target)) ** 2).sum(-1)
-    return class_term + (place_loss * weight).sum() / (weight.sum() + 1e-9)
+    total = weight.sum() if places is None else places
+    return class_term + (place_loss * weight).sum() / total.clamp(min=1e-9)

@@ -23,12 +23,20 @@ from pix2seq.errors import UserError
 from pix2seq.evaluate.run import evaluate_weights
 from pix2seq.evaluate.tokens import TokenCounts, token_columns, token_numbers
 from pix2seq.models.auxiliary_head import AuxiliaryHead
+from pix2seq.models.joint_norm import join_statistics
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.models.weights import Weights, load_weights, save_weights
 from pix2seq.runtime import distributed
 from pix2seq.runtime.checkpoint import CHECKPOINT, save_checkpoint
 from pix2seq.runtime.console import tell
-from pix2seq.runtime.device import arithmetic, check_precision, image_format, pick_device
+from pix2seq.runtime.device import (
+    arithmetic,
+    attention_kernel,
+    check_precision,
+    has_compiler,
+    image_format,
+    pick_device,
+)
 from pix2seq.runtime.files import write_whole
 from pix2seq.runtime.interrupt import StopRequest
 from pix2seq.runtime.run_folder import BEST, CURVES, LAST, METRICS, SETTINGS, RunFolder, claim
@@ -47,8 +55,10 @@ from pix2seq.train.announce import (
 from pix2seq.train.curves import Metrics, draw_curves
 from pix2seq.train.finetune import lacks_backbone, start_from, table
 from pix2seq.train.finite import FiniteSteps
-from pix2seq.train.loss import batch_losses
+from pix2seq.train.learner import Learner
+from pix2seq.train.loss import batch_losses, count_tokens
 from pix2seq.train.optimizer import Optimizers, learning_rate, update_average
+from pix2seq.train.parallel import engine_of, shard, summing, whole
 from pix2seq.train.preflight import failures, require_room, seconds_a_step, try_longest_batch
 from pix2seq.train.progress import Progress
 from pix2seq.train.schedule import describe_choice, fit_to_data, total_steps
@@ -88,8 +98,12 @@ class Trainer:
         self.model = self._new_model()
         if cfg.train.small_epochs and self.model.encoder.backbone.is_vit:
             raise UserError(f"--small-epochs needs a convnet: {cfg.model.backbone} has one canvas size; set it to 0")
-        self.model.to(self.device, memory_format=image_format(self.device))
+        self.is_sharded = cfg.train.parallel == "fsdp" and distributed.world_size() > 1
+        in_order = torch.contiguous_format if self.is_sharded else image_format(self.device)  # FSDP2 takes no other
+        self.model.to(self.device, memory_format=in_order)
         self.model.encoder.backbone.freeze(cfg.train.frozen_stages)
+        if distributed.world_size() > 1:
+            join_statistics(self.model.encoder.backbone, self.device)
         self.average = copy.deepcopy(self.model).eval() if cfg.train.ema_decay else self.model
         self.loss_weights = dict(cfg.loss_weights)
         self.auxiliary_head = None
@@ -98,7 +112,17 @@ class Trainer:
             head = AuxiliaryHead(cfg.model.decoder_width, num_classes, len(self.skeleton))
             self.auxiliary_head = head.to(self.device)
             self.loss_weights["auxiliary"] = cfg.train.auxiliary_weight
-        self.trained = nn.ModuleList(part for part in (self.model, self.auxiliary_head) if part)
+        self.learner = Learner(self.model, self.auxiliary_head, cfg.train, self.loss_weights)
+        self.trained = self.learner.parts
+        if self.is_sharded:
+            shard(self.learner, self.model, self.device)
+            if self.average is not self.model:
+                shard(self.average, self.average, self.device)
+        if cfg.train.recompute:
+            self.model.recompute()
+        if cfg.compile and has_compiler(self.device):
+            self.learner.compile(dynamic=True)
+        self.engine = engine_of(self.learner, in_parts=cfg.train.accumulate > 1)
         self.optimizers = Optimizers(self.model, self.auxiliary_head, cfg)
         self.finite = FiniteSteps(self.model)
         self.step, self.epoch, self.best = 0, 0, math.inf
@@ -177,7 +201,7 @@ class Trainer:
             self.cfg = cfg = self._fit(train_set, len(validation))
         passes = [(count, weight * cfg.train.passes_per_epoch) for count, weight in train_set.parts]
         self.sampler = EpochSampler(passes, cfg.train.batch_size, cfg.seed, *ranks)
-        self.loader = build_loader(train_set, self.sampler, cfg.data.workers)
+        self.loader = build_loader(train_set, self.sampler, cfg.data.workers, cfg.train.accumulate)
         val_set = SampleDataset(validation, self.tasks, self.tokenizers, cfg, augment=False, replace_unreadable=True)
         val_sampler = EpochSampler(len(val_set), cfg.train.batch_size, cfg.seed)
         val_sampler.set_epoch(0, cfg.model.image_size, max(cfg.train.eval_images // cfg.train.batch_size, 1))
@@ -285,53 +309,65 @@ class Trainer:
     def train_step(
         self, batch: Batch, rate: float, counts: Mapping[str, TokenCounts] | None = None
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """One update, unless no process's batch has anything to learn or something is not finite; each loss of it, and
-        the gradient's norm."""
+        """One update, unless no process's batch has anything to learn or something is not finite; each loss of it over
+        all processes, and the gradient's norm. The target tokens are added to the `counts` of their task."""
         train = self.cfg.train
-        if not (self.auxiliary_head or any(distributed.gather([bool(batch.tasks)]))):
-            return {}, torch.zeros(())
         self.finite.begin()
-        losses, total = self.backward(batch, counts)
-        distributed.average(self._gradients())
-        grad_norm = nn.utils.clip_grad_norm_(self.trained.parameters(), train.clip_norm or math.inf)
-        if not self.finite.accept(self.step, total, grad_norm, losses, batch.names):
+        mine = self.backward(batch, counts)
+        if not mine:
+            return {}, torch.zeros(())
+        losses = self._over_all(mine)
+        grad_norm = whole(nn.utils.clip_grad_norm_(self.trained.parameters(), train.clip_norm or math.inf))
+        if not self.finite.accept(
+            self.step, self._sum(losses), grad_norm, mine, [name for part in batch.parts for name in part.names]
+        ):
             return {}, grad_norm
         self.optimizers.step(rate)
         if train.ema_decay:
             update_average(self.average, self.model, self.step, train.ema_decay)
         return losses, grad_norm
 
-    def backward(
-        self, batch: Batch, counts: Mapping[str, TokenCounts] | None = None
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """The gradients of one process's batch; each loss, and their weighted sum."""
-        with arithmetic(self.device, self.cfg.training_precision):
-            if batch.tasks or self.auxiliary_head:
-                losses = batch_losses(self.model, batch, self.cfg.train, self.auxiliary_head, counts)
-                total = sum(self.loss_weights[name] * loss for name, loss in losses.items())
-            else:  # batch norms of the other processes wait for this one's images, forward and back
-                losses, total = {}, 0 * self.model.encode(batch.images).sum()
+    def backward(self, batch: Batch, counts: Mapping[str, TokenCounts] | None = None) -> dict[str, Tensor]:
+        """The gradients of a step, which are the mean over all processes, and this one's losses, whose mean is that of
+        the step; empty if no process has anything to learn."""
+        parts = batch.parts
+        totals = self.learner.totals(parts, self.cfg.tasks)
         self.optimizers.zero_grad()
-        total.backward()
-        return losses, total.detach()
+        if not totals:
+            return {}
+        names = [name for name in self.loss_weights if name in totals or name == "auxiliary"]
+        sums = {name: torch.zeros((), device=self.device) for name in names}
+        for part in parts:
+            # the kernel for the backward pass too, which may compute layers again
+            with summing(self.engine, last=part is parts[-1]), attention_kernel(self.device):
+                with arithmetic(self.device, self.cfg.training_precision):
+                    total, losses, logits = self.engine(part, totals)
+                total.backward()
+            for name, loss in losses.items():
+                sums[name] += loss
+            count_tokens(counts, part, logits)
+        return sums
 
-    def _gradients(self) -> list[Tensor]:
-        """Those of all weights that learn: zeros where this process's batch gave none but another's may have."""
-        learning = [parameter for parameter in self.trained.parameters() if parameter.requires_grad]
-        if distributed.world_size() > 1:
-            for parameter in learning:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-        return [parameter.grad for parameter in learning if parameter.grad is not None]
+    def _over_all(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The mean of each loss over all processes."""
+        sums = distributed.summed(torch.stack(list(losses.values()))) / distributed.world_size()
+        return dict(zip(losses, sums.unbind(), strict=True))
+
+    def _sum(self, losses: Mapping[str, Tensor]) -> Tensor:
+        return sum(self.loss_weights[name] * loss for name, loss in losses.items())
 
     @torch.inference_mode()
-    def validate(self, counts: Mapping[str, TokenCounts] | None = None) -> dict[str, float]:
-        """Mean token loss of each task over validation images, by the averaged weights; tokens add to `counts`."""
-        self.average.eval()
+    def validate(
+        self, counts: Mapping[str, TokenCounts] | None = None, model: Pix2Seq | None = None
+    ) -> dict[str, float]:
+        """Mean token loss of each task over validation images, by the averaged weights (of a whole `model` where they
+        are sharded); tokens add to `counts`."""
+        model = (model or self.average).eval()
         sums: dict[str, list[float]] = {}
         for batch in self.val_loader:
             with arithmetic(self.device, self.cfg.training_precision):
-                losses = batch_losses(self.average, batch.to(self.device), self.cfg.train, counts=counts)
+                losses, logits = batch_losses(model, batch.to(self.device), self.cfg.train)
+            count_tokens(counts, batch, logits)
             for task, loss in losses.items():
                 sums.setdefault(task, []).append(loss.item())
         return {task: sum(values) / len(values) for task, values in sums.items()}
@@ -340,16 +376,28 @@ class Trainer:
         """Validate, write weights and a checkpoint, and evaluate where that is due."""
         self.epoch, self.seen = self.epoch + 1, 0
         with resume.undisturbed(self.device):
+            average = self._whole_average()
             with distributed.together():
                 if distributed.rank() == 0:
-                    self._validate_and_write()
+                    self._validate_and_write(average)
             self.save()
             if self.cfg.train.eval_every and self.epoch % self.cfg.train.eval_every == 0:
                 self._evaluate()
 
-    def _validate_and_write(self) -> None:
+    def _whole_average(self) -> Pix2Seq:
+        """The averaged weights; of a sharded model a whole copy, in the first process. Every process must call this."""
+        if not self.is_sharded:
+            return self.average
+        state = whole(self.average.state_dict())
+        if distributed.rank() > 0:
+            return self.average
+        model = Pix2Seq(self.cfg.model).to(self.device, memory_format=image_format(self.device))
+        model.load_state_dict(state)
+        return model
+
+    def _validate_and_write(self, average: Pix2Seq) -> None:
         counts = self._token_counts()
-        losses = self.validate(counts)
+        losses = self.validate(counts, average)
         numbers = {f"val/{task}": loss for task, loss in losses.items()}
         numbers |= {f"val_{name}": value for name, value in token_numbers(counts).items()}
         self.metrics.add(self.step, numbers)
@@ -358,7 +406,7 @@ class Trainer:
         self.validated.append(total)
         described = self.class_names, self.text.describe(), self.skeleton.to_dict(), self.category_ids
         words = self.cfg.train.domain, self.cfg.train.licence
-        weights = Weights(self.average, self.cfg, *described, self.step, decoding_of(self.cfg), *words)
+        weights = Weights(average, self.cfg, *described, self.step, decoding_of(self.cfg), *words)
         dtype = torch.float16 if self.cfg.train.store == "fp16" else torch.float32
         save_weights(self.folder / LAST, weights, dtype)
         if total < self.best:
@@ -379,6 +427,7 @@ class Trainer:
 
 def train(cfg: CFG) -> None:
     """Train as `cfg` says; results are in its run folder. Ends the program if a signal stopped it."""
+    cfg = resume.after_restart(cfg)
     with failures(cfg):
         trainer = Trainer(cfg)
         try:

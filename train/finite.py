@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -48,15 +48,18 @@ class FiniteSteps:
         for statistic, before in zip(self.statistics, self.kept, strict=True):
             statistic.copy_(before)
 
-    def accept(self, step: int, loss: Tensor, grad_norm: Tensor, losses: Mapping[str, Tensor], names: tuple) -> bool:
-        """Whether the loss and the gradient of update `step` are finite in all processes; if not, it is reported.
+    def accept(
+        self, step: int, loss: Tensor, grad_norm: Tensor, losses: Mapping[str, Tensor], names: Sequence[str]
+    ) -> bool:
+        """Whether the loss and the gradient of update `step`, which are the same in all processes, are finite; if not,
+        it is reported.
 
-        `names` are the images of this process's batch.
+        `losses` are those of this process's batch, and `names` its images.
         """
-        mine = not bool(torch.isfinite(loss))
-        if not any(distributed.any_of([mine or not bool(torch.isfinite(grad_norm))])):
+        if bool(torch.isfinite(loss + grad_norm)):  # a GPU is waited for here, and nowhere else in a step
             self.in_a_row = 0
             return True
+        mine = not all(bool(torch.isfinite(each)) for each in losses.values())
         self.undo()
         self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
         values = ", ".join(f"{name} {value.item():.3g}" for name, value in losses.items())

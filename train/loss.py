@@ -17,22 +17,27 @@ from pix2seq.train.auxiliary_loss import auxiliary_loss
 
 
 def token_loss(
-    logits: Tensor, targets: Tensor, weights: Tensor, coord_sigma: float = 0.0, label_smoothing: float = 0.0
+    logits: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    coord_sigma: float = 0.0,
+    label_smoothing: float = 0.0,
+    total: Tensor | None = None,
 ) -> Tensor:
-    """Weighted mean cross-entropy of `logits` (S, L, V) against `targets` (S, L) with `weights` (S, L).
+    """Cross-entropy of `logits` (…, V) against `targets` (…), the sum with `weights` (…) divided by `total`, which is
+    the sum of the weights unless it is given.
 
     With `coord_sigma` > 0 a coordinate's target is not one bin but a normal distribution of that deviation, in bins:
     a near miss then costs less than a far one, which a plain class loss does not know. Of any other target the share
     `label_smoothing` is spread evenly over the vocabulary.
     """
-    rows = weights.flatten().nonzero().squeeze(1)
-    logits = logits.flatten(0, 1).index_select(0, rows).float()
-    targets, weights = targets.flatten()[rows], weights.flatten()[rows]
+    logits, targets, weights = logits.flatten(0, -2).float(), targets.flatten(), weights.flatten()
     near, share = _target_shares(targets, coord_sigma)
     expected = (logits.gather(1, near.clamp(0, logits.shape[1] - 1)) * share).sum(1)
     if label_smoothing:
-        expected += label_smoothing * (share.amax(1) == 1) * (logits.mean(-1) - expected)
-    return ((logits.logsumexp(-1) - expected) * weights).sum() / (weights.sum() + 1e-9)
+        expected = expected + label_smoothing * (share.amax(1) == 1) * (logits.mean(-1) - expected)
+    total = weights.sum() if total is None else total
+    return ((logits.logsumexp(-1) - expected) * weights).sum() / total.clamp(min=1e-9)  # 0 where nothing has a weight
 
 
 def _target_shares(targets: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
@@ -56,17 +61,28 @@ def batch_losses(
     batch: Batch,
     train: TrainCFG,
     auxiliary_head: AuxiliaryHead | None = None,
-    counts: Mapping[str, TokenCounts] | None = None,
-) -> dict[str, Tensor]:
-    """Token loss of each task in the batch, and with a head its loss `auxiliary` on the memory's cells.
+    totals: Mapping[str, Tensor] | None = None,
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Token loss of each task in the batch, and with a head its loss `auxiliary` on the memory's cells; the logits
+    (n, V) after the scored tokens.
 
-    With `counts` the target tokens are added to those of their task.
+    Each loss is a mean over what this batch has of its kind, or the sum divided by its own of `totals`.
     """
     memory = model.encode(batch.images)
-    groups = [(part.tokens, part.image_index) for part in batch.tasks.values()]
-    losses = {}
-    for (task, part), logits in zip(batch.tasks.items(), model.decode_groups(memory, groups), strict=True):
-        losses[task] = token_loss(logits, part.targets, part.weights, train.coord_sigma, train.label_smoothing)
-        if counts:
-            counts[task].add(logits, part.targets, part.weights)
-    return losses | ({"auxiliary": auxiliary_loss(auxiliary_head, memory, batch.objects)} if auxiliary_head else {})
+    packing, totals = batch.packing, totals or {}
+    logits = model.score(memory, packing)
+    parts = zip(batch.tasks, packing.by_part(logits), packing.targets, packing.weights, strict=True)
+    losses = {
+        task: token_loss(*part, train.coord_sigma, train.label_smoothing, totals.get(task)) for task, *part in parts
+    }
+    if auxiliary_head:
+        shares = totals.get("canvases"), totals.get("places")
+        losses["auxiliary"] = auxiliary_loss(auxiliary_head, memory, batch.objects, *shares)
+    return losses, logits
+
+
+def count_tokens(counts: Mapping[str, TokenCounts] | None, batch: Batch, logits: Tensor) -> None:
+    """Add the target tokens of a batch, after which the model gave `logits` (n, V), to the counts of their task."""
+    if counts:
+        for (task, part), of_task in zip(batch.tasks.items(), batch.packing.by_part(logits), strict=True):
+            counts[task].add(of_task, part.targets, part.weights)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pix2seq.config import CFG
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.train.muon import make_muon
+from pix2seq.train.parallel import sharded_like
 
 ADAM_EPS = 1e-8
 
@@ -64,14 +65,17 @@ class Optimizers:
             factor = train.backbone_lr_factor if id(p) in own_backbone else 1.0
             groups.setdefault((factor, train.weight_decay if id(p) in decaying else 0.0), []).append(p)
         adamw = [{"params": ps, "factor": key[0], "weight_decay": key[1]} for key, ps in groups.items()]
-        self.parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(adamw, lr=0.0, betas=(0.9, train.beta2))]
+        fused = torch.optim.AdamW(adamw, lr=0.0, betas=(0.9, train.beta2), fused=True)
+        self.parts: list[torch.optim.Optimizer] = [fused]
+        self.updates = 0
         if muon:
             group = {"params": muon, "factor": train.muon_lr_factor}
             self.parts.append(make_muon([group], train.weight_decay, model.device))
 
     def step(self, rate: float) -> None:
         """One update at the schedule's `rate`."""
-        _join_eps_to_uncorrected_moment(self.parts[0])
+        self.updates += 1
+        _join_eps_to_uncorrected_moment(self.parts[0], self.updates)
         for part in self.parts:
             for group in part.param_groups:
                 group["lr"] = rate * group["factor"]
@@ -89,6 +93,7 @@ class Optimizers:
     def load_state_dict(self, states: list[dict], written_with: CFG) -> None:
         """Take the moments that `state_dict` gave in a run with the settings `written_with`; rates and decays stay as
         they are set now, and so may parameters be grouped otherwise. Raise ValueError if it is of other optimizers."""
+        self.updates = int(max((state["step"] for state in states[0]["state"].values()), default=0))
         before = Optimizers(self.model, self.head, written_with)
         for part, other, state in zip(self.parts, before.parts, states, strict=True):
             other.load_state_dict(state)
@@ -96,18 +101,18 @@ class Optimizers:
                 for name, moment in moments.items():
                     if getattr(moment, "shape", None) not in ((), parameter.shape):
                         raise ValueError(f"{name} has another shape than its weights")
-            part.state.update(other.state)
+            for parameter, moments in other.state.items():
+                part.state[parameter] = {name: sharded_like(moment, parameter) for name, moment in moments.items()}
 
 
-def _join_eps_to_uncorrected_moment(adamw: torch.optim.Optimizer) -> None:
-    """Let the next update be that of Keras, whose models are converted to ours.
+def _join_eps_to_uncorrected_moment(adamw: torch.optim.Optimizer, update: int) -> None:
+    """Let `update`, counted from 1, be that of Keras, whose models are converted to ours.
 
     torch adds eps to √(v / (1 − β₂ᵗ)), Keras to √v: its eps is torch's eps / √(1 − β₂ᵗ) at update t. In the first
     updates that is five times as much, which shows where gradients are small.
     """
-    updates = 1 + int(max((state["step"] for state in adamw.state.values()), default=0))
     for group in adamw.param_groups:
-        group["eps"] = ADAM_EPS / math.sqrt(1 - group["betas"][1] ** updates)
+        group["eps"] = ADAM_EPS / math.sqrt(1 - group["betas"][1] ** update)
 
 
 def _decaying(model: Pix2Seq, head: nn.Module | None, decay: str) -> set[int]:

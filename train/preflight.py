@@ -11,11 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from pix2seq.config import CFG
-from pix2seq.dataset.batches import Batch, TaskBatch, collate
+from pix2seq.dataset.batches import Batch, TaskBatch
 from pix2seq.errors import UserError
 from pix2seq.runtime import distributed
 from pix2seq.runtime.device import lacks_memory
@@ -81,7 +82,7 @@ def _first_keys(trainer: Trainer) -> list[tuple[int, ...]]:
 
 def _batch(trainer: Trainer, keys: list[tuple[int, ...]]) -> Batch | None:
     dataset = trainer.loader.dataset.items
-    return collate([dataset[key] for key in keys]) if keys else None
+    return trainer.loader.collate_fn([dataset[key] for key in keys]) if keys else None
 
 
 def _try_batch(trainer: Trainer, batch: Batch) -> None:
@@ -89,22 +90,25 @@ def _try_batch(trainer: Trainer, batch: Batch) -> None:
     with undisturbed(trainer.device):
         trainer.model.train()
         trainer.finite.begin()
-        _, total = trainer.backward(batch.to(trainer.device))
+        losses = trainer.backward(batch.to(trainer.device))
         trainer.finite.undo()
         trainer.optimizers.zero_grad()
-        total.item()  # waits for the device
+        for loss in losses.values():
+            loss.item()  # waits for the device
 
 
 def _longest(batch: Batch, lengths: dict[str, int]) -> Batch:
-    """The batch with the sequences of each task padded to a length."""
+    """The batch with a weight for every token of sequences of a length for each task."""
 
     def padded(part: TaskBatch, length: int) -> TaskBatch:
-        parts: list[Tensor] = [
-            F.pad(tensor, (0, max(length - tensor.shape[1], 0))) for tensor in (part.tokens, part.targets, part.weights)
-        ]
-        return TaskBatch(*parts, part.image_index)
+        tokens, targets = (F.pad(t, (0, max(length - t.shape[1], 0))) for t in (part.tokens, part.targets))
+        return TaskBatch(tokens, targets, torch.ones(tokens.shape), part.image_index)
 
-    return replace(batch, tasks={task: padded(part, lengths[task]) for task, part in batch.tasks.items()})
+    first, *others = (
+        part.with_tasks({task: padded(sequences, lengths[task]) for task, sequences in part.tasks.items()})
+        for part in batch.parts
+    )
+    return replace(first, others=tuple(others))
 
 
 @contextlib.contextmanager

@@ -12,13 +12,15 @@ import torch
 from msgspec import UNSET, Meta, Struct, UnsetType
 from tqdm import tqdm
 
-from pix2seq.config import CFG, DECODING, FIELDS, GROUP_OF, flag, from_json, parse_tasks, to_json, value_of
+from pix2seq.config import CFG, DECODING, FIELDS, GROUP_OF, flag, from_json, parse_tasks, replace, to_json, value_of
 from pix2seq.errors import UserError, plain
 from pix2seq.metadata import ClassId, Keypoints, Text
 from pix2seq.runtime import distributed
-from pix2seq.runtime.checkpoint import CHECKPOINT, load_checkpoint
+from pix2seq.runtime.checkpoint import CHECKPOINT, PREVIOUS, load_checkpoint
+from pix2seq.runtime.run_folder import SETTINGS, newest
 from pix2seq.schema import convert
 from pix2seq.tokenizers.captioning import TextVocabulary, read_text
+from pix2seq.train.parallel import load_whole, whole
 
 if TYPE_CHECKING:
     from pix2seq.train.engine import Trainer
@@ -67,6 +69,18 @@ class State(Struct):
     recent: list[dict[str, float]] = []
     validated: list[float] = []
     rows: Whole | None = None
+
+
+def after_restart(cfg: CFG) -> CFG:
+    """The settings with which processes that torchrun has started anew go on: those of the run that they are of, from
+    its last checkpoint, or from its beginning where it has none yet. Otherwise `cfg`."""
+    if not distributed.restarts() or cfg.train.resume:
+        return cfg
+    folder = newest(Path(cfg.train.run_dir))
+    if not any((folder / name).is_file() for name in (CHECKPOINT, PREVIOUS)):
+        return replace(cfg, run_dir=str(folder), overwrite=True)
+    cfg = from_json((folder / SETTINGS).read_text(encoding="utf-8"))
+    return replace(cfg, run_dir=str(folder), resume=True, overwrite=False)
 
 
 def read_state(path: Path, device: torch.device) -> dict[str, Any]:
@@ -131,7 +145,7 @@ def undisturbed(device: torch.device) -> Iterator[None]:
 
 def collect(trainer: Trainer) -> dict[str, Any]:
     """The state of a run in tensors and plain values; every process must call this."""
-    parts = {name: getattr(trainer, name).state_dict() for name in ("trained", "average", "optimizers")}
+    parts = {name: whole(getattr(trainer, name).state_dict()) for name in ("trained", "average", "optimizers")}
     numbers = {"step": trainer.step, "epoch": trainer.epoch, "best": trainer.best, "task": trainer.cfg.task}
     position = {"seen": trainer.seen, "images": trainer.sampler.length, "world_size": distributed.world_size()}
     return {
@@ -248,7 +262,7 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
 
 def _restore_learned(trainer: Trainer, state: Mapping[str, Any]) -> None:
     for name in ("trained", "average"):
-        getattr(trainer, name).load_state_dict(state[name])
+        load_whole(getattr(trainer, name), state[name])
     trainer.optimizers.load_state_dict(state["optimizers"], settings_in(state, trainer.cfg))
 
 

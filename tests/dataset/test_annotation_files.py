@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from pix2seq.config import CFG
@@ -81,7 +82,64 @@ def test_text_ids_are_those_of_the_numbers(tmp_path: Path, image_id, category_id
 def test_ids_that_differ_in_spelling_alone_are_never_guessed(tmp_path: Path):
     images = [{"id": "1", "file_name": "a.jpg"}, {"id": "01", "file_name": "b.jpg"}]
     split = opened(tmp_path, content([{"image_id": 1}], images=images))
-    assert not split.objects and "not listed" in split.problems.lines()[0]
+    assert not split.images and not split.objects
+    assert "2 × image that a reference may mean as well as another one" in split.problems.lines()[0]
+
+
+@pytest.mark.parametrize("given", [1, "001", "0001"])
+def test_a_reference_to_one_of_two_images_leaves_both_out(tmp_path: Path, given):
+    images = [{"id": "01", "file_name": "001.jpg"}, {"id": "1", "file_name": "1.jpg"}, {"id": 7, "file_name": "b.jpg"}]
+    split = opened(tmp_path, content([{"image_id": given}, {"image_id": 7}], images=images))
+    assert [entry["id"] for entry in split.images] == [7]
+
+
+@pytest.mark.parametrize("other, count", [("1.jpg", 2), ("./1.jpg", 2), ("2.jpg", 4)])
+def test_a_file_with_two_ids_is_left_out_unless_both_list_the_same(tmp_path: Path, other: str, count: int):
+    data = content()
+    data["images"].append({"id": 77, "file_name": other if count == 2 else "4.jpg"})
+    split = opened(tmp_path, data)
+    assert len(split.images) == count
+    data["annotations"].append(data["annotations"][0] | {"id": 78, "image_id": 77})
+    again = opened(tmp_path, data)
+    assert len(again.images) == 4
+    assert any("several ids and the same objects" in line for line in again.problems.lines()) == (count == 2)
+
+
+def test_a_file_that_two_names_mean_is_one(tmp_path: Path):
+    data = content()
+    data["images"].append({"id": 77, "file_name": "1.JPG"})
+    for number in (1, 2, 3):
+        Image.new("RGB", (20, 10)).save(tmp_path / f"{number}.jpg")
+    split = opened(tmp_path, data)
+    split.leave_out_unreadable()
+    assert [entry["id"] for entry in split.images] == [2, 3]
+
+
+def test_text_ids_of_categories_get_numbers(tmp_path: Path):
+    categories = [{"id": "cup", "name": "cup"}, {"id": "07", "name": "mug"}, {"id": 1, "name": "jug"}]
+    objects = [{"category_id": "cup"}, {"category_id": 7}, {"category_id": 1}]
+    split = opened(tmp_path, content(objects, categories=categories))
+    names = [split.class_names[number] for number in split.target(0).classes.tolist()]
+    assert names == ["cup", "mug", "jug"] and sorted(split.class_names) == [1, 2, 7]
+
+
+@pytest.mark.parametrize(
+    "bbox",
+    [
+        {"x": 1, "y": 2, "w": 3, "h": 4},
+        {"left": "1", "top": 2, "width": 3, "height": 4},
+        {"xmin": 1, "ymin": 2, "xmax": 4, "ymax": 6},
+        {"x1": 1, "y1": 2, "x2": 4, "y2": 6},
+    ],
+)
+def test_numbers_of_boxes_may_have_names(tmp_path: Path, bbox: dict):
+    split = opened(tmp_path, content([{"bbox": bbox}]))
+    assert split.target(0).boxes.tolist() == [[1, 2, 4, 6]] and len(split.problems.counts) == 1
+
+
+def test_sizes_may_be_text(tmp_path: Path):
+    images = [{"id": 1, "file_name": "a.jpg", "width": "20", "height": "10.0"}]
+    assert opened(tmp_path, content(images=images)).images[0]["width"] == 20
 
 
 def test_an_image_with_an_object_that_cannot_be_read_teaches_nothing_about_objects(tmp_path: Path):

@@ -12,12 +12,16 @@ from pix2seq import config
 from pix2seq.config import CFG
 from pix2seq.dataset.caption_vocabulary import training_tokenizers
 from pix2seq.dataset.coco import ImageDataset
+from pix2seq.dataset.frames import AS_STORED
 from pix2seq.dataset.images import read_image
 from pix2seq.dataset.inspection import report
 from pix2seq.dataset.plausibility import doubt_about_mirroring
 from pix2seq.dataset.samples import SampleDataset
+from pix2seq.dataset.sources import open_split
 from pix2seq.dataset.training_data import open_training
 from pix2seq.errors import PartlyFailed, UserError
+from pix2seq.evaluate.evaluation import Sizes, evaluate
+from pix2seq.evaluate.ground_truth import ground_truth_predictor
 from pix2seq.infer.run import run
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.models.weights import Weights, save_weights
@@ -172,3 +176,12 @@ def test_boxes_lie_inside_images_of_one_pixel(detector: CFG, tmp_path: Path):
         for entry in json.loads(path.read_text(encoding="utf-8")):
             x, y, w, h = entry["bbox"]
             assert 0 <= x <= x + w <= width + 1e-3 and 0 <= y <= y + h <= height + 1e-3
+
+
+def test_the_upper_bound_of_stored_frames_is_that_of_upright_ones():
+    cfg = settings("exif_stored_frame")
+    tasks = choose_tasks(cfg.tasks)
+    split = open_split(cfg, "val", tasks)
+    metrics = evaluate(ground_truth_predictor(split, tasks, cfg), split, list(tasks), Sizes(4)).metrics
+    assert split.problems.counts == {AS_STORED: len(split)}
+    assert metrics["detection"]["AP"] > 0.9

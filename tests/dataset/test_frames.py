@@ -88,3 +88,33 @@ def test_without_boxes_the_size_does_not_matter(tmp_path: Path):
     split = dataset(tmp_path, (400, 200), None, turned=False)
     split.leave_out_unreadable()
     assert (split.images[0]["width"], split.images[0]["height"]) == STORED
+
+
+@pytest.mark.parametrize(
+    "orientation, shape, remark",
+    [
+        (3, (20, 40), "turn or mirror"),
+        (2, (20, 40), "turn or mirror"),
+        (6, (20, 20), "turn or mirror"),
+        (1, (20, 20), ""),
+    ],
+)
+def test_a_size_that_does_not_tell_the_frame_is_reported(tmp_path: Path, orientation: int, shape: tuple, remark: str):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.zeros((*shape, 3), np.uint8)).save(tmp_path / "1.png", exif=exif)
+    content = {
+        "images": [{"id": 1, "file_name": "1.png", "width": shape[1], "height": shape[0]}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5]}],
+        "categories": [{"id": 1, "name": "cup"}],
+    }
+    split = ImageDataset(tmp_path, {"a": lambda: content})
+    split.leave_out_unreadable()
+    assert [remark in line for line in split.problems.lines()] == ([True] if remark else [])
+
+
+@pytest.mark.parametrize("box, as_stored", [(TALL, False), (WIDE, True)])
+def test_boxes_tell_the_frame_where_no_size_does(tmp_path: Path, box: list, as_stored: bool):
+    split = dataset(tmp_path, None, box)
+    split.leave_out_unreadable()
+    assert split.images[0]["as_stored"] == as_stored

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,8 @@ from pix2seq.dataset.samples import SampleDataset
 from pix2seq.dataset.training_data import open_training
 from pix2seq.evaluate.coco_metrics import open_ground_truth
 from pix2seq.tasks import choose_tasks
-from tests.hostile import fuzz, mutated
+from tests.dataset.test_tools import SHAPES, cvat, shape, via, via_csv
+from tests.hostile import ODD, fuzz, mutated
 from tests.test_hostile import bytes_tries, used_text_model
 
 TASKS = ("detection", "detection,segmentation", "detection,keypoint", "captioning", "segmentation,keypoint,captioning")
@@ -60,6 +62,25 @@ XML = """<?xml version="1.0" encoding="UTF-8"?>
 
 LABELS = "0 0.5 0.5 0.25 0.5\n1 0.1 0.1 0.4 0.1 0.4 0.6 0.1 0.6\n"
 YAML = "path: .\ntrain: images\nval: images\nnc: 2\nnames: [cat, dog]\n"
+LABELME = {
+    "version": "5.4.1",
+    "shapes": [
+        shape("cat", [[2, 3], [8, 3], [8, 9]], group_id=1),
+        shape("cat", [[12, 3], [18, 3], [18, 9]], group_id=1),
+        shape("dog", [[5, 2.5], [15, 7.5]], "rectangle"),
+        shape("dog", [[10, 5], [13, 9]], "circle"),
+        shape("nose", [[3, 3]], "point"),
+    ],
+    "imagePath": "a.png",
+    "imageData": None,
+    "imageHeight": 30,
+    "imageWidth": 40,
+}
+SKELETON = """<mask label="cat" rle="1,2,3" left="4" top="5" width="3" height="2"/>
+<ellipse label="cat" cx="10" cy="5" rx="8" ry="2" rotation="90"/><skeleton label="person">
+<points label="right_eye" occluded="1" outside="0" points="9.0,2.0"/><points label="left_eye" points="3,7"/>
+</skeleton>"""
+CVAT = cvat(SHAPES + SKELETON, ("a.png", "b.png")).replace('width="20" height="10"', 'width="40" height="30"')
 
 
 def both_happen(counts: Counter[str]) -> None:
@@ -91,11 +112,21 @@ def write_images(folder: Path, *names: str) -> None:
         Image.fromarray(np.full((30, 40, 3), 90, np.uint8)).save(folder / name)
 
 
-def json_tries(count: int, rng: random.Random) -> Iterator[bytes]:
+def json_tries(good: dict, count: int, rng: random.Random) -> Iterator[bytes]:
     """Half with odd values, half with odd bytes."""
     for _ in range(count - count // 2):
-        yield json.dumps(mutated(GOOD, rng)).encode(rng.choice(("utf-8", "utf-8-sig", "utf-16")))
-    yield from bytes_tries(json.dumps(GOOD).encode(), count // 2, seed=rng.randrange(99))
+        yield json.dumps(mutated(good, rng)).encode(rng.choice(("utf-8", "utf-8-sig", "utf-16")))
+    yield from bytes_tries(json.dumps(good).encode(), count // 2, seed=rng.randrange(99))
+
+
+def xml_tries(good: str, count: int, rng: random.Random) -> Iterator[bytes]:
+    """Half with odd values of attributes, half with odd bytes."""
+    values = list(re.finditer(r'(?<=")[^"<>]+(?=")', good))
+    for _ in range(count - count // 2):
+        place = rng.choice(values)
+        odd = str(rng.choice(ODD)).translate(str.maketrans("", "", '"<>&\x00\x1b'))
+        yield (good[: place.start()] + odd + good[place.end() :]).encode()
+    yield from bytes_tries(good.encode(), count // 2, seed=rng.randrange(99))
 
 
 @QUICK_AND_SLOW
@@ -107,7 +138,7 @@ def test_mutated_json_is_read_or_refused(tmp_path: Path, count: int):
         (tmp_path / "train.json").write_bytes(content)
         used(tmp_path, rng.choice(TASKS))
 
-    both_happen(fuzz("JSON", json_tries(count, rng), use))
+    both_happen(fuzz("JSON", json_tries(GOOD, count, rng), use))
 
 
 @QUICK_AND_SLOW
@@ -143,6 +174,31 @@ def test_mutated_yolo_labels_are_read_or_refused(tmp_path: Path, count: int):
 
     tries = [*bytes_tries(LABELS.encode(), count - count // 3, 4), *bytes_tries(YAML.encode(), count // 3, 5)]
     both_happen(fuzz("YOLO", iter(tries), use))
+
+
+@QUICK_AND_SLOW
+@pytest.mark.parametrize("tool", ["labelme", "VIA", "VIA's table", "CVAT"])
+def test_mutated_files_of_tools_are_read_or_refused(tmp_path: Path, tool: str, count: int):
+    write_images(tmp_path, "a.png", "b.png")
+    rng = random.Random(6)
+    project = {"_via_img_metadata": via(names=("a.png", "b.png")), "_via_settings": {}}
+    name, tries = {
+        "labelme": ("a.json", json_tries(LABELME, count, rng)),
+        "VIA": ("train.json", json_tries(project, count, rng)),
+        "VIA's table": ("train.csv", bytes_tries(via_csv(via(names=("a.png", "b.png"))).encode(), count, 7)),
+        "CVAT": ("train.xml", xml_tries(CVAT, count, rng)),
+    }[tool]
+    tasks = TASKS[:2] if tool != "CVAT" else TASKS[:3]
+
+    def use(content: bytes) -> None:
+        (tmp_path / name).write_bytes(content)
+        if tool == "labelme":  # one that is good, in most tries
+            (tmp_path / "b.json").write_text(json.dumps(LABELME | {"imagePath": "b.png"}), encoding="utf-8")
+            if rng.random() < 0.3:
+                (tmp_path / "b.json").unlink()
+        used(tmp_path, rng.choice(tasks))
+
+    both_happen(fuzz(tool, tries, use))
 
 
 @QUICK_AND_SLOW

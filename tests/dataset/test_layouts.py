@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -266,9 +267,7 @@ def test_a_description_that_is_none_is_refused(tmp_path: Path, content: str, mes
     [
         ("tasks.json", '[{"id": 1, "annotations": [], "data": {}}]', "Label Studio's own JSON; export it as COCO"),
         ("tasks.json", '[{"id": 1, "image": "/data/a.jpg", "label": []}]', "Label Studio's short JSON"),
-        ("a.json", '{"version": "5", "shapes": []}', "labelme's own JSON .* convert"),
-        ("via.json", '{"a.jpg99": {"filename": "a.jpg", "regions": []}}', "VIA's own JSON; export it"),
-        ("annotations.xml", "<?xml version='1.0'?><annotations></annotations>", "CVAT's own XML"),
+        ("via3.json", '{"project": {}, "metadata": {}, "view": {}}', "a project of VIA 3; export it"),
         ("export.zip", "PK", "an archive; unpack it"),
         ("_annotations.csv", "filename,width", "a table"),
         ("x.txt", "a cat", "it holds 10 images, but no annotations"),
@@ -289,9 +288,10 @@ def test_a_root_that_is_no_folder_is_named(tmp_path: Path):
         opened(tmp_path / "nowhere")
 
 
-def test_one_image_has_nothing_to_hold_out(tmp_path: Path):
+@pytest.mark.parametrize("write", [labels, xml, lambda folder, names: coco(folder / "all.json", names)])
+def test_one_image_has_nothing_to_hold_out(tmp_path: Path, write: Callable):
     images(tmp_path, NAMES[:1])
-    labels(tmp_path, NAMES[:1])
+    write(tmp_path, NAMES[:1])
     with pytest.raises(UserError, match="no validation split, and not two images"):
         opened(tmp_path)
 
@@ -355,6 +355,33 @@ def test_a_split_that_is_listed_but_not_there_is_held_out(tmp_path: Path):
     training, validation = opened(tmp_path)
     assert (len(training), len(validation)) == (5, 1)
     assert any("split without images (first: data.yaml: val is" in line for line in training.problems.lines())
+
+
+def test_images_that_share_a_label_file_are_left_out(tmp_path: Path):
+    label_studio_yolo(tmp_path)
+    images(tmp_path / "images", ["0a1b2c3d-a.png"])
+    lines = opened(tmp_path)[0].problems.lines()
+    assert any("2 × image whose label file is that of another image" in line for line in lines)
+
+
+@pytest.mark.parametrize("name", ["PHOTO 1.txt", "photo%201.txt", unicodedata.normalize("NFD", "photö.txt")])
+def test_label_files_in_other_spellings_are_found(tmp_path: Path, name: str):
+    image = "photö.jpg" if "o\u0308" in name else "photo 1.jpg"
+    images(tmp_path / "images", [*NAMES, image])
+    labels(tmp_path / "labels")
+    text(tmp_path / "labels" / name, f"{BOX}\n")
+    lines = [line for split in opened(tmp_path) for line in split.problems.lines()]
+    assert any("label file that is found by another spelling of the name" in line and image in line for line in lines)
+    assert not any("without a label file" in line for line in lines)
+
+
+@pytest.mark.parametrize("line", ["0 0.0{0} 0.2 0.6 0.7", "0 0.0{0} 0.1 0.5 0.6"])
+def test_corners_in_labels_of_yolo_are_refused(tmp_path: Path, line: str):
+    images(tmp_path)
+    for number, name in enumerate(NAMES):
+        labels(tmp_path, [name], line.format(number))
+    with pytest.raises(UserError, match="all fit as x1 y1 x2 y2, or as the first corner"):
+        opened(tmp_path)
 
 
 def test_captions_beside_images_are_no_labels(tmp_path: Path):

@@ -11,6 +11,7 @@ from pix2seq.dataset.coco import ImageDataset
 from pix2seq.dataset.plausibility import (
     doubt_about_mirroring,
     doubt_about_words,
+    doubts_about_boxes,
     only_unusable,
     require_learnable,
     require_plausible,
@@ -45,6 +46,27 @@ def test_boxes_of_corners_are_refused():
     with pytest.raises(UserError, match="x1, y1, x2, y2"):
         require_plausible(dataset(corners.tolist()), DETECTION)
     require_plausible(dataset([[x, y, 15, 15] for x, y in first.tolist()]), DETECTION)
+
+
+def test_boxes_beyond_their_images_are_doubtful():
+    boxes = [[60, 40 + k, 50, 60] for k in range(5)] + [[10, 60, 5, 40]]
+    assert "5 of 6 boxes reach beyond" in doubts_about_boxes(dataset([*boxes[:5], [9, 9, 5, 5]]), DETECTION)[0]
+    assert not doubts_about_boxes(dataset(boxes[:2] * 3), DETECTION)  # two different ones may do so by chance
+    assert not doubts_about_boxes(dataset(boxes), choose_tasks(["captioning"]))
+
+
+@pytest.mark.parametrize(
+    "task, values",
+    [
+        ("segmentation", {"segmentation": [[0.1, 0.1, 0.6, 0.1, 0.6, 0.7]]}),
+        ("keypoint", {"keypoints": [0.1, 0.2, 2, 0.4, 0.9, 1]}),
+    ],
+)
+def test_shapes_in_fractions_are_refused_where_they_are_used(task: str, values: dict):
+    split = dataset([[1, 2, 30, 40]] * 2, {"keypoints": ["tip", "end"]}, **values)
+    with pytest.raises(UserError, match=r"all 2 (polygons|keypoints) have no number above 1"):
+        require_plausible(split, choose_tasks([task]))
+    require_plausible(split, DETECTION)
 
 
 def test_a_task_with_nothing_to_learn_is_refused():

@@ -10,6 +10,7 @@ from pix2seq.config import CFG, replace
 from pix2seq.dataset.sources import open_split
 from pix2seq.dataset.voc import VOC_CLASSES, VocDataset, find_voc_folders
 from pix2seq.errors import UserError
+from pix2seq.runtime.text import parse_xml
 from pix2seq.tasks import DETECTION, SEGMENTATION, choose_tasks
 
 BOX, INSIDE = (11, 21, 40, 60), (11, 21, 40, 45)  # the images end at 50
@@ -219,3 +220,54 @@ def test_the_encoding_is_named_where_a_file_is_not_in_it(tmp_path: Path):
     path.write_bytes(path.read_text(encoding="utf-8").encode("gbk"))
     split = VocDataset(folder, "all", ONLY_DETECTION)
     assert list(split.problems.counts) == ["annotation file that is not in its encoding utf-8, image left out"]
+
+
+def test_names_that_end_as_a_flag_does_are_names(tmp_path: Path):
+    folder = write_voc(
+        tmp_path / "own", dict.fromkeys(["photo 1", "photo", "dog"], thing()), {"all": ["photo 1", "dog  1"]}
+    )
+    names = [entry["file_name"] for entry in VocDataset(folder, "all", ONLY_DETECTION).images]
+    assert names == ["JPEGImages/photo 1.jpg", "JPEGImages/dog.jpg"]
+
+
+@pytest.mark.parametrize("filename, count", [("1.png", 2), ("1.jpg", 1)])
+def test_an_image_that_several_files_may_be_is_left_out(tmp_path: Path, filename: str, count: int):
+    folder = write_voc(tmp_path / "own", {"1": thing(), "2": thing()}, {"all": ["1", "2"]})
+    path = folder / "JPEGImages" / "1.jpg"
+    for suffix in (".png", ".bmp"):
+        Image.open(path).save(path.with_suffix(suffix))
+    path.unlink()
+    xml = folder / "Annotations" / "1.xml"
+    xml.write_text(xml.read_text(encoding="utf-8").replace("wrong.jpg", filename), encoding="utf-8")
+    assert len(VocDataset(folder, "all", ONLY_DETECTION)) == count
+
+
+def test_the_name_in_the_annotation_file_finds_an_image(tmp_path: Path):
+    folder = write_voc(tmp_path / "own", {"1": thing()}, {"all": ["1"]})
+    (folder / "JPEGImages" / "1.jpg").rename(folder / "JPEGImages" / "wrong.jpg")
+    split = VocDataset(folder, "all", ONLY_DETECTION)
+    assert split.images[0]["file_name"] == "JPEGImages/wrong.jpg" and "by the name" in split.problems.lines()[0]
+
+
+def test_fractions_in_xml_are_refused(tmp_path: Path):
+    folder = write_voc(tmp_path / "own", {"1": thing(box=(0.1, 0.2, 0.5, 0.9))}, {"all": ["1"]})
+    with pytest.raises(UserError, match=r"all 1 boxes in .* fractions"):
+        VocDataset(folder, "all", ONLY_DETECTION)
+
+
+def test_commas_polygons_and_turned_boxes_are_read(tmp_path: Path):
+    comma = thing(box=("11,5", 21, 40, 45))
+    points = "<x1>5</x1><y1>6</y1><x2>20</x2><y2>6</y2><x3>20</x3><y3>16</y3>"
+    polygon = f"<object><name>dog</name><polygon>{points}</polygon></object>"
+    turned = "<cx>20</cx><cy>20</cy><w>10</w><h>4</h><angle>1.5707963267948966</angle>"
+    objects = f"{comma}{polygon}<object><name>dog</name><robndbox>{turned}</robndbox></object>"
+    split = VocDataset(write_voc(tmp_path / "own", {"1": objects}, {"all": ["1"]}), "all", ONLY_SEGMENTATION)
+    example = split.target(0)
+    assert example.boxes.round(6).tolist() == [[10.5, 20, 40, 45], [5, 6, 20, 16], [18, 15, 22, 25]]
+    assert [len(parts) for parts in example.polygons] == [0, 1, 1]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_without_a_mark_is_read(encoding: str):
+    declared = f'<?xml version="1.0" encoding="{encoding}"?><annotation><name>größe</name></annotation>'
+    assert parse_xml(declared.encode(encoding)).findtext("name") == "größe"

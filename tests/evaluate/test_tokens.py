@@ -62,9 +62,10 @@ def test_roles_of_captions():
 
 
 def certain(tokens: list[list[int]], prob: float = 1 - 1e-9) -> torch.Tensor:
-    """Logits (S, L, V) that put `prob` on each token and spread the rest."""
-    logits = torch.full((len(tokens), len(tokens[0]), V), math.log((1 - prob) / (V - 1)), dtype=torch.float64)
-    return logits.scatter(2, torch.tensor(tokens)[:, :, None], math.log(prob))
+    """Logits (n, V) that put `prob` on each token that has a weight, and spread the rest."""
+    weighted = torch.tensor(tokens)[WEIGHTS[: len(tokens)] > 0]
+    logits = torch.full((len(weighted), V), math.log((1 - prob) / (V - 1)), dtype=torch.float64)
+    return logits.scatter(1, weighted[:, None], math.log(prob))
 
 
 TARGETS = [[10, 1000, 1100, 1200, 1300, 105, END], [10, 1000, 1100, 1200, 1300, 106, END]]

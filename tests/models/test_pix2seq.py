@@ -58,6 +58,29 @@ def test_cached_decoding_in_chunks_equals_uncached(tiny_model: Pix2Seq, images, 
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_narrow_weights_hardly_move_logits(tiny_model: Pix2Seq, images, tokens, precision: str):
+    memory = tiny_model.encode(images)
+    exact, narrow = (
+        decoder.step(tokens, decoder.start(memory, IMAGE_INDEX, 40))
+        for decoder in (tiny_model.prepare(), tiny_model.prepare(precision))
+    )
+    assert 0 < (narrow - exact).abs().max() < 0.05 * exact.std()
+
+
+@torch.no_grad()
+def test_static_shapes_give_the_same_logits(tiny_model: Pix2Seq, images, tokens):
+    """What `--compile` compiles, here without a compiler."""
+    plain, static = tiny_model.prepare(), tiny_model.prepare()
+    static.static = static._static_run
+    memory = tiny_model.encode(images)
+    caches = [decoder.start(memory, IMAGE_INDEX, 40) for decoder in (plain, static)]
+    for part in tokens.split([6, 1, 1, 1, 1, 1, 1], dim=1):
+        logits = [decoder.step(part, cache) for decoder, cache in zip((plain, static), caches, strict=True)]
+        torch.testing.assert_close(*logits, **ROUNDING)
+
+
+@torch.no_grad()
 def test_rows_that_a_cache_keeps_continue_unchanged(tiny_model: Pix2Seq, images, tokens):
     expected = tiny_model(images, tokens, IMAGE_INDEX)
     decoder = tiny_model.prepare()
@@ -74,7 +97,8 @@ def test_rows_that_a_cache_keeps_continue_unchanged(tiny_model: Pix2Seq, images,
 @torch.no_grad()
 def test_forward_in_groups_equals_forward(tiny_model: Pix2Seq, images, tokens):
     groups = [(tokens[:2], IMAGE_INDEX[:2]), (tokens[2:, :7], IMAGE_INDEX[2:])]
-    for found, (part, index) in zip(tiny_model.forward_groups(images, groups), groups, strict=True):
+    memory = tiny_model.encode(images)
+    for found, (part, index) in zip(tiny_model.decode_groups(memory, groups), groups, strict=True):
         torch.testing.assert_close(found, tiny_model(images, part, index), **ROUNDING)
 
 

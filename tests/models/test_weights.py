@@ -155,7 +155,7 @@ def test_a_missing_file_is_named(tmp_path: Path):
 def test_a_file_of_another_format_is_refused(tmp_path: Path, content: bytes):
     path = tmp_path / "garbage.safetensors"
     path.write_bytes(content)
-    with pytest.raises(UserError, match="not a safetensors file"):
+    with pytest.raises(UserError, match=r"not a safetensors file|checkpoint of PyTorch"):
         load_weights(path)
 
 
@@ -202,3 +202,10 @@ def test_damaged_metadata_are_refused(tiny_model_cfg: CFG, path: Path, changes: 
     save_file(tensors, path, metadata | changes)
     with pytest.raises(UserError, match=r"tiny\.safetensors"):
         load_weights(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_checkpoint_of_pytorch_is_named_as_one(tmp_path: Path, zipped: bool):
+    torch.save({"a": torch.zeros(3)}, tmp_path / "model.pt", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UserError, match=r"checkpoint of PyTorch, which is never loaded"):
+        load_weights(tmp_path / "model.pt")

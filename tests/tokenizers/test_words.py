@@ -56,6 +56,17 @@ def test_the_script_writes_what_training_reads(tiny_cfg: CFG, tmp_path: Path):
     assert caption_vocabulary(["other captions"], cfg).words == words
 
 
+def test_captions_that_are_not_there_make_no_list(tiny_cfg: CFG, tmp_path: Path):
+    (tmp_path / "train.json").write_text(
+        '{"images": [{"id": 1, "file_name": "a.png"}], "annotations": []}', encoding="utf-8"
+    )
+    (tmp_path / "a.png").touch()
+    cfg = config.replace(tiny_cfg, data_root=str(tmp_path), train_json="train.json", val_json="train.json")
+    with pytest.raises(UserError, match="has no captions"):
+        main(config.replace(cfg, vocab=str(tmp_path / "vocab.json"), train_split="train", val_split="val"))
+    assert not (tmp_path / "vocab.json").exists()
+
+
 @pytest.mark.parametrize("content", ["{", '{"a": 1}', "[1, 2]", '["a", "dog"]'])
 def test_a_file_that_is_no_word_list_is_refused(tmp_path: Path, content: str):
     path = tmp_path / "vocab.json"

@@ -153,7 +153,7 @@ def test_a_run_starts_from_a_file_and_reports_it(tiny_cfg: CFG, path: Path, caps
 
 def test_written_weights_have_keypoints_and_category_ids(tiny_cfg: CFG):
     trainer = Trainer(tiny_cfg)
-    trainer._validate_and_write()
+    trainer._validate_and_write(trainer.average)
     weights = load_weights(Path(tiny_cfg.train.run_dir) / "last.safetensors")
     assert weights.keypoints["names"][0] == "nose" and weights.keypoints["class_ids"] == (1,)
     assert weights.category_ids == {number: number for number in weights.class_names}

@@ -165,15 +165,22 @@ def test_twenty_four_random_kills_change_no_bit(run_cfg: CFG, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_two_processes_go_on_bit_for_bit(run_cfg: CFG, torchrun: list[str], tmp_path: Path):
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_go_on_bit_for_bit(run_cfg: CFG, torchrun: list[str], tmp_path: Path, parallel: str):
+    """After a kill, by the user's --resume or by torchrun itself."""
     script = str(ROOT / "tests" / "train" / "resumed_run.py")
-    states = []
-    for name, kill in (("whole", ""), ("killed", f"{signal.SIGKILL:d}:3")):
-        flags = as_flags(config.replace(run_cfg, run_dir=str(tmp_path / name), batch_size=1))
+    cfg, states = config.replace(run_cfg, batch_size=1, parallel=parallel), []
+    for name, kill, options in (
+        ("whole", "", []),
+        ("killed", f"{signal.SIGKILL:d}:3", []),
+        ("restarted", f"{signal.SIGKILL:d}:3", ["--max-restarts", "1"]),
+    ):
+        flags = as_flags(config.replace(cfg, run_dir=str(tmp_path / name)))
         environment = os.environ | {"PIX2SEQ_TEST_KILL": kill}
-        done = subprocess.run([*torchrun, script, *flags], env=environment, capture_output=True, text=True, timeout=300)
-        assert bool(done.returncode) == bool(kill), done.stderr[-2000:]
-        if kill:
+        command = [*torchrun, *options, script, *flags]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert bool(done.returncode) == (name == "killed"), done.stderr[-2000:]
+        if name == "killed":
             command = [*torchrun, script, "--resume", str(tmp_path / name)]
             done = subprocess.run(command, capture_output=True, text=True, timeout=300)
             assert done.returncode == 0, done.stderr[-2000:]
@@ -183,6 +190,20 @@ def test_two_processes_go_on_bit_for_bit(run_cfg: CFG, torchrun: list[str], tmp_
     for state in states:
         del state["metrics"]
     assert_same(states[1], states[0])
+    assert_same(states[2], states[0])
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_from_the_checkpoint_of_sharded_ones(
+    run_cfg: CFG, torchrun: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    script = str(ROOT / "tests" / "train" / "resumed_run.py")
+    flags = as_flags(config.replace(run_cfg, batch_size=1, parallel="fsdp", epochs=1, run_dir=str(tmp_path / "run")))
+    done = subprocess.run([*torchrun, script, *flags], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    train(resumed(tmp_path / "run", "--epochs", "2"))
+    assert "not exact: 1 processes instead of 2" in capsys.readouterr().out
+    assert final(tmp_path / "run")["epoch"] == 2
 
 
 # With what changes

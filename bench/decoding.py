@@ -1,0 +1,261 @@
+"""Measure a decoding step beside other algorithms and beside the time that reading its weights and caches takes.
+
+python bench/decoding.py --quick
+python bench/decoding.py --device cuda --output results/decoding
+
+Writes decoding.json and decoding.png (milliseconds of a step over the bytes that it reads, with the bandwidth of this
+run as a line). Models are of real sizes with random weights. All figures of a model are from one run, medians with
+quartiles; those with a busy process share the processor with one that never waits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pix2seq.command_line import run_script
+from pix2seq.config import PRESETS, replace
+from pix2seq.runtime.files import write_whole
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from pix2seq.models.pix2seq import Pix2Seq
+    from pix2seq.models.step import StepDecoder
+
+MODELS = {"demo": 192, "deit3-small": 384, "resnet50": 640, "vit-b": 640, "vit-b, 1024 px": 1024}
+QUICK = ("deit3-small", "resnet50", "vit-b")
+SEQUENCES, LENGTH, COORDINATES = (1, 8, 64), 250, range(1000, 2000)
+SECONDS = 2.0  # of each figure, at least FEWEST calls
+FEWEST = 5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="three models, one sequence")
+    parser.add_argument("--compile", action="store_true", help="steps by torch.compile, too")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--output", type=Path, default=Path("results/decoding"), help="folder")
+    options = parser.parse_args()
+    import torch
+
+    from pix2seq.runtime.device import pick_device
+
+    device = pick_device(options.device)
+    torch.manual_seed(0)
+    options.output.mkdir(parents=True, exist_ok=True)
+    report: dict[str, Any] = {**machine(device), "read_gb_s": bandwidth(device), "rows": []}
+    print(f"{report['processor']}, {report['instructions']}; reads {report['read_gb_s']:.1f} GB/s")
+    for name in QUICK if options.quick else MODELS:
+        for row in measure(name, device, SEQUENCES[:1] if options.quick else SEQUENCES, options.compile):
+            row["limit_ms"] = row["bytes"] / report["read_gb_s"] / 1e6
+            report["rows"].append(row)
+            times = f"{row['ms']:9.2f} ms ({row['low']:.2f} to {row['high']:.2f})"
+            print(f"{row['model']:<16}{row['sequences']:>3}  {row['way']:<34}{times:<34}limit {row['limit_ms']:.2f}")
+    write_whole(options.output / "decoding.json", json.dumps(report, indent=1))
+    draw(report, options.output / "decoding.png")
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What measures."""
+    import torch
+
+    processor = platform.processor() or platform.machine()
+    if device.type == "cuda":
+        processor = torch.cuda.get_device_name(device)
+    elif Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        processor = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), processor)
+    known = {name for name, has in torch.cpu.get_capabilities().items() if has is True}
+    instructions = sorted(name for name in known if name.startswith(("avx512_bf16", "amx", "avx2", "avx512_f")))
+    return {
+        "processor": processor,
+        "instructions": ", ".join(instructions) or torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+def bandwidth(device: torch.device) -> float:
+    """GB/s at which a sum reads memory."""
+    import torch
+
+    numbers = torch.ones(64_000_000, device=device)
+    return 4 * len(numbers) / min(seconds(numbers.sum, device)) / 1e9
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> list[float]:
+    """What each of several calls of `work` takes, after one to warm up."""
+    import torch
+
+    times: list[float] = []
+    while len(times) <= FEWEST or sum(times) < SECONDS:
+        started = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - started)
+    return times[1:]
+
+
+def measure(name: str, device: torch.device, counts: tuple[int, ...], compiled: bool) -> Iterator[dict[str, Any]]:
+    """The figures of a model."""
+    import torch
+
+    from pix2seq.models.pix2seq import Pix2Seq
+    from pix2seq.runtime import threads
+
+    cfg = replace(PRESETS[name.partition(",")[0]], image_size=MODELS[name]).model
+    model = Pix2Seq(cfg).eval().to(device)
+    decoders = {way: model.prepare(way) for way in ("fp32", "bf16", "int8")}
+    decoders |= {f"{way}, compiled": model.prepare(way, True) for way in ("fp32", "int8") if compiled}
+    for count in counts:
+        images = torch.rand(1, 3, cfg.image_size, cfg.image_size, device=device)
+        with torch.inference_mode():
+            memory = model.encode(images).expand(count, -1, -1)
+
+        def row(
+            way: str, work: Callable[[], object], read: float, count: int = count, memory: Tensor = memory
+        ) -> dict[str, Any]:
+            times = sorted(1e3 * spent for spent in seconds(work, device))
+            low, high = (times[round(share * (len(times) - 1))] for share in (0.25, 0.75))
+            about = {"model": name, "sequences": count, "memory": memory.shape[1], "way": way, "bytes": read}
+            return {**about, "ms": statistics.median(times), "low": low, "high": high}
+
+        fp32 = step_of(decoders["fp32"], memory)
+        size = bytes_of(decoders["fp32"], memory)
+        if count == 1:
+            yield row("encode", lambda images=images: encode(model, images), 0)
+            yield row("seed: the image at each token", lambda images=images: seed_step(model, images), size)
+        yield row("input cache", input_cache_step(model, memory), size)
+        yield row("fp32, whole vocabulary", step_of(decoders["fp32"], memory, whole=True), size)
+        for way, decoder in decoders.items():
+            yield row(way, step_of(decoder, memory), bytes_of(decoder, memory))
+        if device.type != "cpu":
+            continue
+        usual = threads.ONE_THREAD
+        with busy_process():
+            yield row("fp32, busy process", fp32, size)
+            threads.ONE_THREAD = 0
+            yield row("fp32, all threads, busy process", fp32, size)
+        yield row("fp32, all threads", fp32, size)
+        threads.ONE_THREAD = usual
+
+
+def step_of(decoder: StepDecoder, memory: Tensor, whole: bool = False) -> Callable[[], object]:
+    """A step of one token for each image, in the middle of a response of LENGTH, that chooses a coordinate."""
+    import torch
+
+    from pix2seq.models.choices import Part
+
+    part = None if whole else Part(torch.tensor(COORDINATES, device=memory.device))
+    cache = decoder.start(memory, torch.arange(len(memory), device=memory.device), LENGTH)
+    tokens = torch.full((len(memory), 1), 10, device=memory.device)
+
+    def work() -> object:
+        cache.length = LENGTH // 2
+        return decoder.step(tokens, cache, part).argmax(-1)
+
+    return work
+
+
+def bytes_of(decoder: StepDecoder, memory: Tensor) -> float:
+    """What a step reads: weights of layers, rows of the output, keys and values."""
+    weights = sum(part.nbytes for name, part in decoder.layers.named_buffers() if ".memory." not in name)
+    width = decoder.embedding.shape[1]
+    kept = 2 * len(memory) * (memory.shape[1] + LENGTH // 2) * width * len(decoder.layers)
+    return weights + len(COORDINATES) * width * decoder.embedding.itemsize + kept * decoder.dtype.itemsize
+
+
+def encode(model: Pix2Seq, images: Tensor) -> Tensor:
+    """The memory of the images."""
+    import torch
+
+    with torch.inference_mode():
+        return model.encode(images)
+
+
+def seed_step(model: Pix2Seq, images: Tensor) -> Tensor:
+    """A token without any cache: the image is encoded again, and all tokens so far are read again."""
+    import torch
+
+    with torch.inference_mode():
+        tokens = torch.full((len(images), LENGTH // 2), 10, device=images.device)
+        return model(images, tokens, torch.arange(len(images), device=images.device))[:, -1].argmax(-1)
+
+
+def input_cache_step(model: Pix2Seq, memory: Tensor) -> Callable[[], object]:
+    """A token where the inputs of layers are kept: keys and values, of the memory too, are projected at each step."""
+    import torch
+    import torch.nn.functional as F
+
+    decoder = model.decoder
+    past = [memory.new_zeros(len(memory), LENGTH // 2, memory.shape[2]) for _ in decoder.layers]
+    tokens = torch.full((len(memory), 1), 10, device=memory.device)
+
+    @torch.inference_mode()
+    def work() -> object:
+        x = decoder.embedding(tokens)
+        for layer, inputs in zip(decoder.layers, past, strict=True):
+            own, cross = layer.self_attention, layer.cross_attention
+            y = layer.norm_self(torch.cat([inputs, x], dim=1))
+            x = x + own(own.queries(y[:, -1:]), *own.keys_values(y))
+            x = x + cross(cross.queries(layer.norm_cross(x)), *cross.keys_values(memory))
+            x = layer.feed_forward(x)
+        return F.softmax(decoder.logits(x[:, -1]), -1).argmax(-1)
+
+    return work
+
+
+@contextlib.contextmanager
+def busy_process() -> Iterator[None]:
+    """Within this context another process computes without a pause."""
+    process = multiprocessing.get_context("spawn").Process(target=_compute, daemon=True)
+    process.start()
+    time.sleep(1.0)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.join()
+
+
+def _compute() -> None:
+    while True:
+        pass
+
+
+def draw(report: dict[str, Any], path: Path) -> None:
+    """Milliseconds of each step over the bytes that it reads, and the line of the bandwidth."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = [row for row in report["rows"] if row["bytes"]]
+    figure, axes = plt.subplots(figsize=(9, 6))
+    for way in dict.fromkeys(row["way"] for row in rows):
+        some = [row for row in rows if row["way"] == way]
+        axes.scatter([row["bytes"] / 1e6 for row in some], [row["ms"] for row in some], label=way, s=24)
+    ends = [min(row["bytes"] for row in rows), max(row["bytes"] for row in rows)]
+    line = [end / report["read_gb_s"] / 1e6 for end in ends]
+    axes.plot([end / 1e6 for end in ends], line, color="black", label=f"limit: {report['read_gb_s']:.1f} GB/s")
+    axes.set(
+        xscale="log", yscale="log", xlabel="MB that a step reads", ylabel="ms of a step", title=report["processor"]
+    )
+    axes.legend(fontsize=7)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,34 @@
+"""The benchmark of decoding measures every way, and writes its figures and a plot."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from pix2seq.config import CFG
+
+
+def test_every_way_is_measured(
+    bench: Callable[[str], ModuleType], tiny_model_cfg: CFG, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    decoding = bench("decoding")
+    monkeypatch.setattr(decoding, "PRESETS", {"tiny": tiny_model_cfg})
+    for name, value in (
+        ("MODELS", {"tiny": 64}),
+        ("QUICK", ("tiny",)),
+        ("SECONDS", 0.0),
+        ("FEWEST", 1),
+        ("LENGTH", 20),
+    ):
+        monkeypatch.setattr(decoding, name, value)
+    monkeypatch.setattr(sys, "argv", ["decoding.py", "--quick", "--output", str(tmp_path)])
+    decoding.main()
+    report = json.loads((tmp_path / "decoding.json").read_text(encoding="utf-8"))
+    ways = {row["way"] for row in report["rows"]}
+    assert {"encode", "seed: the image at each token", "input cache", "fp32", "bf16", "int8"} <= ways
+    assert {"fp32, whole vocabulary", "fp32, all threads", "fp32, busy process"} <= ways
+    assert all(row["low"] <= row["ms"] <= row["high"] for row in report["rows"]) and report["read_gb_s"] > 0
+    assert (tmp_path / "decoding.png").stat().st_size > 10_000

@@ -1,0 +1,47 @@
+"""A program that predicts does without packages that timm imports and prediction never uses."""
+
+import subprocess
+import sys
+
+import pytest
+
+START = """
+import sys
+from pix2seq.runtime.light_imports import leave_out_unused
+leave_out_unused("resnet18")
+"""
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", START + code], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("backbone", ["tf_efficientnet_lite0", "deit3_small_patch16_384", "resnet50"])
+def test_backbones_are_built_without_them(backbone: str):
+    code = f"""
+import timm
+timm.create_model({backbone!r})
+print({{'torch._dynamo', 'torchvision.models.resnet', 'matplotlib'}} & sys.modules.keys())
+"""
+    assert run(code) == "set()\n"
+
+
+def test_what_is_left_out_says_so_when_it_is_used():
+    code = """
+from torchvision.transforms import Compose
+try:
+    Compose([])
+except ImportError as error:
+    print(error)
+"""
+    assert run(code) == "torchvision.transforms.Compose is not there in a program that only predicts\n"
+
+
+def test_a_process_that_has_timm_keeps_everything():
+    import timm  # noqa: F401
+
+    from pix2seq.runtime.light_imports import leave_out_unused
+
+    before = list(sys.meta_path)
+    leave_out_unused("resnet18")
+    assert sys.meta_path == before
