@@ -79,8 +79,7 @@ class FileLayout(Layout):
     @property
     def title(self) -> str:
         paths = [path for path, _ in self.splits.values()]
-        kinds = [KINDS.get(path.suffix.lower(), "JSON in COCO's format") for path in paths]
-        return "Roboflow's COCO export" if any(path.name == ROBOFLOW for path in paths) else kinds[0]
+        return "Roboflow's COCO export" if any(path.name == ROBOFLOW for path in paths) else _kind(paths[0])
 
     def tasks(self, split: str, tasks: Mapping[str, Task]) -> dict[str, Task]:
         """All `tasks`: the file may hold every kind of annotation."""
@@ -98,6 +97,13 @@ class FileLayout(Layout):
         read = {path.name: partial(read_annotations, path, subset)}
         chosen = labels.class_names, labels.classes, labels.skeleton
         return ImageDataset(images or list(dict.fromkeys(near)), read, *chosen, part)
+
+
+def _kind(path: Path) -> str:
+    """What a file of annotations is called."""
+    if path.suffix.lower() in KINDS:
+        return KINDS[path.suffix.lower()]
+    return "VIA's JSON" if VIA_IMAGES.match(read_start(path, HEAD_BYTES)) else "JSON in COCO's format"
 
 
 def _files_of_splits(root: Path) -> dict[str, Path]:
