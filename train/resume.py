@@ -244,7 +244,7 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
             set_random_state(states[distributed.rank()], device)
         else:
             torch.manual_seed(cfg.seed + state["step"] + distributed.rank())
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         raise UserError(
             f"{cfg.train.run_dir}/checkpoint.pt was written by a run with other settings; resume with those of "
             f"{cfg.train.run_dir}/cfg.json ({plain(str(error) or type(error).__name__)})"
