@@ -75,7 +75,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     elif Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         processor = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), processor)
-    known = {name for name, has in torch.cpu.get_capabilities().items() if has is True}
+    known = {name for name, has in getattr(torch.cpu, "get_capabilities", dict)().items() if has is True}
     instructions = sorted(name for name in known if name.startswith(("avx512_bf16", "amx", "avx2", "avx512_f")))
     return {
         "processor": processor,
