@@ -125,8 +125,7 @@ class UnconstrainedGenerator:
     def __init__(self, generator: ModelGenerator) -> None:
         self.grammars = {task: tokenizer.grammar() for task, tokenizer in generator.tokenizers.items()}
         free = {task: Grammar.unconstrained(generator.model.cfg.vocab_size) for task in self.grammars}
-        options = generator.device, generator.chunk_size, generator.seed
-        self.generator = ModelGenerator(generator.model, generator.tokenizers, *options, free)
+        self.generator = generator.with_grammars(free)
         self.valid, self.total = dict.fromkeys(self.grammars, 0), dict.fromkeys(self.grammars, 0)
 
     def encode(self, images: Sequence[np.ndarray], geometries: Sequence[Geometry]) -> Encoded:

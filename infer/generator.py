@@ -6,6 +6,7 @@ truth, and one that leaves out the grammars.
 
 from __future__ import annotations
 
+import copy
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -78,7 +79,6 @@ class ModelGenerator:
         device: torch.device,
         chunk_size: int = 32,
         seed: int = 0,
-        grammars: Mapping[str, Grammar] | None = None,
         precision: str = "fp32",
         compiled: bool = False,
     ) -> None:
@@ -86,8 +86,13 @@ class ModelGenerator:
         self.decoder = self.model.prepare(precision, compiled)
         self.narrow = precision != "fp32" and computes_bf16(device)
         self.tokenizers, self.device, self.chunk_size, self.seed = tokenizers, device, chunk_size, seed
-        grammars = grammars or {task: tokenizer.grammar() for task, tokenizer in tokenizers.items()}
-        self.grammars = {task: self._tables(grammar) for task, grammar in grammars.items()}
+        self.grammars = {task: self._tables(tokenizer.grammar()) for task, tokenizer in tokenizers.items()}
+
+    def with_grammars(self, grammars: Mapping[str, Grammar]) -> ModelGenerator:
+        """The same with other grammars, by task; model and decoder are shared."""
+        other = copy.copy(self)
+        other.grammars = {task: self._tables(grammar) for task, grammar in grammars.items()}
+        return other
 
     def _tables(self, grammar: Grammar) -> GrammarTables:
         tables = (torch.from_numpy(table).to(self.device) for table in (grammar.allowed, grammar.next_state))

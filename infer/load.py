@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from pix2seq.config import CALIBRATION, CFG, fits_calibration, notices, with_decoding
 from pix2seq.infer.predictor import Predictor
 from pix2seq.models.weights import load_weights
@@ -21,19 +23,18 @@ def load_predictor(cfg: CFG) -> Predictor:
     for notice in notices(chosen):
         if notice not in notices(cfg):  # those were told on the command line
             tell(f"{notice}, as the settings in {path} do")
-    device, precision = pick_device(cfg.device), inference_precision(cfg)
+    device = pick_device(cfg.device)
+    precision = inference_precision(cfg, device)
     check_precision(precision, device)
     compiled = cfg.compile and has_compiler(device)
-    if compiled < cfg.compile:
-        tell("--compile has no effect: it needs a C++ compiler (g++, or what CXX names), and Triton for a GPU")
     return Predictor.from_weights(weights, TASKS, chosen.infer, device, cfg.seed, precision, compiled)
 
 
-def inference_precision(cfg: CFG) -> str:
+def inference_precision(cfg: CFG, device: torch.device) -> str:
     """That of `--precision`; fp32 instead of bf16, and a line that says so, on a processor that has none."""
     if cfg.precision == "auto":
         return "fp32"
-    if cfg.precision == "bf16" and not computes_bf16(pick_device(cfg.device)):
+    if cfg.precision == "bf16" and not computes_bf16(device):
         tell("--precision bf16 is computed as fp32: this processor has no bf16 arithmetic; --precision int8 is quicker")
         return "fp32"
     return cfg.precision

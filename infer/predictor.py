@@ -71,7 +71,7 @@ class Predictor:
         skeleton = Skeleton.of_weights(weights.keypoints, weights.class_names)
         text = read_text(weights.text, trained.model.vocab_size)
         tokenizers = Tokenizers.build(tasks, trained, LabelSpace(sorted(weights.class_names), len(skeleton), text))
-        options = settings.eval_batch_size, seed, None, precision, compiled
+        options = settings.eval_batch_size, seed, precision, compiled
         generator = ModelGenerator(weights.model, tokenizers.by_task, device, *options)
         about = description(weights.domain, weights.licence, trained.data.data_root)
         described = weights.class_names, skeleton, tokenizers, weights.category_ids, weights.step, about

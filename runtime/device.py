@@ -12,6 +12,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pix2seq.errors import UserError
+from pix2seq.runtime.console import tell
 
 
 def available_devices() -> list[str]:
@@ -70,10 +71,12 @@ def computes_bf16(device: torch.device) -> bool:
 
 
 def has_compiler(device: torch.device) -> bool:
-    """Whether `torch.compile` can make code for `device` here."""
-    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
-        return False
-    return shutil.which(os.environ.get("CXX", "g++")) is not None
+    """Whether `torch.compile` can make code for `device` here; a line says so if it cannot."""
+    has_triton = device.type != "cuda" or importlib.util.find_spec("triton") is not None
+    if has_triton and shutil.which(os.environ.get("CXX", "g++")) is not None:
+        return True
+    tell("--compile has no effect: it needs a C++ compiler (g++, or what CXX names), and Triton for a GPU")
+    return False
 
 
 def attention_kernel(device: torch.device) -> contextlib.AbstractContextManager:

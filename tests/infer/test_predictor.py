@@ -316,7 +316,7 @@ def test_suppressed_invisible_keypoints_are_placed_by_their_likeliest_tokens(mak
     trained: Predictor = make_predictor(suppress_invisible=True)
     model, tokenizers = trained.generator.model, trained.tokenizers.by_task
     grammars = {"keypoint": nothing_visible()}
-    predictor = trained.with_generator(ModelGenerator(model, tokenizers, torch.device("cpu"), grammars=grammars))
+    predictor = trained.with_generator(ModelGenerator(model, tokenizers, torch.device("cpu")).with_grammars(grammars))
     image, box = noise(80, 80), BOX[[1, 1, 3, 3]]
     pose = predictor.predict("keypoint", [image], [Prompt(0, box, 1)])[0]
     crop = predictor.encode_crops([image], [Prompt(0, box, 1)])
