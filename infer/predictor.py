@@ -173,29 +173,40 @@ class Predictor:
         ]
 
     def describe(self, image: np.ndarray, names: Sequence[str], instances: Instances | None = None) -> Result:
-        """All named tasks on one image: instance tasks are asked about the `instances` given, else about those found.
+        """All named tasks on one image, as `describe_images` does them."""
+        return self.describe_images([image], names, None if instances is None else [instances])[0]
+
+    def describe_images(
+        self, images: Sequence[np.ndarray], names: Sequence[str], instances: Sequence[Instances] | None = None
+    ) -> list[Result]:
+        """All named tasks on each image: instance tasks are asked about the `instances` given, else about those found.
 
         Instances found with a score below `score_threshold` are left out, and where nothing but keypoints is asked for,
-        those of classes without keypoints.
+        those of classes without keypoints. Images are computed together, but one has no part in another's result.
         """
         tasks = [self.tasks[name] for name in names]
         of_image = [task for task in tasks if not task.about_objects]
         find = instances is None and any(task.about_objects for task in tasks)
-        whole = self.encode_images([image]) if find or of_image else None
+        whole = self.encode_images(images) if find or of_image else None
         if find:
-            instances = self._find(image, tasks, whole)
+            instances = self._find(images, tasks, whole)
         elif instances is None:
-            instances = Instances.none()
-        result = self.describe_instances([image], names, [instances], whole)[0]
-        about_image = {task.name: self.predict(task.name, [image], encoded=whole)[0] for task in of_image}
-        return dataclasses.replace(result, predictions={**result.predictions, **about_image})
+            instances = [Instances.none()] * len(images)
+        results = self.describe_instances(images, names, instances, whole)
+        for task in of_image:
+            pairs = zip(results, self.predict(task.name, images, encoded=whole), strict=True)
+            results = [
+                dataclasses.replace(result, predictions={**result.predictions, task.name: prediction})
+                for result, prediction in pairs
+            ]
+        return results
 
-    def _find(self, image: np.ndarray, tasks: Sequence[Task], whole: Encoded) -> Instances:
-        instances = self.predict(self.finder.name, [image], encoded=whole)[0]
-        instances = instances[instances.scores >= self.settings.score_threshold]
+    def _find(self, images: Sequence[np.ndarray], tasks: Sequence[Task], whole: Encoded) -> list[Instances]:
+        found = self.predict(self.finder.name, images, encoded=whole)
+        found = [instances[instances.scores >= self.settings.score_threshold] for instances in found]
         if all(task.needs_skeleton for task in tasks if task.about_objects):
-            return instances[self._have_keypoints(instances.classes)]
-        return instances
+            return [instances[self._have_keypoints(instances.classes)] for instances in found]
+        return found
 
     def _have_keypoints(self, classes: Sequence[int]) -> np.ndarray:
         return np.isin(classes, self.skeleton.class_ids)
@@ -212,9 +223,26 @@ class Predictor:
         `whole` is what `encode_images` returned for the images, for tasks that see whole images.
         """
         prompts = [prompt for number, instances in enumerate(found) for prompt in prompts_for(instances, number)]
+        asked = [name for name in names if self.tasks[name].is_prompted]
+        predictions: dict[str, list[Any]] = {name: [] for name in asked}
+        for start in range(0, len(prompts), self.settings.eval_batch_size):  # no more crops are held at once
+            part = prompts[start : start + self.settings.eval_batch_size]
+            for name, some in self._about_instances(images, asked, part, whole).items():
+                predictions[name] += some
+        ends = np.cumsum([len(instances) for instances in found]).tolist()
+        parts = [slice(end - len(instances), end) for end, instances in zip(ends, found, strict=True)]
+        return [
+            Result(instances, self._found(instances, names) | {name: all_[part] for name, all_ in predictions.items()})
+            for instances, part in zip(found, parts, strict=True)
+        ]
+
+    def _about_instances(
+        self, images: Sequence[np.ndarray], names: Sequence[str], prompts: Sequence[Prompt], whole: Encoded | None
+    ) -> dict[str, list[Any]]:
+        """By task, a prediction for each prompt; None for those that a task is not about."""
         predictions: dict[str, list[Any]] = {}
         crops = None
-        for task in (self.tasks[name] for name in names if self.tasks[name].is_prompted):
+        for task in (self.tasks[name] for name in names):
             asked = np.arange(len(prompts))
             if task.needs_skeleton:
                 asked = np.flatnonzero(self._have_keypoints([prompt.class_id for prompt in prompts]))
@@ -228,12 +256,7 @@ class Predictor:
             predictions[task.name] = [None] * len(prompts)
             for index, prediction in zip(asked, self.predict(task.name, images, some, encoded), strict=True):
                 predictions[task.name][index] = prediction
-        ends = np.cumsum([len(instances) for instances in found]).tolist()
-        parts = [slice(end - len(instances), end) for end, instances in zip(ends, found, strict=True)]
-        return [
-            Result(instances, self._found(instances, names) | {name: all_[part] for name, all_ in predictions.items()})
-            for instances, part in zip(found, parts, strict=True)
-        ]
+        return predictions
 
     def _found(self, instances: Instances, names: Sequence[str]) -> dict[str, Instances]:
         return {name: instances for name in names if self.tasks[name].finds_instances}
