@@ -27,7 +27,9 @@ def sampling(settings: InferCFG) -> tuple[Sampling, int]:
     return GREEDY, 1
 
 
-def read(responses: Sequence[Response], canvas: Canvas, tokenizer: CaptioningTokenizer, settings: InferCFG) -> str:
+def read(
+    responses: Sequence[Response], canvases: Sequence[Canvas], tokenizer: CaptioningTokenizer, settings: InferCFG
+) -> str:
     """The caption, or of several the most typical one."""
     captions = [tokenizer.decode(response.tokens) for response in responses]
     return captions[most_typical(captions)]
