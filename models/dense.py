@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 INT8_MAX = 127
+INT8_INPUTS = 32  # torch's kernel reads so many inputs at a time, and beyond the end where fewer are left
 
 
 class Dense(nn.Module):
@@ -56,19 +57,24 @@ class Int8Dense(nn.Module):
         super().__init__()
         wide = weight.float()
         scale = wide.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / INT8_MAX
-        self.register_buffer("weight", (wide / scale[:, None]).round().to(torch.int8))
+        narrow = (wide / scale[:, None]).round().to(torch.int8)
+        self.missing = -weight.shape[1] % INT8_INPUTS if weight.device.type == "cpu" else 0
+        self.register_buffer("weight", F.pad(narrow, (0, self.missing)))
         self.register_buffer("scale", scale.to(torch.bfloat16 if weight.device.type == "cpu" else weight.dtype))
         self.register_buffer("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type == "cpu":
-            product = torch._weight_int8pack_mm(x.bfloat16(), self.weight, self.scale).to(x.dtype)
+            inputs = F.pad(x.bfloat16(), (0, self.missing)) if self.missing else x.bfloat16()
+            product = torch._weight_int8pack_mm(inputs, self.weight, self.scale).to(x.dtype)
         else:
             product = F.linear(x, self.weight.to(x.dtype)) * self.scale
         return product if self.bias is None else product + self.bias
 
     def single(self, x: np.ndarray) -> np.ndarray:
         """One row (in,) → (out,), on a processor in fp32."""
+        if self.missing:
+            return self(torch.from_numpy(x)[None])[0].numpy()
         weight, scale, bias = self._parts
         product = torch._weight_int8pack_mm(torch.from_numpy(x).bfloat16()[None], weight, scale).float().numpy()[0]
         if bias is not None:

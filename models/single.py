@@ -69,7 +69,7 @@ class SingleDecoder:
 
 
 def attend(queries: np.ndarray, columns: np.ndarray, rows: np.ndarray) -> Vector:
-    """What `queries` (heads, d), scaled already, read from keys (heads, d, N) and values (heads, N, d): (heads · d,)."""
+    """What `queries` (heads, d), scaled already, read from keys (heads, d, N) and values (heads, N, d): (D,)."""
     scores = torch.from_numpy(np.matmul(queries[:, None], columns))
     return np.matmul(scores.softmax(-1).numpy(), rows).reshape(-1)
 

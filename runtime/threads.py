@@ -10,8 +10,8 @@ ONE_THREAD = 4e7  # multiplications up to which one thread takes no longer than 
 
 
 def let_threads_sleep() -> None:
-    """Let torch's threads sleep while they wait for each other, and numpy compute with one thread; what the user has set
-    (OMP_WAIT_POLICY, OPENBLAS_NUM_THREADS) stays.
+    """Let torch's threads sleep while they wait for each other, and numpy compute with one thread; what the user has
+    set (OMP_WAIT_POLICY, OPENBLAS_NUM_THREADS) stays.
 
     On a busy machine, threads that spin while they wait slow training down: eight steps took 54 s, and 7 s where they
     sleep. Threads of numpy's OpenBLAS spin, too, and its products here are small ones. Both libraries read this when
