@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from pix2seq.models.weights import Weights
 from pix2seq.task import Task
 from pix2seq.tokenizers.build import Tokenizers
 from pix2seq.tokenizers.captioning import read_text
-from pix2seq.tokenizers.vocabulary import LabelSpace
+from pix2seq.tokenizers.vocabulary import Grammar, LabelSpace
 
 
 class Predictor:
@@ -82,6 +83,11 @@ class Predictor:
     def drawing(self) -> Drawing:
         """What drawings need to know."""
         return Drawing(self.class_names, self.skeleton)
+
+    @cached_property
+    def grammars(self) -> Mapping[str, Grammar]:
+        """The grammar of each task."""
+        return {name: self.tokenizers[name].grammar() for name in self.tasks}
 
     @property
     def finder(self) -> Task | None:
@@ -271,7 +277,9 @@ class Predictor:
         results = []
         for instances, end in zip(found, ends, strict=True):
             own = {name: of_all[end - len(instances) : end] for name, of_all in answers.items()}
-            read = {name: [answer and answer.prediction for answer in some] for name, some in own.items()}
+            read = {
+                name: [None if answer is None else answer.prediction for answer in some] for name, some in own.items()
+            }
             results.append(Result(instances, self._found(instances, names) | read, self._kept(own)))
         return results
 

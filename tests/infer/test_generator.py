@@ -96,7 +96,11 @@ def dog(fake_generator):
 
 def predicted(predictor: Predictor) -> tuple[list[int], list[list[float]], list[str]]:
     found = predictor.predict("detection", [IMAGE])[0]
-    return found.classes.tolist(), found.boxes.tolist(), predictor.predict("captioning", [IMAGE])
+    return (
+        found.classes.tolist(),
+        found.boxes.tolist(),
+        [each.best for each in predictor.predict("captioning", [IMAGE])],
+    )
 
 
 def test_with_generator_uses_the_other_generator_and_keeps_the_rest(make_predictor, car):
