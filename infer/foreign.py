@@ -20,7 +20,9 @@ def _supervision() -> ModuleType:
     try:
         import supervision
     except ImportError:
-        raise UserError("supervision is not installed; pip install supervision, or this package's [supervision]") from None
+        raise UserError(
+            "supervision is not installed; pip install supervision, or this package's [supervision]"
+        ) from None
     return supervision
 
 
