@@ -28,7 +28,7 @@ def pointed_at(
     try:
         given = np.array(boxes, dtype=np.float64)
     except (TypeError, ValueError):
-        given = np.zeros((1, 0))
+        given = np.zeros(1)  # of no shape that is expected
     if given.size and (given.ndim > 2 or given.shape[-1] != 4):
         raise UserError(f"boxes are expected as an array (n, 4) of x1 y1 x2 y2, got {given.shape}")
     given = given.reshape(-1, 4)

@@ -249,7 +249,7 @@ def refused(run_script, capsys, name: str, *flags: str | Path) -> str:
         (["--image", "{image}", "--box", "1,1,0,5"], "above zero"),
         (
             ["--image", "{image}", "--box", "1,1,5,5", "--box-class", "unicorn"],
-            "expected a class among person, car, dog",
+            "a class among person, car, dog",
         ),
         (["--image", "{image}", "--task", "painting"], "this script is for segmentation"),
         (["--image", "{image}", "--num-samples", "0"], "--num-samples expects"),
