@@ -440,6 +440,13 @@ class InferCFG:
         high=256,
         tasks=CAPTIONING,
     )
+    num_captions: int = setting(
+        1,
+        "captions of an image; several are sampled, from a nucleus of 0.8 by default",
+        low=1,
+        high=64,
+        tasks=CAPTIONING,
+    )
     invisible_threshold: float = setting(
         0.5,
         "a greedy keypoint is invisible when that is this probable; 0: when it is the likeliest token",

@@ -68,8 +68,8 @@ class Inference(Protocol):
     def coco_fields(self, prediction: Any) -> dict[str, Any]:
         """What COCO's results format says of a prediction; not asked of the task that finds instances."""
 
-    def describe(self, prediction: Any) -> str:
-        """A line for the terminal; asked of tasks about whole images alone."""
+    def describe(self, prediction: Any, drawing: Drawing) -> str:
+        """Lines for the terminal; not asked of the task that finds instances."""
 
 
 class Evaluation(Protocol):

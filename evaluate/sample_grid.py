@@ -71,7 +71,7 @@ def _tile(
         if inference.IMAGE_FILE:  # several orders hold the same objects
             image = inference.draw(image, read[0] if task.finds_instances else Instances.none(), read[0], drawing)
         else:
-            lines += [inference.describe(prediction) for prediction in read]
+            lines += [inference.describe(prediction, drawing) for prediction in read]
     return np.concatenate([image, text_strip(lines, TILE_PX, TEXT_PX)])
 
 

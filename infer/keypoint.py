@@ -85,3 +85,13 @@ def draw(image: np.ndarray, instances: Instances, poses: Sequence[Pose | None], 
 def coco_fields(pose: Pose) -> dict:
     """x, y and v of every point."""
     return {"keypoints": pose.keypoints.round(2).ravel().tolist()}
+
+
+def describe(pose: Pose, drawing: Drawing) -> str:
+    """A line with the names and places of the visible points."""
+    points = [
+        f"{name}={x:.0f},{y:.0f}"
+        for name, (x, y, visible) in zip(drawing.skeleton.names, pose.keypoints.tolist(), strict=True)
+        if visible
+    ]
+    return f"keypoints: {' '.join(points) or 'none is visible'}"

@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from pix2seq.models.weights import Weights
 from pix2seq.task import Task
 from pix2seq.tokenizers.build import Tokenizers
 from pix2seq.tokenizers.captioning import read_text
-from pix2seq.tokenizers.vocabulary import LabelSpace, Tokenizer
+from pix2seq.tokenizers.vocabulary import Grammar, LabelSpace, Tokenizer
 
 OF_CROPS = 2  # views of a crop, whose object fills it already, and of what is not about objects
 
@@ -89,6 +90,11 @@ class Predictor:
     def drawing(self) -> Drawing:
         """What drawings need to know."""
         return Drawing(self.class_names, self.skeleton)
+
+    @cached_property
+    def grammars(self) -> Mapping[str, Grammar]:
+        """The grammar of each task."""
+        return {name: self.tokenizers[name].grammar() for name in self.tasks}
 
     @property
     def finder(self) -> Task | None:
@@ -295,7 +301,9 @@ class Predictor:
         results = []
         for instances, end in zip(found, ends, strict=True):
             own = {name: of_all[end - len(instances) : end] for name, of_all in answers.items()}
-            read = {name: [answer and answer.prediction for answer in some] for name, some in own.items()}
+            read = {
+                name: [None if answer is None else answer.prediction for answer in some] for name, some in own.items()
+            }
             results.append(Result(instances, self._found(instances, names) | read, self._kept(own)))
         return results
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 RESULT = "result.json"  # moved last (in alphabetical order): where it is, an image's files are whole
 LISTED = 8  # files that are named at the end
+LINE = 116  # characters of a line about an instance
 
 
 def run(cfg: CFG) -> None:
@@ -141,21 +143,16 @@ def parse_box(cfg: CFG, tasks: Mapping[str, Task]) -> tuple[float, ...]:
 
 def prompted_instance(predictor: Predictor, cfg: CFG, box: tuple[float, ...], image: np.ndarray) -> Instances:
     """The one instance that --box and --box-class point at, as if it had been detected for certain."""
-    from pix2seq.infer.results import Instances
+    from pix2seq.infer.prompts import pointed_at
 
-    ids = [class_id for class_id, name in predictor.class_names.items() if name == cfg.infer.box_class]
-    if not ids:
-        known = ", ".join(predictor.class_names.values())
-        raise UserError(f"--box-class expects one of {known}; got {cfg.infer.box_class!r}")
-    posed = [predictor.class_names[class_id] for class_id in predictor.skeleton.class_ids]
-    if all(predictor.tasks[name].needs_skeleton for name in cfg.tasks) and cfg.infer.box_class not in posed:
-        raise UserError(f"only a {' or '.join(posed)} has keypoints; --box-class is {cfg.infer.box_class!r}")
     x, y, width, height = box
-    limits = image.shape[1], image.shape[0], image.shape[1], image.shape[0]
-    clipped = np.clip([[x, y, x + width, y + height]], 0, limits)
-    if (clipped[0, 2:] <= clipped[0, :2]).any():
-        raise UserError(f"--box {cfg.infer.box} lies outside the image of {image.shape[1]} × {image.shape[0]} pixels")
-    return Instances(clipped, np.array(ids[:1]), np.ones(1))
+    needs_skeleton = all(predictor.tasks[name].needs_skeleton for name in cfg.tasks)
+    allowed = predictor.skeleton.class_ids if needs_skeleton else None
+    try:
+        corners = (x, y, x + width, y + height)
+        return pointed_at(corners, cfg.infer.box_class, predictor.class_names, *image.shape[1::-1], allowed)
+    except UserError as error:
+        raise UserError(f"--box and --box-class: {error}") from None
 
 
 def write_result(
@@ -214,25 +211,34 @@ def _own_name(tasks: Iterable[str]) -> str:
 
 
 def summary(result: Result, predictor: Predictor) -> str:
-    """A table of the instances, and what is predicted about the whole image."""
-    instances, names = result.instances, predictor.class_names
-    lines = [
-        f"  {predictor.tasks[name].inference.describe(prediction)}"
-        for name, prediction in result.predictions.items()
-        if not predictor.tasks[name].about_objects
-    ]
-    if len(instances):
-        return "\n".join([*_table(instances, names), *lines])
-    if len(lines) < len(result.predictions):
-        lines.insert(0, "  nothing found; a lower --score-threshold shows what is less sure")
+    """A table of the instances with what is predicted about each, and what is predicted about the whole image."""
+    lines = _table(result, predictor) if len(result.instances) else []
+    about_image = [name for name in result.predictions if not predictor.tasks[name].about_objects]
+    if not lines and len(about_image) < len(result.predictions):
+        lines = ["  nothing found; a lower --score-threshold shows what is less sure"]
+    for name in about_image:
+        described = predictor.tasks[name].inference.describe(result.predictions[name], predictor.drawing)
+        lines += [f"  {line}" for line in described.splitlines()]
     return "\n".join(lines)
 
 
-def _table(instances: Instances, class_names: Mapping[int, str]) -> list[str]:
+def _table(result: Result, predictor: Predictor) -> list[str]:
+    instances, class_names = result.instances, predictor.class_names
     names = [class_names.get(class_id, str(class_id)) for class_id in instances.classes.tolist()]
     width = max(len("class"), *map(len, names))
     lines = [f"  {'class':<{width}}  score" + "".join(f"{title:>8}" for title in "xywh")]
-    for name, score, (x1, y1, x2, y2) in zip(names, instances.scores, instances.boxes, strict=True):
+    for index, (name, score, (x1, y1, x2, y2)) in enumerate(zip(names, instances.scores, instances.boxes, strict=True)):
         numbers = "".join(f"{value:8.1f}" for value in (x1, y1, x2 - x1, y2 - y1))
         lines.append(f"  {name:<{width}}  {score:5.2f}{numbers}")
+        lines += _about_instance(result, index, predictor)
     return lines
+
+
+def _about_instance(result: Result, index: int, predictor: Predictor) -> Iterator[str]:
+    """Lines with what tasks predict about an instance, below its row."""
+    for name, predictions in result.predictions.items():
+        if predictor.tasks[name].is_prompted and predictions[index] is not None:
+            described = predictor.tasks[name].inference.describe(predictions[index], predictor.drawing)
+            yield from textwrap.wrap(
+                described, LINE, initial_indent="    ", subsequent_indent="      ", break_on_hyphens=False
+            )

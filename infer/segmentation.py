@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pix2seq.config import InferCFG
-from pix2seq.dataset.masks import decode_mask
+from pix2seq.dataset.masks import decode_mask, mask_area
 from pix2seq.infer.draw import Drawing, back_to_front, label_boxes
 from pix2seq.infer.masks import Mask, vote
 from pix2seq.infer.overlay import class_color, paint_mask
@@ -50,3 +50,8 @@ def draw(image: np.ndarray, instances: Instances, masks: Sequence[Mask], drawing
 def coco_fields(mask: Mask) -> dict:
     """The mask's run lengths."""
     return {"segmentation": mask.rle}
+
+
+def describe(mask: Mask, drawing: Drawing) -> str:
+    """A line with the mask's area."""
+    return f"mask: {mask_area(mask.rle):,} pixels"

@@ -82,10 +82,10 @@ class KeypointTokenizer:
         for point in range(self.num_points):
             state_y, state_x, state_invisible_x = 3 * point, 3 * point + 1, 3 * point + 2
             following = 3 * point + 3  # after the last point this is grammar.end
-            grammar.allow(state_y, COORDS, state_x)
-            grammar.allow(state_x, COORDS, following)
-            grammar.allow(state_y, INVISIBLE, state_invisible_x)
-            grammar.allow(state_invisible_x, INVISIBLE, following)
+            grammar.allow(state_y, COORDS, state_x, "y")
+            grammar.allow(state_x, COORDS, following, "x")
+            grammar.allow(state_y, INVISIBLE, state_invisible_x, "invisible")
+            grammar.allow(state_invisible_x, INVISIBLE, following, "invisible")
         return grammar
 
     def decode(self, tokens: np.ndarray, probs: np.ndarray) -> Keypoints:

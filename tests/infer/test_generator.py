@@ -96,7 +96,11 @@ def dog(fake_generator):
 
 def predicted(predictor: Predictor) -> tuple[list[int], list[list[float]], list[str]]:
     found = predictor.predict("detection", [IMAGE])[0]
-    return found.classes.tolist(), found.boxes.tolist(), predictor.predict("captioning", [IMAGE])
+    return (
+        found.classes.tolist(),
+        found.boxes.tolist(),
+        [each.best for each in predictor.predict("captioning", [IMAGE])],
+    )
 
 
 def test_with_generator_uses_the_other_generator_and_keeps_the_rest(make_predictor, car):
@@ -141,7 +145,7 @@ def test_describe_calls_the_generator_for_every_task(make_predictor, fake_genera
         }
     )
     result = make_predictor().with_generator(everything).describe(IMAGE, list(TASKS))
-    assert result.predictions["captioning"] == "person"
+    assert result.predictions["captioning"].best == "person"
     assert result.instances.classes.tolist() == [1]
     assert result.predictions["segmentation"][0].score == 1
     assert (result.predictions["keypoint"][0].keypoints[:, 2] == 2).all()

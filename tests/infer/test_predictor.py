@@ -12,6 +12,7 @@ from pix2seq.dataset.images import read_image
 from pix2seq.dataset.masks import decode_mask
 from pix2seq.errors import UserError
 from pix2seq.infer import generator
+from pix2seq.infer.captioning import Captions
 from pix2seq.infer.generator import ModelGenerator
 from pix2seq.infer.predictor import Predictor
 from pix2seq.infer.results import Instances, Prompt, coco_results
@@ -91,7 +92,7 @@ def test_keypoints_are_in_pixels_and_invisible_ones_at_the_box_center(make_predi
 
 def test_captions_are_words(make_predictor):
     predictor = make_predictor({"captioning": [[TEXT_SHIFT + 1, TEXT_SHIFT + 2, 0]]})
-    assert predictor.predict("captioning", [WIDE, WIDE]) == ["a person"] * 2
+    assert predictor.predict("captioning", [WIDE, WIDE]) == [Captions(("a person",))] * 2
 
 
 def test_a_model_predicts_one_entry_for_each_image_and_each_prompt(make_predictor):
@@ -199,7 +200,7 @@ def test_describe_encodes_each_canvas_once(make_predictor):
     assert predictor.generator.encoded == [1, 1]
     assert result.predictions.keys() == TASKS.keys()
     found, masks, poses, caption = (result.predictions[name] for name in TASKS)
-    assert (len(result.instances), len(found), len(masks), len(poses), caption) == (1, 1, 1, 1, "car")
+    assert (len(result.instances), len(found), len(masks), len(poses), caption.best) == (1, 1, 1, 1, "car")
 
 
 def test_only_people_have_keypoints(make_predictor):
