@@ -332,6 +332,12 @@ class TrainCFG:
     store: str = setting("fp16", "precision of best.safetensors and last.safetensors", choices=("fp32", "fp16"))
     limit_minutes: float = setting(0.0, "stop after the epoch in which this time is reached; 0: no limit", low=0)
     eval_images: int = setting(256, "validation images for token losses and accuracies", low=1)
+    example_images: int = setting(
+        4,
+        "validation images of each task whose predictions TensorBoard shows after each epoch; 0: none",
+        low=0,
+        high=64,
+    )
     eval_every: int = setting(0, "epochs between two full evaluations; 0: losses only", low=0)
     log_steps: int = setting(50, "steps between two rows of metrics; less in a short run", low=1)
     small_epochs: int = setting(0, "first epochs, on a canvas of two thirds of the size (convnets only)", low=0)

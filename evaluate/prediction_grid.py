@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -27,11 +27,18 @@ def draw_predictions(
     kinds = {"best": ranked[: -PER_KIND - 1 : -1], "median": ranked[middle : middle + PER_KIND]}
     rows = []
     for title, chosen in (kinds | {"worst": ranked[:PER_KIND]}).items():
-        tiles = []
+        pairs = []
         for each in chosen:
-            pair = task.evaluation.draw_pair(split[each.index], each, class_names, threshold)
             label = f"{title}  {quality[each.image_id]:.2f}  image {each.image_id}"
-            tiles += [tile(pair[0], f"{label}  ground truth"), tile(pair[1], "predicted")]
-        tiles += [np.full_like(tiles[0], 255)] * (2 * PER_KIND - len(tiles))
-        rows.append(np.concatenate(tiles, axis=1))
+            pairs.append((label, task.evaluation.draw_pair(split[each.index], each, class_names, threshold)))
+        rows.append(draw_row(pairs, PER_KIND))
     return np.concatenate(rows)
+
+
+def draw_row(pairs: Sequence[tuple[str, tuple[np.ndarray, np.ndarray]]], places: int) -> np.ndarray:
+    """A row (h, w, 3) with room for `places` pairs of images, of the ground truth and of a prediction, with labels."""
+    tiles = []
+    for label, (truth, predicted) in pairs:
+        tiles += [tile(truth, f"{label}  ground truth"), tile(predicted, "predicted")]
+    tiles += [np.full_like(tiles[0], 255)] * (2 * places - len(tiles))
+    return np.concatenate(tiles, axis=1)

@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from pix2seq.dataset.annotations import Problems
 from pix2seq.dataset.coco import ImageDataset
 from pix2seq.evaluate.evaluation import Evaluation
@@ -14,14 +16,22 @@ from pix2seq.evaluate.predictions import ImagePredictions
 from pix2seq.evaluate.reliability import Reliability
 from pix2seq.infer.predictor import Predictor
 from pix2seq.runtime.files import writing
-from pix2seq.runtime.tensorboard import open_events
+from pix2seq.runtime.tensorboard import add_picture, open_events
 
 TOKEN_SCALARS = ("perplexity", "valid without grammar")
 
 
-def write_report(target: Path, evaluation: Evaluation, split: ImageDataset, predictor: Predictor, name: str) -> None:
-    """Write all files of the evaluation of weights `name` into the folder `target`."""
+def draw_grids(evaluation: Evaluation, split: ImageDataset, predictor: Predictor) -> dict[str, np.ndarray]:
+    """A grid of the best, median and worst predictions, (H, W, 3) uint8, of each task that has something to show."""
     from pix2seq.evaluate.prediction_grid import draw_predictions
+
+    options = predictor.class_names, predictor.settings.score_threshold
+    drawn = {task: draw_predictions(predictor.tasks[task], evaluation, split, *options) for task in evaluation.scores}
+    return {task: grid for task, grid in drawn.items() if grid is not None}
+
+
+def write_report(target: Path, evaluation: Evaluation, grids: Mapping[str, np.ndarray], name: str) -> None:
+    """Write all files of the evaluation of weights `name` into the folder `target`."""
     from pix2seq.infer.overlay import save_png
 
     content = {
@@ -35,15 +45,15 @@ def write_report(target: Path, evaluation: Evaluation, split: ImageDataset, pred
     (target / "metrics.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
     for task, scores in evaluation.scores.items():
         (target / f"{task}_results.json").write_text(json.dumps(scores.results), encoding="utf-8")
-        threshold = predictor.settings.score_threshold
-        grid = draw_predictions(predictor.tasks[task], evaluation, split, predictor.class_names, threshold)
-        if grid is not None:
-            save_png(target / f"{task}_grid.png", grid)
+    for task, grid in grids.items():
+        save_png(target / f"{task}_grid.png", grid)
 
 
-def log_scalars(folder: Path, evaluation: Evaluation, step: int) -> None:
-    """Append every metric, at training `step`, to the TensorBoard events in `folder`."""
+def log_events(folder: Path, evaluation: Evaluation, grids: Mapping[str, np.ndarray], step: int) -> None:
+    """Append every metric and grid, at training `step`, to the TensorBoard events in `folder`."""
     with writing(folder), open_events(folder) as events:
+        for task, grid in grids.items():
+            add_picture(events, f"eval/{task}", grid, step)
         for task, figures in evaluation.metrics.items():
             for name, value in figures.items():
                 events.add_scalar(f"eval/{task}/{name}", value, step)

@@ -34,7 +34,7 @@ def evaluate_weights(cfg: CFG, run_folder: Path | None = None) -> None:
     """Evaluate `--weights`; write to `--output-dir`, or to a folder for the weights' step below `run_folder`."""
     from pix2seq.dataset.sources import open_split
     from pix2seq.evaluate.evaluation import Sizes, evaluate
-    from pix2seq.evaluate.report import log_scalars, tables, write_report
+    from pix2seq.evaluate.report import draw_grids, log_events, tables, write_report
     from pix2seq.infer.load import load_predictor
     from pix2seq.runtime import distributed
     from pix2seq.runtime.files import output_folder, writing
@@ -51,10 +51,11 @@ def evaluate_weights(cfg: CFG, run_folder: Path | None = None) -> None:
         evaluation = evaluate(predictor, split, list(tasks), Sizes.of(cfg))
         if distributed.rank() == 0:
             print(tables(evaluation, split.problems))
+            grids = draw_grids(evaluation, split, predictor)
             with writing(target):
-                write_report(staging, evaluation, split, predictor, find_weights(cfg.infer.weights).name)
+                write_report(staging, evaluation, grids, find_weights(cfg.infer.weights).name)
     if distributed.rank() == 0:
-        log_scalars((run_folder or target) / "tensorboard", evaluation, predictor.step)
+        log_events((run_folder or target) / "tensorboard", evaluation, grids, predictor.step)
         print(f"{len(evaluation.predictions)} images; wrote {target / 'metrics.json'}")
 
 

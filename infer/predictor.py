@@ -113,6 +113,12 @@ class Predictor:
         other.settings = dataclasses.replace(self.settings, **changes)
         return other
 
+    def with_tasks(self, names: Sequence[str]) -> Predictor:
+        """The same, asked about these of its tasks alone."""
+        other = copy.copy(self)
+        other.tasks = {name: self.tasks[name] for name in names}
+        return other
+
     def with_answers(self) -> Predictor:
         """The same, whose results hold their `answers` too, with the probability of every token."""
         other = self.with_generator(self.generator.scoring_all())

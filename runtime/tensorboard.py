@@ -10,6 +10,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import cv2
+import numpy as np
+
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
@@ -17,12 +20,22 @@ SWITCH = "tensorboard.compat.notf"  # if a module of this name can be imported, 
 
 
 def open_events(folder: Path, **options: Any) -> SummaryWriter:
-    """A writer that appends scalars by step to the events in `folder`."""
+    """A writer that appends numbers and images by step to the events in `folder`."""
     with _without_tensorflow():
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
     threading.excepthook = _leave_to_the_next_write
     return SummaryWriter(str(folder), **options)
+
+
+def add_picture(events: SummaryWriter, name: str, image: np.ndarray, step: int) -> None:
+    """Append an image (H, W, 3) uint8 RGB; as JPEG: PNGs, torch's choice, take several times the room."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    _, encoded = cv2.imencode(".jpg", image[..., ::-1])
+    height, width, channels = image.shape
+    picture = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=encoded.tobytes())
+    events.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=picture)]), step)
 
 
 def _leave_to_the_next_write(failure: threading.ExceptHookArgs) -> None:

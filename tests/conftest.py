@@ -115,7 +115,8 @@ def tiny_model_cfg() -> CFG:
 @pytest.fixture
 def tiny_cfg(tiny_model_cfg: CFG, scenes_root: Path, tmp_path: Path) -> CFG:
     """Settings of a tiny run on the synthetic dataset, with its own folder."""
-    return config.replace(tiny_model_cfg, data_root=str(scenes_root), run_dir=str(tmp_path / "run"))
+    quick = {"example_images": 0}  # an untrained model's sequences are long
+    return config.replace(tiny_model_cfg, data_root=str(scenes_root), run_dir=str(tmp_path / "run"), **quick)
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
 
 from pix2seq.runtime.console import tell
 from pix2seq.runtime.files import replacing, write_whole
 from pix2seq.runtime.run_folder import METRICS
-from pix2seq.runtime.tensorboard import open_events
+from pix2seq.runtime.tensorboard import add_picture, open_events
 
 
 class Metrics:
@@ -47,6 +50,12 @@ class Metrics:
         self.rows += 1
         for name, value in numbers.items():
             self.events.add_scalar(name, value, step)
+        self.events.flush()
+
+    def add_pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """Show images (H, W, 3) uint8 by name."""
+        for name, picture in pictures.items():
+            add_picture(self.events, name, picture, step)
         self.events.flush()
 
 

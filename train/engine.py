@@ -19,6 +19,7 @@ from pix2seq.dataset.sampler import EpochSampler
 from pix2seq.dataset.samples import SampleDataset
 from pix2seq.dataset.training_data import describe_layouts, evaluated_one, open_training
 from pix2seq.errors import UserError
+from pix2seq.evaluate.examples import Examples
 from pix2seq.evaluate.run import evaluate_weights
 from pix2seq.evaluate.tokens import TokenCounts, token_columns, token_numbers
 from pix2seq.models.auxiliary_head import AuxiliaryHead
@@ -207,6 +208,7 @@ class Trainer:
         val_sampler = EpochSampler(len(val_set), cfg.train.batch_size, cfg.seed)
         val_sampler.set_epoch(0, cfg.model.image_size, max(cfg.train.eval_images // cfg.train.batch_size, 1))
         self.val_loader = build_loader(val_set, val_sampler, 0)
+        self.examples = Examples(validation, self.tasks, cfg.train.example_images)
         self.forecast = Forecast(SCENES_ARE_DRAWN if training.to_draw else "")
 
     def _fit(self, train_set: SampleDataset, validation: int) -> CFG:
@@ -414,6 +416,8 @@ class Trainer:
             self.best = total
             save_weights(self.folder / BEST, weights, dtype)
         draw_curves(self.folder / METRICS, self.folder / CURVES)
+        grids = self.examples.draw(weights, self.cfg, self.device)
+        self.metrics.add_pictures(self.step, {f"val/{task}": grid for task, grid in grids.items()})
 
     def _evaluate(self) -> None:
         """All figures of the weights that were just written, on all processes; what hinders it ends no training."""

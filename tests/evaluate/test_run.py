@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator, ImageEvent
 
 from pix2seq import config
 from pix2seq.command_line import EVALUATION, command_line, parse_args
@@ -52,6 +53,10 @@ def test_the_script_writes_metrics_results_and_grids(flags: list[str], tmp_path:
     printed = capsys.readouterr().out
     assert all(name in printed for name in ("BLEU-4", "VOC AP50", "token accuracy, class", "valid without grammar"))
     assert scalars(out / "tensorboard", 0)["eval/detection/AP"] == pytest.approx(report["metrics"]["detection"]["AP"])
+    shown = pictures(out / "tensorboard")
+    assert set(shown) == {f"eval/{task}" for task in TASKS}
+    ((step, image),) = shown["eval/detection"]
+    assert step == 0 and np.abs(image - cv2.imread(str(out / "detection_grid.png")).astype(float)).mean() < 5
 
 
 def scalars(folder: Path, step: int) -> dict[str, float]:
@@ -59,6 +64,20 @@ def scalars(folder: Path, step: int) -> dict[str, float]:
     events.Reload()
     values = {name: events.Scalars(name) for name in events.Tags()["scalars"]}
     return {name: found[0].value for name, all_ in values.items() if (found := [e for e in all_ if e.step == step])}
+
+
+def pictures(folder: Path) -> dict[str, list[tuple[int, np.ndarray]]]:
+    """The step and the pixels of each image in TensorBoard's events, by name."""
+    events = EventAccumulator(str(folder), {"images": 0})
+    events.Reload()
+    return {name: [(shown.step, decoded(shown)) for shown in events.Images(name)] for name in events.Tags()["images"]}
+
+
+def decoded(shown: ImageEvent) -> np.ndarray:
+    """The pixels, whose size is the one that the event says."""
+    image = cv2.imdecode(np.frombuffer(shown.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
+    assert image.shape[:2] == (shown.height, shown.width)
+    return image
 
 
 def test_a_script_of_one_task_evaluates_only_that_task(flags: list[str], tmp_path: Path, monkeypatch):
@@ -117,6 +136,18 @@ def test_watching_waits_for_weights_and_notices_changes(monkeypatch, tmp_path: P
 def test_a_folder_to_watch_must_exist(tmp_path: Path):
     with pytest.raises(UserError, match="--watch"):
         run.run(config.replace(CFG(), watch=str(tmp_path / "nowhere"), device="cpu"))
+
+
+def test_training_shows_the_same_examples_after_each_epoch(tiny_cfg: CFG):
+    """Ground truth beside prediction: the images' side, which no training changes, stays the same."""
+    cfg = config.replace(tiny_cfg, epochs=2, steps_per_epoch=1, example_images=1, max_objects=3, max_words=5, lr=1e-2)
+    train(config.replace(cfg, max_points=6))
+    shown = pictures(Path(cfg.train.run_dir) / "tensorboard")
+    assert set(shown) == {f"val/{task}" for task in TASKS}
+    for (step, before), (later, after) in shown.values():
+        truth = before.shape[1] // 2 - 10
+        assert (step, later) == (1, 2) and before.std() > 20
+        np.testing.assert_array_equal(before[:, :truth], after[:, :truth])
 
 
 def test_training_evaluates_every_so_many_epochs(tiny_cfg: CFG):
