@@ -21,8 +21,11 @@ class Metrics:
     def __init__(self, folder: Path, columns: list[str], first_step: int, rows: int | None = None) -> None:
         self.path = folder / METRICS
         self.columns = ["step", *columns]
-        self.events = open_events(folder / "tensorboard", purge_step=first_step + 1)
-        kept = self._sound_rows(first_step)[:rows] if first_step else []
+        self.begin(first_step, self._sound_rows(first_step)[:rows] if first_step else [])
+
+    def begin(self, step: int, kept: list[list[str]]) -> None:
+        """Write the file anew with rows that are kept, and go on after `step`."""
+        self.events = open_events(self.path.parent / "tensorboard", purge_step=step + 1)
         self.rows = len(kept)
         write_whole(self.path, "".join(f"{','.join(row)}\n" for row in [self.columns, *kept]))
 

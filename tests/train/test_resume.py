@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import shutil
 import signal
 import struct
 import subprocess
@@ -204,6 +205,24 @@ def test_one_process_goes_on_from_the_checkpoint_of_sharded_ones(
     train(resumed(tmp_path / "run", "--epochs", "2"))
     assert "not exact: 1 processes instead of 2" in capsys.readouterr().out
     assert final(tmp_path / "run")["epoch"] == 2
+
+
+def test_a_run_whose_folder_is_removed_loses_nothing_that_it_has_learned(
+    run_cfg: CFG, whole: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    """It makes the folder again, with a checkpoint of the same step, from which it can go on."""
+    cfg, run = config.replace(run_cfg, run_dir=str(tmp_path / "run"), save_steps=0), tmp_path / "run"
+
+    def remove_then_stop() -> None:
+        shutil.rmtree(run)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    train_until(cfg, 4, monkeypatch, remove_then_stop)
+    assert capsys.readouterr().err.count("was removed: it is made again") == 1
+    train(resumed(run))
+    found = final(run)
+    assert [row[0] for row in found["metrics"]] == ["step", *(row[0] for row in whole["metrics"][2:])]
+    assert_same({**found, "metrics": [], "rows": 0}, {**whole, "metrics": [], "rows": 0})
 
 
 # With what changes
