@@ -37,9 +37,15 @@ class Pair:
         """N"""
         return self._keys.shape[1]
 
-    def keep(self, rows: Tensor) -> Pair:
-        """Those of some rows of B."""
-        return Pair(*(part.unflatten(0, self.shape)[rows] for part in (self._keys, self._values)))
+    def keep(self, rows: Tensor, filled: int) -> Pair:
+        """Those of some rows of B, which move to the front; only the first `filled` places hold anything to be moved.
+        What is moved over is lost."""
+        parts = []
+        for part in (self._keys, self._values):
+            part = part.unflatten(0, self.shape)
+            part[: len(rows), :, :filled] = part[rows, :, :filled]
+            parts.append(part[: len(rows)])
+        return Pair(*parts)
 
     def write(self, start: int | Tensor, keys: Tensor, values: Tensor) -> None:
         """Put `keys` and `values` (B · heads, T, d) at the places from `start` on, or at those in a tensor."""
@@ -75,13 +81,14 @@ class Cache:
     rows: Rows
     length: int = 0
 
+    @torch.inference_mode()
     def keep(self, rows: Tensor) -> None:
         """Forget all sequences but `rows`, and the images that none of them is about."""
-        self.own = [pair.keep(rows) for pair in self.own]
+        self.own = [pair.keep(rows, self.length) for pair in self.own]
         images_before = self.rows.images
         self.rows, images = self.rows.keep(rows)
         if len(images) < images_before:
-            self.memory = [pair.keep(images) for pair in self.memory]
+            self.memory = [pair.keep(images, pair.places) for pair in self.memory]
 
 
 class StepLayer(nn.Module):

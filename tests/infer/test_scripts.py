@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from pix2seq import config
+from pix2seq.infer.image_names import image_ids, unique_names
 from pix2seq.infer.load import load_predictor
 from pix2seq.infer.predictor import Predictor
-from pix2seq.infer.run import LISTED, image_ids, is_done, unique_names
+from pix2seq.infer.run import LISTED, is_done
 from pix2seq.runtime.files import output_folder
 from pix2seq.runtime.paths import ROOT
 from pix2seq.tasks import choose_tasks
