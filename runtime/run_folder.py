@@ -16,7 +16,7 @@ from pix2seq.errors import UserError
 from pix2seq.runtime.alone import has_no_locks
 from pix2seq.runtime.checkpoint import CHECKPOINT, PREVIOUS
 from pix2seq.runtime.console import tell
-from pix2seq.runtime.files import PARTIAL, is_running
+from pix2seq.runtime.files import PARTIAL, is_running, write_whole
 from pix2seq.runtime.paths import writable_folder
 from pix2seq.runtime.text import read_text
 
@@ -54,7 +54,7 @@ class RunFolder:
             tell(f"{path} is on a file system without locks: start no second run there")
         self._taken = _identity(path / LOCK)
         now = time.strftime("%Y-%m-%d %H:%M")
-        (path / OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()}, since {now}", encoding="utf-8")
+        write_whole(path / OWNER, f"process {os.getpid()} on {socket.gethostname()}, since {now}")
 
     def make_again(self) -> bool:
         """Make the folder again if somebody has removed it or its files since the run began; whether that was so, which

@@ -44,6 +44,17 @@ def test_a_lock_that_cannot_be_made_is_a_sentence(tmp_path: Path, kind: str):
         claim(tmp_path)
 
 
+def test_links_and_pipes_in_a_strangers_folder_are_neither_followed_nor_waited_for(tmp_path: Path):
+    theirs, other = tmp_path / "run", tmp_path / "precious"
+    theirs.mkdir()
+    other.write_text("kept", encoding="utf-8")
+    (theirs / ".owner").symlink_to(other)
+    claim(theirs, resume=True).close()
+    assert other.read_text(encoding="utf-8") == "kept"
+    os.mkfifo(theirs / ".owner")
+    claim(theirs, resume=True).close()
+
+
 def test_a_new_run_in_a_used_folder_gets_another_one(tmp_path: Path, capsys: pytest.CaptureFixture):
     for expected in ("run", "run-2", "run-3"):
         folder = claim(tmp_path / "run")

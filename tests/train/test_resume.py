@@ -325,6 +325,18 @@ def test_damaged_rows_of_metrics_stop_no_resume(copied: Path, capsys: pytest.Cap
     assert "rows were damaged and are left out" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kind", ["pipe", "endless"])
+def test_metrics_that_are_no_file_of_rows_are_left_out(copied: Path, kind: str, capsys: pytest.CaptureFixture):
+    (copied / "metrics.csv").unlink()
+    if kind == "pipe":
+        os.mkfifo(copied / "metrics.csv")
+    else:
+        (copied / "metrics.csv").touch()
+        os.truncate(copied / "metrics.csv", 2**40)
+    Trainer(resumed(copied)).close()
+    assert "metrics.csv cannot be read (it" in capsys.readouterr().err
+
+
 def test_a_full_disk_leaves_the_last_checkpoint_and_nothing_else(
     copied: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
