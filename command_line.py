@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable
@@ -119,6 +120,7 @@ INFERENCE = Uses(
         "eval_batch_size",
         "max_megapixels",
         "skip_existing",
+        "pictures",
     ),
     detects=True,
 )
@@ -146,7 +148,8 @@ def run_script(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        print(f"error: {plain(str(error), MOST_OF_ERROR)}", file=sys.stderr)
+        if not error.everywhere or os.environ.get("RANK", "0") == "0":
+            print(f"error: {plain(str(error), MOST_OF_ERROR)}", file=sys.stderr)
         sys.exit(error.exit_status)
     except OSError as error:
         if error.filename is None:
