@@ -118,7 +118,7 @@ INFERENCE = Uses(
         *("precision", "compile"),
         *(name for name in DECODING if name != "points_score_weight"),
         "eval_batch_size",
-        "max_megapixels",
+        *("max_megapixels", "max_megabytes"),
         "skip_existing",
         "pictures",
     ),

@@ -342,10 +342,11 @@ class InferCFG:
     """Input images, decoding and output."""
 
     weights: str = setting("photos", "weights: a file, a name (--list-weights), or hf://owner/repo[/file]")
-    image: tuple[str, ...] = setting((), "images or folders of images")
+    image: tuple[str, ...] = setting((), "images: files, folders, patterns such as 'photos/*.jpg', https:// addresses")
     skip_existing: bool = setting(False, "leave out images whose results are in the output folder")
     pictures: bool = setting(True, "draw results as PNGs; of a large folder they take most of the room")
     max_megapixels: float = setting(200.0, "largest image that is read, in millions of pixels", low=0.001, high=4000)
+    max_megabytes: float = setting(50.0, "largest file that is fetched from the web, in MB", low=0.001, high=4000)
     box: str = setting("", "x,y,w,h in pixels: box of the instance; empty: detect instances first", tasks=PROMPTED)
     box_class: str = setting("person", "class name of the box, as it is, with its commas", tasks=PROMPTED)
     output_dir: str = setting(".", "folder for the output files")

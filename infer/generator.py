@@ -94,6 +94,13 @@ class ModelGenerator:
         other.grammars = {task: self._tables(grammar) for task, grammar in grammars.items()}
         return other
 
+    def scoring_all(self) -> ModelGenerator:
+        """The same, which gives the probabilities of all tokens, not only of those that scores need."""
+        grammars = {task: tokenizer.grammar() for task, tokenizer in self.tokenizers.items()}
+        for grammar in grammars.values():
+            grammar.scored_states = None
+        return self.with_grammars(grammars)
+
     def _tables(self, grammar: Grammar) -> GrammarTables:
         tables = (torch.from_numpy(table).to(self.device) for table in (grammar.allowed, grammar.next_state))
         return GrammarTables(*tables, grammar.end, grammar.greedy_states, grammar.unreported, grammar.scored_states)

@@ -53,6 +53,7 @@ class Output:
         self.log: ResultLog | None = None
         self.named: list[Path] = []
         self.count = 0
+        self.again = False  # whether some images have lines in the log already
 
     def begin(self, jobs: Sequence[Job], go_on: bool) -> tuple[Path | None, list[int]]:
         """The path of the log of several images, and the numbers of the jobs to be done: of a run that is to `go_on`,
@@ -61,11 +62,12 @@ class Output:
             return None, [] if go_on and is_done(self.target, self.tasks, self.pictures) else [0]
         with writing(self.target):
             path, known = begin(self.target, list(self.tasks), go_on)
-        left = [number for number, job in enumerate(jobs) if not (job.file_name in known and self._has_pictures(job))]
+        left = [number for number, job in enumerate(jobs) if not (job.file_name in known and self._is_done(job))]
+        self.again = any(jobs[number].file_name in known for number in left)
         return path, left
 
-    def _has_pictures(self, job: Job) -> bool:
-        return not self.pictures or has_pictures(self.target / job.folder, self.tasks)
+    def _is_done(self, job: Job) -> bool:
+        return not self.pictures or is_done(self.target / job.folder, self.tasks)
 
     def open_log(self, path: Path, rank: int) -> None:
         """Have process `rank` add what it writes to a log."""
@@ -81,7 +83,7 @@ class Output:
         (loaded, result), files = item, []
         job, below = loaded.job, loaded.job.folder if self.many else "."
         entries = coco_results(job.image_id, result, self.predictor.tasks, self.predictor.category_ids)
-        with writing(self.target), memory_for(job.path):
+        with writing(self.target), memory_for(job.image):
             if self.pictures or not self.many:
                 drawn = loaded.pixels, result, self.predictor, self.pictures
                 files = write_result(self.staging / below, self.target / below, entries, *drawn)
@@ -108,7 +110,7 @@ class Output:
         if not self.log:
             return self.named, count
         with writing(self.target):
-            put_together(self.log.path, [job.file_name for job in jobs])
+            put_together(self.log.path, [job.file_name for job in jobs], self.again)
         return [self.log.path, *self.named][:NAMED], count + 1
 
 
@@ -145,12 +147,8 @@ def is_done(folder: Path, tasks: Mapping[str, Task], pictures: bool = True) -> b
         return False
     has_whole = any("category_id" not in entry for entry in there)
     needs_whole = not all(task.about_objects for task in tasks.values())
-    return has_whole >= needs_whole and (not pictures or has_pictures(folder, tasks))
-
-
-def has_pictures(folder: Path, tasks: Mapping[str, Task]) -> bool:
-    """Whether `folder` holds the PNG of each task that draws one."""
-    return all((folder / file).is_file() for task in tasks.values() if (file := task.inference.IMAGE_FILE))
+    drawn = [task.inference.IMAGE_FILE for task in tasks.values() if pictures and task.inference.IMAGE_FILE]
+    return has_whole >= needs_whole and all((folder / name).is_file() for name in drawn)
 
 
 def results_file(folder: Path, entries: Sequence[dict], result: Result, predictor: Predictor) -> str:

@@ -11,12 +11,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from pix2seq.errors import UserError
+from pix2seq.infer.image_names import Named
 from pix2seq.infer.predictor import Predictor
 from pix2seq.infer.results import Instances, Result
 from pix2seq.runtime.device import lacks_memory
@@ -31,7 +31,7 @@ MOST_BYTES = 256 * 2**20  # of a batch's pixels; a larger image is a batch by it
 class Job:
     """An image to be read, its id and its `file_name` in the results, and the name of the folder for its files."""
 
-    path: Path
+    image: Named
     file_name: str
     folder: str
     image_id: int | str
@@ -123,7 +123,7 @@ def answer_batch(predictor: Predictor, names: Sequence[str], batch: Sequence[Loa
     except Exception as error:
         if not (isinstance(error, UserError) or lacks_memory(error)):
             raise
-        why = str(error) if isinstance(error, UserError) else lack_of_memory(loaded[0].job.path)
+        why = str(error) if isinstance(error, UserError) else lack_of_memory(loaded[0].job.image)
     if len(batch) == 1:
         return [Failed(loaded[0].job, why)]
     half = len(batch) // 2

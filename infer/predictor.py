@@ -21,7 +21,7 @@ from pix2seq.errors import UserError
 from pix2seq.infer.draw import Drawing
 from pix2seq.infer.generator import Encoded, ModelGenerator, SequenceGenerator
 from pix2seq.infer.introduction import description
-from pix2seq.infer.results import Canvas, Instances, Prompt, Result, prompts_for
+from pix2seq.infer.results import Answer, Canvas, Instances, Prompt, Result, prompts_for
 from pix2seq.models.weights import Weights
 from pix2seq.task import Task
 from pix2seq.tokenizers.build import Tokenizers
@@ -50,6 +50,7 @@ class Predictor:
         step: int = 0,
         about: str = "",
     ) -> None:
+        self.keeps_answers = False
         self.generator, self.tasks, self.trained, self.settings = generator, tasks, trained, settings
         self.class_names, self.skeleton, self.tokenizers = class_names, skeleton, tokenizers
         self.category_ids, self.step, self.about = category_ids or {}, step, about
@@ -99,6 +100,12 @@ class Predictor:
         other.settings = dataclasses.replace(self.settings, **changes)
         return other
 
+    def with_answers(self) -> Predictor:
+        """The same, whose results hold their `answers` too, with the probability of every token."""
+        other = self.with_generator(self.generator.scoring_all())
+        other.keeps_answers = True
+        return other
+
     def require(self, names: Sequence[str]) -> None:
         """Raise UserError if the model was not trained for one of these tasks."""
         for name in names:
@@ -143,6 +150,16 @@ class Predictor:
 
         `encoded` has a query for each of them, as `encode_images` and `encode_prompts` return it.
         """
+        return [answer.prediction for answer in self.ask(task, images, prompts, encoded)]
+
+    def ask(
+        self,
+        task: str,
+        images: Sequence[np.ndarray],
+        prompts: Sequence[Prompt] = (),
+        encoded: Encoded | None = None,
+    ) -> list[Answer]:
+        """Like `predict`, with the responses that each prediction was read from."""
         part, tokenizer = self.tasks[task], self.tokenizers[task]
         if part.is_prompted:
             encoded = encoded or self.encode_prompts(task, images, prompts)
@@ -160,8 +177,8 @@ class Predictor:
         responses = self.generator.generate(task, encoded, tokens, sampling, count)
         groups = (responses[number * count : (number + 1) * count] for number in range(len(canvases)))
         return [
-            part.inference.read(group, canvas, tokenizer, self.settings)
-            for group, canvas in zip(groups, canvases, strict=True)
+            Answer(part.inference.read(group, canvas, tokenizer, self.settings), canvas, prompt, group)
+            for group, canvas, prompt in zip(groups, canvases, tokens, strict=True)
         ]
 
     def _canvases(
@@ -173,40 +190,51 @@ class Predictor:
         ]
 
     def describe(self, image: np.ndarray, names: Sequence[str], instances: Instances | None = None) -> Result:
-        """All named tasks on one image, as `describe_images` does them."""
+        """All named tasks on one image, see `describe_images`."""
         return self.describe_images([image], names, None if instances is None else [instances])[0]
 
     def describe_images(
-        self, images: Sequence[np.ndarray], names: Sequence[str], instances: Sequence[Instances] | None = None
+        self,
+        images: Sequence[np.ndarray],
+        names: Sequence[str],
+        instances: Sequence[Instances] | None = None,
+        whole: Encoded | None = None,
     ) -> list[Result]:
         """All named tasks on each image: instance tasks are asked about the `instances` given, else about those found.
 
         Instances found with a score below `score_threshold` are left out, and where nothing but keypoints is asked for,
-        those of classes without keypoints. Images are computed together, but one has no part in another's result.
+        those of classes without keypoints. `whole` is what `encode_images` returned for the images, if they were
+        encoded already. Images are computed together, but one has no part in another's result.
         """
         tasks = [self.tasks[name] for name in names]
-        of_image = [task for task in tasks if not task.about_objects]
+        of_image = [task.name for task in tasks if not task.about_objects]
         find = instances is None and any(task.about_objects for task in tasks)
-        whole = self.encode_images(images) if find or of_image else None
-        if find:
-            instances = self._find(images, tasks, whole)
-        elif instances is None:
-            instances = [Instances.none()] * len(images)
+        if whole is None and (find or of_image):
+            whole = self.encode_images(images)
+        finders = [self.finder.name] if find else []
+        answers = {name: self.ask(name, images, encoded=whole) for name in [*finders, *of_image]}
+        for name in finders:
+            instances = [self._choose(answer.prediction, tasks) for answer in answers[name]]
+        if instances is None:
+            instances = [Instances.none() for _ in images]
         results = self.describe_instances(images, names, instances, whole)
-        for task in of_image:
-            pairs = zip(results, self.predict(task.name, images, encoded=whole), strict=True)
-            results = [
-                dataclasses.replace(result, predictions={**result.predictions, task.name: prediction})
-                for result, prediction in pairs
-            ]
+        for number, result in enumerate(results):
+            own = {name: [of_all[number]] for name, of_all in answers.items()}
+            about_image = {name: own[name][0].prediction for name in of_image}
+            results[number] = Result(
+                result.instances, {**result.predictions, **about_image}, self._kept({**own, **result.answers})
+            )
         return results
 
-    def _find(self, images: Sequence[np.ndarray], tasks: Sequence[Task], whole: Encoded) -> list[Instances]:
-        found = self.predict(self.finder.name, images, encoded=whole)
-        found = [instances[instances.scores >= self.settings.score_threshold] for instances in found]
+    def _kept(self, answers: Mapping[str, Sequence[Answer | None]]) -> Mapping[str, Sequence[Answer | None]]:
+        return answers if self.keeps_answers else {}
+
+    def _choose(self, instances: Instances, tasks: Sequence[Task]) -> Instances:
+        """Those of the `instances` found that tasks are asked about."""
+        instances = instances[instances.scores >= self.settings.score_threshold]
         if all(task.needs_skeleton for task in tasks if task.about_objects):
-            return [instances[self._have_keypoints(instances.classes)] for instances in found]
-        return found
+            return instances[self._have_keypoints(instances.classes)]
+        return instances
 
     def _have_keypoints(self, classes: Sequence[int]) -> np.ndarray:
         return np.isin(classes, self.skeleton.class_ids)
@@ -224,23 +252,24 @@ class Predictor:
         """
         prompts = [prompt for number, instances in enumerate(found) for prompt in prompts_for(instances, number)]
         asked = [name for name in names if self.tasks[name].is_prompted]
-        predictions: dict[str, list[Any]] = {name: [] for name in asked}
+        answers: dict[str, list[Answer | None]] = {name: [] for name in asked}
         for start in range(0, len(prompts), self.settings.eval_batch_size):  # no more crops are held at once
             part = prompts[start : start + self.settings.eval_batch_size]
-            for name, some in self._about_instances(images, asked, part, whole).items():
-                predictions[name] += some
+            for name, some in self._ask_about_instances(images, asked, part, whole).items():
+                answers[name] += some
         ends = np.cumsum([len(instances) for instances in found]).tolist()
-        parts = [slice(end - len(instances), end) for end, instances in zip(ends, found, strict=True)]
-        return [
-            Result(instances, self._found(instances, names) | {name: all_[part] for name, all_ in predictions.items()})
-            for instances, part in zip(found, parts, strict=True)
-        ]
+        results = []
+        for instances, end in zip(found, ends, strict=True):
+            own = {name: of_all[end - len(instances) : end] for name, of_all in answers.items()}
+            read = {name: [answer and answer.prediction for answer in some] for name, some in own.items()}
+            results.append(Result(instances, self._found(instances, names) | read, self._kept(own)))
+        return results
 
-    def _about_instances(
+    def _ask_about_instances(
         self, images: Sequence[np.ndarray], names: Sequence[str], prompts: Sequence[Prompt], whole: Encoded | None
-    ) -> dict[str, list[Any]]:
-        """By task, a prediction for each prompt; None for those that a task is not about."""
-        predictions: dict[str, list[Any]] = {}
+    ) -> dict[str, list[Answer | None]]:
+        """By task, an answer to each prompt; None for those that a task is not about."""
+        answers: dict[str, list[Answer | None]] = {}
         crops = None
         for task in (self.tasks[name] for name in names):
             asked = np.arange(len(prompts))
@@ -253,10 +282,10 @@ class Predictor:
                 encoded = self.encode_prompts(task.name, images, some, whole)
                 if task.is_cropped(self.trained.model) and len(some) == len(prompts):
                     crops = encoded
-            predictions[task.name] = [None] * len(prompts)
-            for index, prediction in zip(asked, self.predict(task.name, images, some, encoded), strict=True):
-                predictions[task.name][index] = prediction
-        return predictions
+            answers[task.name] = [None] * len(prompts)
+            for index, answer in zip(asked, self.ask(task.name, images, some, encoded), strict=True):
+                answers[task.name][index] = answer
+        return answers
 
     def _found(self, instances: Instances, names: Sequence[str]) -> dict[str, Instances]:
         return {name: instances for name in names if self.tasks[name].finds_instances}

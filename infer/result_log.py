@@ -85,11 +85,12 @@ def begin(folder: Path, tasks: Sequence[str], go_on: bool) -> tuple[Path, set[st
     return path, set()
 
 
-def put_together(path: Path, order: Sequence[str]) -> None:
+def put_together(path: Path, order: Sequence[str], again: bool = False) -> None:
     """Put the lines of all processes into `path`, as one would have written them: in the `order` of the images' names,
-    after those of earlier runs. Of several lines about an image the last one counts."""
+    after those of earlier runs. Of several lines about an image, which there are where some are done `again`, the last
+    one is kept."""
     parts = _parts(path)
-    if not parts:
+    if not (parts or again):
         return
     sources = [file for file in (path, *parts) if file.is_file()]
     places = {head["file_name"]: (source, start) for source in sources for start, head in _heads(source)}

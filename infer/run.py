@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 
 from pix2seq.config import CFG
 from pix2seq.errors import PartlyFailed, UserError, plain
+from pix2seq.infer.image_names import Named, file_names, find_images, image_ids, read_named, unique_names
 from pix2seq.infer.output import Output, summary
 from pix2seq.metadata import read_metadata
 from pix2seq.runtime.console import tell
@@ -86,7 +86,7 @@ def describe_all(cfg: CFG, jobs: Sequence[Job], box: Sequence[float], output: Ou
                 failures.append(item.why)
                 continue
             done += 1
-            print(f"{plain(str(item.job.path))}\n{summary(item.result, predictor)}", flush=True)
+            print(f"{plain(str(item.job.image))}\n{summary(item.result, predictor)}", flush=True)
             if not (said or len(item.result.instances)) and finds:
                 said = introduce(weights, predictor.about, again=True)
         output.close()
@@ -104,18 +104,17 @@ def describe_all(cfg: CFG, jobs: Sequence[Job], box: Sequence[float], output: Ou
 
 def load(cfg: CFG, box: Sequence[float], predictor: Predictor, job: Job) -> Loaded | Failed:
     """Read the image of a job."""
-    from pix2seq.dataset.images import read_image
     from pix2seq.infer.pipeline import Failed, Loaded, memory_for
 
     try:
-        with memory_for(job.path):
-            pixels = read_image(job.path, cfg.infer.max_megapixels)
+        with memory_for(job.image):
+            pixels = read_named(job.image, cfg.infer)
         return Loaded(job, pixels, prompted_instance(predictor, cfg, box, pixels) if box else None)
     except UserError as error:
         return Failed(job, str(error))
 
 
-def jobs_of(images: Sequence[Path]) -> list[Job]:
+def jobs_of(images: Sequence[Named]) -> list[Job]:
     """A job for each image."""
     from pix2seq.infer.pipeline import Job
 
@@ -149,38 +148,6 @@ def listed(files: Sequence[Path], count: int) -> str:
     names = [plain(str(path)) for path in files]
     more = count - len(names)
     return ", ".join(names) + (f" and {more} more" if more else "")
-
-
-def find_images(names: Sequence[str]) -> list[Path]:
-    """The image files among `names`, and those in the folders among them; raise UserError if there are none."""
-    if not names:
-        raise UserError("--image expects an image or a folder of images, got none")
-    images: list[Path] = []
-    for path in map(Path, names):
-        if path.is_dir():
-            images += images_in(path)
-        elif path.is_file():
-            images.append(path)
-        else:
-            raise UserError(f"there is no image {path}; check the path")
-    return images
-
-
-def images_in(folder: Path) -> list[Path]:
-    """The image files in a folder without hidden ones; names those of other formats, and raises UserError if there are
-    none that can be read."""
-    from pix2seq.dataset.images import IMAGE_SUFFIXES, OTHER_SUFFIXES
-
-    files = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
-    others = [file for file in files if file.suffix.lower() in OTHER_SUFFIXES]
-    images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
-    left_out = f"{len(others)} files are of formats that cannot be read, such as {others[0].name}" if others else ""
-    if not images:
-        remark = f"; {left_out}: save them as JPEG or PNG" if others else ""
-        raise UserError(f"the folder {folder} holds no images ({', '.join(IMAGE_SUFFIXES)}){remark}")
-    if others:
-        tell(f"{folder}: {left_out}, and are left out; save them as JPEG or PNG")
-    return images
 
 
 def parse_box(cfg: CFG, tasks: Mapping[str, Task]) -> tuple[float, ...]:
@@ -218,30 +185,3 @@ def prompted_instance(predictor: Predictor, cfg: CFG, box: tuple[float, ...], im
     if (clipped[0, 2:] <= clipped[0, :2]).any():
         raise UserError(f"--box {cfg.infer.box} lies outside the image of {image.shape[1]} × {image.shape[0]} pixels")
     return Instances(clipped, np.array(ids[:1]), np.ones(1))
-
-
-def unique_names(images: Sequence[Path]) -> list[str]:
-    """A folder name for each image: its stem, with a number where another image has the same."""
-    numbers: dict[str, int] = {}  # the last one that each stem had
-    names: dict[str, None] = {}
-    for path in images:
-        stem = path.stem if path.stem.strip(".") else "image"  # .. would be the folder above
-        name, number = stem, numbers.get(stem, 1)
-        while name in names:
-            number += 1
-            name = f"{stem}_{number}"
-        names[name], numbers[stem] = None, number
-    return list(names)
-
-
-def file_names(images: Sequence[Path]) -> list[str]:
-    """What the images are called in results: their names without folders, as in COCO, unless another has the same."""
-    numbers = Counter(path.name for path in images)
-    return [path.name if numbers[path.name] == 1 else str(path) for path in images]
-
-
-def image_ids(images: Sequence[Path]) -> list[int | str]:
-    """The images' ids in results: the numbers that they are named after, as in COCO, or the names if these are two
-    images' number (1.jpg beside 001.jpg)."""
-    numbers = Counter(int(path.stem) for path in images if path.stem.isdecimal())
-    return [int(p.stem) if p.stem.isdecimal() and numbers[int(p.stem)] == 1 else p.stem for p in images]

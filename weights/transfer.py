@@ -8,17 +8,17 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from email.message import Message
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import Any, BinaryIO
-from urllib.error import HTTPError, URLError
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+from typing import BinaryIO
+from urllib.error import HTTPError
+from urllib.request import Request, build_opener
 
 import google_crc32c
 from tqdm import tqdm
 
 from pix2seq.errors import UserError, plain
+from pix2seq.runtime.web import Redirects, reason
 from pix2seq.weights.official import MIRROR
 
 TIMEOUT_S = 30
@@ -49,16 +49,8 @@ class Changed(Exception):
     """The file on the server is another one than that of which a part is here; the part is gone."""
 
 
-class _Redirects(HTTPRedirectHandler):
-    """To addresses that are as safe as the one that was asked: from https to no other, from http to http as well."""
-
-    def redirect_request(self, req: Request, fp: BinaryIO, code: int, msg: str, headers: Message, newurl: str) -> Any:
-        allowed = ("https://",) if req.full_url.startswith("https://") else ("https://", "http://")
-        if not newurl.startswith(allowed):
-            raise UserError(
-                f"{req.full_url} leads to {plain(newurl)}, which is no https address; name another mirror with {MIRROR}"
-            )
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+class _Redirects(Redirects):
+    advice = f"name another mirror with {MIRROR}"
 
 
 OPENER = build_opener(_Redirects)
@@ -107,7 +99,7 @@ def fetch_text(url: str) -> str:
         with _open(url) as response:
             return response.read(BLOCK_BYTES).decode(errors="replace")
     except (OSError, HTTPException, Interrupted) as error:
-        raise Unreachable(f"{url} cannot be reached ({_reason(error)})") from None
+        raise Unreachable(f"{url} cannot be reached ({reason(error)})") from None
 
 
 def _transfer(url: str, partial: Path, ranges: Sequence[Range]) -> None:
@@ -193,7 +185,7 @@ def _open(url: str, start: int = 0, end: int | None = None) -> HTTPResponse:
         kind = Missing if error.code in MISSING else UserError
         raise kind(f"{url} cannot be downloaded: {answer}; name a mirror with {MIRROR}") from None
     except (OSError, HTTPException) as error:
-        raise Interrupted(_reason(error)) from None
+        raise Interrupted(reason(error)) from None
     except ValueError as error:  # of an address that is none, perhaps the server's redirection to it
         raise UserError(f"{url} leads to no address ({plain(str(error))}); name a mirror with {MIRROR}") from None
     encoding = response.headers.get("Content-Encoding", "identity")
@@ -207,13 +199,7 @@ def _read(response: HTTPResponse) -> bytes:
     try:
         return response.read1(BLOCK_BYTES)
     except (OSError, HTTPException) as error:
-        raise Interrupted(_reason(error)) from None
-
-
-def _reason(error: OSError | HTTPException | Interrupted) -> str:
-    """The reason of a failed connection in one line."""
-    cause = error.reason if isinstance(error, URLError) else error
-    return plain(getattr(cause, "strerror", None) or str(cause) or type(cause).__name__)
+        raise Interrupted(reason(error)) from None
 
 
 def _extent(response: HTTPResponse, url: str) -> tuple[int, int]:

@@ -20,9 +20,10 @@ from pix2seq import config
 from pix2seq.config import CFG
 from pix2seq.errors import UserError
 from pix2seq.infer import pipeline
+from pix2seq.infer.image_names import file_names
 from pix2seq.infer.pipeline import Failed, Job, Loaded, batched, in_order, one_ahead, process
 from pix2seq.infer.result_log import ResultLog, begin, line_about, put_together
-from pix2seq.infer.run import file_names, run
+from pix2seq.infer.run import run
 from pix2seq.runtime.paths import ROOT
 from tests.exact_model import with_exact_model
 

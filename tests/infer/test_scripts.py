@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from pix2seq import config
+from pix2seq.infer.image_names import image_ids, unique_names
 from pix2seq.infer.load import load_predictor
 from pix2seq.infer.output import NAMED, is_done
 from pix2seq.infer.predictor import Predictor
-from pix2seq.infer.run import image_ids, unique_names
 from pix2seq.runtime.files import output_folder
 from pix2seq.runtime.paths import ROOT
 from pix2seq.tasks import choose_tasks
@@ -370,6 +370,7 @@ def test_images_that_are_done_can_be_skipped(run_script, responsive, capsys, ima
     run_script("caption", "--image", image, other, "--skip-existing")
     assert "as it was" in done.read_text(encoding="utf-8") and left.is_file()
     assert "1 of 2 images were left out" in capsys.readouterr().err
+    assert len((out / "results.jsonl").read_text(encoding="utf-8").splitlines()) == 2
     run_script("object_detection", "--image", image, other, "--skip-existing")  # results of another task do not count
     assert (out / "other" / "result_detection.json").is_file() and "left out" not in capsys.readouterr().err
     (tmp_path / "notes.png").write_text("no image", encoding="utf-8")
