@@ -124,6 +124,11 @@ INFERENCE = Uses(
     ),
     detects=True,
 )
+RAY_INFERENCE = dataclasses.replace(
+    INFERENCE,
+    essential=("image", "weights", "output_dir", "task", "ray_address", "ray_workers", *INFERENCE.essential[3:]),
+).without("box", "box_class", "pictures")
+
 EVALUATION = Uses(
     essential=(
         *("weights", "output_dir", "watch", "max_images", "eval_batch_size", "score_threshold", "end_threshold"),

@@ -344,6 +344,8 @@ class InferCFG:
     weights: str = setting("photos", "weights: a file, a name (--list-weights), or hf://owner/repo[/file]")
     image: tuple[str, ...] = setting((), "images: files, folders, patterns such as 'photos/*.jpg', https:// addresses")
     skip_existing: bool = setting(False, "leave out images whose results are in the output folder")
+    ray_address: str = setting("", "address of a Ray cluster, or auto; empty: this machine becomes one")
+    ray_workers: int = setting(0, "Ray workers, each with a model; 0: one per GPU, or per two processors", low=0)
     pictures: bool = setting(True, "draw results as PNGs; of a large folder they take most of the room")
     max_megapixels: float = setting(200.0, "largest image that is read, in millions of pixels", low=0.001, high=4000)
     max_megabytes: float = setting(50.0, "largest file that is fetched from the web, in MB", low=0.001, high=4000)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pix2seq.infer.results import Instances, Result
     from pix2seq.task import Task
 
-NAMED = 8  # files that are named at the end
+NAMED = 8  # files, and images that could not be used, that are named at the end
 RESULT = "result.json"  # moved last (in alphabetical order): where it is, an image's files are whole
 
 
@@ -197,3 +197,9 @@ def _table(instances: Instances, class_names: Mapping[int, str]) -> list[str]:
         numbers = "".join(f"{value:8.1f}" for value in (x1, y1, x2 - x1, y2 - y1))
         lines.append(f"  {name:<{width}}  {score:5.2f}{numbers}")
     return lines
+
+
+def named_failures(failures: Sequence[str], count: int) -> str:
+    """A sentence about the images that could not be used, of `count`."""
+    more = f"; and {len(failures) - NAMED} more" if len(failures) > NAMED else ""
+    return f"{len(failures)} of {count} images could not be used: {'; '.join(failures[:NAMED])}{more}"

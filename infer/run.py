@@ -17,7 +17,7 @@ import numpy as np
 from pix2seq.config import CFG
 from pix2seq.errors import PartlyFailed, UserError, plain
 from pix2seq.infer.image_names import Named, file_names, find_images, image_ids, read_named, unique_names
-from pix2seq.infer.output import Output, summary
+from pix2seq.infer.output import Output, named_failures, summary
 from pix2seq.metadata import read_metadata
 from pix2seq.runtime.console import tell
 from pix2seq.runtime.files import output_folder
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from pix2seq.infer.predictor import Predictor
     from pix2seq.infer.results import Instances
     from pix2seq.task import Task
-
-LISTED = 8  # images that could not be used, at the end
 
 
 def run(cfg: CFG) -> None:
@@ -126,12 +124,6 @@ def shown_once(error: UserError) -> UserError:
     """An error that all processes of a run raise."""
     error.everywhere = True
     return error
-
-
-def named_failures(failures: Sequence[str], count: int) -> str:
-    """A sentence about the images that could not be used, of `count`."""
-    more = f"; and {len(failures) - LISTED} more" if len(failures) > LISTED else ""
-    return f"{len(failures)} of {count} images could not be used: {'; '.join(failures[:LISTED])}{more}"
 
 
 def needed(tasks: Mapping[str, Task], box: Sequence[float]) -> list[str]:
