@@ -112,7 +112,7 @@ TRAINING = Uses(
 INFERENCE = Uses(
     essential=(
         *("image", "weights", "output_dir", "box", "box_class", "score_threshold", "end_threshold", "num_samples"),
-        *("task", "seed", "device"),
+        *("num_captions", "task", "seed", "device"),
     ),
     others=(
         *("precision", "compile"),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,10 +18,11 @@ from pix2seq.schema import read_bytes
 if TYPE_CHECKING:
     from pix2seq.infer.pipeline import Answer, Failed, Job
     from pix2seq.infer.predictor import Predictor
-    from pix2seq.infer.results import Instances, Result
+    from pix2seq.infer.results import Result
     from pix2seq.task import Task
 
 NAMED = 8  # files, and images that could not be used, that are named at the end
+LINE = 116  # characters of a line about an instance
 RESULT = "result.json"  # moved last (in alphabetical order): where it is, an image's files are whole
 
 
@@ -175,28 +177,37 @@ def _own_name(tasks: Iterable[str]) -> str:
 
 
 def summary(result: Result, predictor: Predictor) -> str:
-    """A table of the instances, and what is predicted about the whole image."""
-    instances, names = result.instances, predictor.class_names
-    lines = [
-        f"  {predictor.tasks[name].inference.describe(prediction)}"
-        for name, prediction in result.predictions.items()
-        if not predictor.tasks[name].about_objects
-    ]
-    if len(instances):
-        return "\n".join([*_table(instances, names), *lines])
-    if len(lines) < len(result.predictions):
-        lines.insert(0, "  nothing found; a lower --score-threshold shows what is less sure")
+    """A table of the instances with what is predicted about each, and what is predicted about the whole image."""
+    lines = _table(result, predictor) if len(result.instances) else []
+    about_image = [name for name in result.predictions if not predictor.tasks[name].about_objects]
+    if not lines and len(about_image) < len(result.predictions):
+        lines = ["  nothing found; a lower --score-threshold shows what is less sure"]
+    for name in about_image:
+        described = predictor.tasks[name].inference.describe(result.predictions[name], predictor.drawing)
+        lines += [f"  {line}" for line in described.splitlines()]
     return "\n".join(lines)
 
 
-def _table(instances: Instances, class_names: Mapping[int, str]) -> list[str]:
+def _table(result: Result, predictor: Predictor) -> list[str]:
+    instances, class_names = result.instances, predictor.class_names
     names = [class_names.get(class_id, str(class_id)) for class_id in instances.classes.tolist()]
     width = max(len("class"), *map(len, names))
     lines = [f"  {'class':<{width}}  score" + "".join(f"{title:>8}" for title in "xywh")]
-    for name, score, (x1, y1, x2, y2) in zip(names, instances.scores, instances.boxes, strict=True):
+    for index, (name, score, (x1, y1, x2, y2)) in enumerate(zip(names, instances.scores, instances.boxes, strict=True)):
         numbers = "".join(f"{value:8.1f}" for value in (x1, y1, x2 - x1, y2 - y1))
         lines.append(f"  {name:<{width}}  {score:5.2f}{numbers}")
+        lines += _about_instance(result, index, predictor)
     return lines
+
+
+def _about_instance(result: Result, index: int, predictor: Predictor) -> Iterator[str]:
+    """Lines with what tasks predict about an instance, below its row."""
+    for name, predictions in result.predictions.items():
+        if predictor.tasks[name].is_prompted and predictions[index] is not None:
+            described = predictor.tasks[name].inference.describe(predictions[index], predictor.drawing)
+            yield from textwrap.wrap(
+                described, LINE, initial_indent="    ", subsequent_indent="      ", break_on_hyphens=False
+            )
 
 
 def named_failures(failures: Sequence[str], count: int) -> str:

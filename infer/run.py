@@ -162,18 +162,13 @@ def parse_box(cfg: CFG, tasks: Mapping[str, Task]) -> tuple[float, ...]:
 
 def prompted_instance(predictor: Predictor, cfg: CFG, box: tuple[float, ...], image: np.ndarray) -> Instances:
     """The one instance that --box and --box-class point at, as if it had been detected for certain."""
-    from pix2seq.infer.results import Instances
+    from pix2seq.infer.prompts import pointed_at
 
-    ids = [class_id for class_id, name in predictor.class_names.items() if name == cfg.infer.box_class]
-    if not ids:
-        known = ", ".join(predictor.class_names.values())
-        raise UserError(f"--box-class expects one of {known}; got {cfg.infer.box_class!r}")
-    posed = [predictor.class_names[class_id] for class_id in predictor.skeleton.class_ids]
-    if all(predictor.tasks[name].needs_skeleton for name in cfg.tasks) and cfg.infer.box_class not in posed:
-        raise UserError(f"only a {' or '.join(posed)} has keypoints; --box-class is {cfg.infer.box_class!r}")
     x, y, width, height = box
-    limits = image.shape[1], image.shape[0], image.shape[1], image.shape[0]
-    clipped = np.clip([[x, y, x + width, y + height]], 0, limits)
-    if (clipped[0, 2:] <= clipped[0, :2]).any():
-        raise UserError(f"--box {cfg.infer.box} lies outside the image of {image.shape[1]} × {image.shape[0]} pixels")
-    return Instances(clipped, np.array(ids[:1]), np.ones(1))
+    needs_skeleton = all(predictor.tasks[name].needs_skeleton for name in cfg.tasks)
+    allowed = predictor.skeleton.class_ids if needs_skeleton else None
+    try:
+        corners = (x, y, x + width, y + height)
+        return pointed_at(corners, cfg.infer.box_class, predictor.class_names, *image.shape[1::-1], allowed)
+    except UserError as error:
+        raise UserError(f"--box and --box-class: {error}") from None

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -90,13 +91,26 @@ def test_each_script_writes_its_files(run_script, responsive, image, out, script
     assert all(entry["image_id"] == 42 for entry in json.loads((out / "result.json").read_text(encoding="utf-8")))
 
 
-def test_the_table_and_the_caption_are_printed(run_script, responsive, image, capsys):
+def test_what_is_found_is_printed(run_script, responsive, image, capsys):
     run_script("multi_task", "--image", image)
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split() == ["class", "score", "x", "y", "w", "h"]
-    assert [line.split()[0] for line in lines[2:4]] == ["person", "car"]
-    assert len({len(line) for line in lines[1:4]}) == 1
-    assert lines[4] == "  caption: a person"
+    person, car = (
+        next(n for n, line in enumerate(lines) if line.startswith(f"  {name}")) for name in ("person", "car")
+    )
+    assert len(lines[1]) == len(lines[person]) == len(lines[car])
+    assert re.fullmatch(r"    mask: \d+ pixels", lines[person + 1])
+    points = " ".join(lines[person + 2 : car]).split()
+    assert points[:2] == ["keypoints:", "nose=23,18"] and len(points) == 1 + 16  # one point is invisible
+    assert all(len(line) <= 116 for line in lines[person + 2 : car])
+    assert lines[car + 1].startswith("    mask: ") and lines[car + 2] == "  caption: a person"
+
+
+def test_several_captions(run_script, responsive, image, out, capsys):
+    run_script("caption", "--image", image, "--num-captions", "3")
+    assert capsys.readouterr().out.splitlines()[1:4] == ["  caption: a person"] * 3
+    (entry,) = json.loads((out / "result.json").read_text(encoding="utf-8"))
+    assert entry == {"image_id": 42, "caption": "a person", "captions": ["a person"] * 3}
 
 
 def test_a_box_is_a_prompt_without_detection(run_script, responsive, image, out):
@@ -234,7 +248,10 @@ def refused(run_script, capsys, name: str, *flags: str | Path) -> str:
         (["--image", "{image}", "--box", "1,2,3,nan"], "four numbers"),
         (["--image", "{image}", "--box", "90,0,5,5"], "outside the image"),
         (["--image", "{image}", "--box", "1,1,0,5"], "above zero"),
-        (["--image", "{image}", "--box", "1,1,5,5", "--box-class", "unicorn"], "expects one of person, car, dog"),
+        (
+            ["--image", "{image}", "--box", "1,1,5,5", "--box-class", "unicorn"],
+            "a class among person, car, dog",
+        ),
         (["--image", "{image}", "--task", "painting"], "this script is for segmentation"),
         (["--image", "{image}", "--num-samples", "0"], "--num-samples expects"),
         (["--image", "{image}", "--device", "abacus"], "--device abacus"),
