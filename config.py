@@ -390,6 +390,12 @@ class InferCFG:
         high=64,
         tasks=DETECTION,
     )
+    views: int = setting(
+        1,
+        "views that share the votes: 2: mirrored too; 4, 6: whole images on larger, on smaller canvases too",
+        low=1,
+        high=6,
+    )
     calibration_slope: float = setting(
         1.0,
         "detection scores become sigmoid(slope · logit(score) + offset); fit_decoding.py fits both",
@@ -528,6 +534,7 @@ DECODING = (
     *(
         "read_drawn_class",
         "detection_votes",
+        "views",
         "calibration_slope",
         "calibration_offset",
         "coord_window",
@@ -544,7 +551,7 @@ DECODING = (
 )
 CALIBRATION = ("calibration_slope", "calibration_offset")
 # What detection scores depend on.
-SHAPING = {"end_threshold", "temperature", "detection_top_p", "read_drawn_class", "detection_votes"}
+SHAPING = {"end_threshold", "temperature", "detection_top_p", "read_drawn_class", "detection_votes", "views"}
 # Earlier names of settings, accepted in flags and --config files for one release, in weights files for good.
 RENAMED = {"max_pictures": "max_images", "dense_weight": "auxiliary_weight"}
 

@@ -42,7 +42,9 @@ def sampling(settings: InferCFG) -> tuple[Sampling, int]:
     return GREEDY, 1
 
 
-def read(responses: Sequence[Response], canvas: Canvas, tokenizer: CaptioningTokenizer, settings: InferCFG) -> Captions:
+def read(
+    responses: Sequence[Response], canvases: Sequence[Canvas], tokenizer: CaptioningTokenizer, settings: InferCFG
+) -> Captions:
     """As many captions as are wanted, of several responses the most typical ones."""
     captions = [tokenizer.decode(response.tokens) for response in responses]
     return Captions(tuple(captions[place] for place in by_typicality(captions)[: settings.num_captions]))

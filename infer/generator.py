@@ -152,8 +152,12 @@ class ModelGenerator:
         return responses
 
     def _draws(self, geometry: Geometry, prompt: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-        """Random numbers that depend on the seed and on what is prompted, not on what is asked along with it."""
-        asked = zlib.crc32(geometry.matrix.tobytes() + prompt.tobytes())
+        """Random numbers that depend on the seed and on what is prompted, not on what is asked along with it.
+
+        A crop counts by its corners in whole pixels: the last bits of a box depend on what is computed beside it.
+        """
+        corners = np.rint(geometry.from_fractions(np.array([[0, 0], [1, 1]]))).astype(np.int64)
+        asked = zlib.crc32(corners.tobytes() + prompt.tobytes())
         return np.random.default_rng([self.seed, asked]).random(shape, dtype=np.float32)
 
     @torch.inference_mode()

@@ -27,11 +27,15 @@ def sampling(settings: InferCFG) -> tuple[Sampling, int]:
     return sampled, settings.num_samples
 
 
-def read(responses: Sequence[Response], canvas: Canvas, tokenizer: SegmentationTokenizer, settings: InferCFG) -> Mask:
+def read(
+    responses: Sequence[Response], canvases: Sequence[Canvas], tokenizer: SegmentationTokenizer, settings: InferCFG
+) -> Mask:
     """The mask, at the image's size."""
-    samples = [tokenizer.decode(response.tokens) for response in responses]
-    samples = [[canvas.geometry.from_fractions(polygon) for polygon in polygons] for polygons in samples]
-    return vote(samples, canvas.height, canvas.width, settings.mask_threshold)
+    samples = [
+        [canvas.geometry.from_fractions(polygon) for polygon in tokenizer.decode(response.tokens)]
+        for response, canvas in zip(responses, canvases, strict=True)
+    ]
+    return vote(samples, canvases[0].height, canvases[0].width, settings.mask_threshold)
 
 
 def draw(image: np.ndarray, instances: Instances, masks: Sequence[Mask], drawing: Drawing) -> np.ndarray:

@@ -65,11 +65,11 @@ def sentences_of(result: Result, predictor: Predictor) -> list[Sentence]:
 
 
 def _sentence(task: str, number: int, answer: Answer, sample: int, predictor: Predictor) -> Sentence:
-    response, canvas = answer.responses[sample], answer.canvas
+    response, canvas = answer.responses[sample], answer.canvases[sample]
     parsed = predictor.grammars[task].parse(response.tokens.tolist())
     prompt = [
         _token(token, role, canvas, predictor, 1.0, task)
-        for token, role in zip(answer.prompt.tolist(), PROMPT_ROLES, strict=False)
+        for token, role in zip(answer.prompts[sample].tolist(), PROMPT_ROLES, strict=False)
     ]
     spoken = [
         _token(token, role, canvas, predictor, probability, role, item)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -34,18 +35,19 @@ class Keypoints:
 
 @dataclass(frozen=True)
 class KeypointTokenizer:
-    """An instance's keypoints to tokens and back."""
+    """An instance's keypoints to tokens and back; `flip` (K,) is the index of each point's mirror image."""
 
     vocab_size: int
     num_points: int
     invisible_weight: float
+    flip: Sequence[int] = ()
     prompt_length = 6
     roles = ("y", "x", "invisible")
 
     @classmethod
     def build(cls, cfg: CFG, labels: LabelSpace) -> KeypointTokenizer:
         """The tokenizer of a model with these settings."""
-        return cls(cfg.model.vocab_size, labels.num_points, cfg.train.invisible_weight)
+        return cls(cfg.model.vocab_size, labels.num_points, cfg.train.invisible_weight, labels.flip)
 
     @property
     def max_response(self) -> int:

@@ -38,11 +38,12 @@ def end_or_pad(response: np.ndarray, length: int | None) -> np.ndarray:
 @dataclass(frozen=True)
 class LabelSpace:
     """What the token ids of a dataset or a model stand for, apart from coordinates: the `class_ids` in use, the number
-    of keypoints of an instance, and the vocabulary of captions."""
+    of keypoints of an instance, the vocabulary of captions, and for each keypoint its mirror image."""
 
     class_ids: Sequence[int]
     num_points: int
     text: TextVocabulary
+    flip: Sequence[int] = ()
 
 
 class Tokenizer(Protocol):
