@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable
@@ -112,7 +113,7 @@ TRAINING = Uses(
 INFERENCE = Uses(
     essential=(
         *("image", "weights", "output_dir", "box", "box_class", "score_threshold", "end_threshold", "num_samples"),
-        *("task", "seed", "device"),
+        *("num_captions", "task", "seed", "device"),
     ),
     others=(
         *("precision", "compile"),
@@ -120,9 +121,15 @@ INFERENCE = Uses(
         "eval_batch_size",
         *("max_megapixels", "max_megabytes"),
         "skip_existing",
+        "pictures",
     ),
     detects=True,
 )
+RAY_INFERENCE = dataclasses.replace(
+    INFERENCE,
+    essential=("image", "weights", "output_dir", "task", "ray_address", "ray_workers", *INFERENCE.essential[3:]),
+).without("box", "box_class", "pictures")
+
 EVALUATION = Uses(
     essential=(
         *("weights", "output_dir", "watch", "max_images", "eval_batch_size", "score_threshold", "end_threshold"),
@@ -147,7 +154,8 @@ def run_script(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        print(f"error: {plain(str(error), MOST_OF_ERROR)}", file=sys.stderr)
+        if not error.everywhere or os.environ.get("RANK", "0") == "0":
+            print(f"error: {plain(str(error), MOST_OF_ERROR)}", file=sys.stderr)
         sys.exit(error.exit_status)
     except OSError as error:
         if error.filename is None:
