@@ -35,6 +35,7 @@ from pix2seq.config_file import read_settings
 from pix2seq.errors import UserError, plain
 from pix2seq.runtime.console import print_anything, tell
 from pix2seq.runtime.threads import let_threads_sleep
+from pix2seq.schema import read_bytes
 from pix2seq.weights.find import describe_names, find_weights
 
 TITLES = {"": "run", "model": "model", "data": "data", "train": "training", "infer": "inference and evaluation"}
@@ -220,7 +221,7 @@ def settings_of_run(folder: Path, only: str = "") -> CFG | None:
     if not path.is_file():
         return None
     try:
-        cfg = from_json(path.read_text(encoding="utf-8"))
+        cfg = from_json(read_bytes(path).decode())
     except (OSError, ValueError, TypeError, UserError) as error:
         raise UserError(f"{path} holds no settings of a run ({error}); name them with flags in a new run") from None
     if only and cfg.task != only:
