@@ -122,6 +122,13 @@ INFERENCE = Uses(
     ),
     detects=True,
 )
+VIDEO = dataclasses.replace(
+    INFERENCE.without("image", "box", "box_class", "skip_existing", "max_megabytes", "num_captions"),
+    essential=(
+        *("video", "weights", "output_dir", "stride", "max_frames", "eval_batch_size", "score_threshold"),
+        *("end_threshold", "num_samples", "task", "seed", "device"),
+    ),
+)
 EVALUATION = Uses(
     essential=(
         *("weights", "output_dir", "watch", "max_images", "eval_batch_size", "score_threshold", "end_threshold"),
