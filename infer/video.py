@@ -35,6 +35,8 @@ OPTIONS = (
     "protocol_whitelist;file|format_whitelist;mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,m4v,flv,ogg,"
     "asf,gif,h264,hevc,mjpeg"
 )
+os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = OPTIONS
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read once, when it is first used: what is wrong is said here
 PART_CODEC, CODEC = "MJPG", "mp4v"  # both are in every build of OpenCV
 
 
@@ -68,8 +70,6 @@ class Video:
 @contextlib.contextmanager
 def open_video(name: str, max_megapixels: float) -> Iterator[Video]:
     """A video file, or the camera of a number; raise UserError if it is none or cannot be opened."""
-    os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = OPTIONS
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong is said here, in a sentence
     import cv2
 
     cv2.utils.logging.setLogLevel(0)
