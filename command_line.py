@@ -125,11 +125,17 @@ INFERENCE = Uses(
     ),
     detects=True,
 )
+VIDEO = dataclasses.replace(
+    INFERENCE.without(*("image", "box", "box_class", "skip_existing", "max_megabytes", "num_captions", "pictures")),
+    essential=(
+        *("video", "weights", "output_dir", "stride", "max_frames", "eval_batch_size", "score_threshold"),
+        *("end_threshold", "num_samples", "task", "seed", "device"),
+    ),
+)
 RAY_INFERENCE = dataclasses.replace(
     INFERENCE,
     essential=("image", "weights", "output_dir", "task", "ray_address", "ray_workers", *INFERENCE.essential[3:]),
 ).without("box", "box_class", "pictures")
-
 EVALUATION = Uses(
     essential=(
         *("weights", "output_dir", "watch", "max_images", "eval_batch_size", "score_threshold", "end_threshold"),
