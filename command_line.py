@@ -240,6 +240,8 @@ def settings_of_run(folder: Path, only: str = "") -> CFG | None:
 def _named_run(given: dict[str, Any]) -> dict[str, Any]:
     """The settings that `--resume RUN` stands for."""
     run = given.get("resume")
+    if run and given.get("overwrite"):
+        raise UserError("--resume goes on with a run, --overwrite begins one in its place; leave one of them out")
     if not isinstance(run, str):
         return {}
     if Path(given.get("run_dir", run)) != Path(run):
