@@ -19,11 +19,11 @@ from pix2seq.errors import UserError
 from pix2seq.infer.foreign import to_detections, to_key_points
 from pix2seq.infer.image_names import Named, find_images, image_ids, is_one, read_named
 from pix2seq.infer.load import load_predictor
+from pix2seq.infer.output import write_result
 from pix2seq.infer.predictor import Predictor
 from pix2seq.infer.prompts import Class, pointed_at
 from pix2seq.infer.results import Instances, coco_results
 from pix2seq.infer.results import Result as Described
-from pix2seq.infer.run import write_result
 from pix2seq.infer.sentences import Sentence, sentences_of
 from pix2seq.runtime.files import move_contents, output_folder, writing
 from pix2seq.runtime.threads import let_threads_sleep
@@ -134,7 +134,7 @@ class Result:
         """Write what the scripts write, `result.json` and a PNG for each task, all or none; return where they are."""
         target = Path(folder)
         with output_folder(target) as staging, writing(target):
-            files = write_result(staging, target, self.image_id, self.image, self.described, self.predictor)
+            files = write_result(staging, target, self.to_coco(), self.image, self.described, self.predictor)
             move_contents(staging, target)
         return files
 
