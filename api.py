@@ -22,7 +22,7 @@ from pix2seq.infer.load import load_predictor
 from pix2seq.infer.output import write_result
 from pix2seq.infer.predictor import Predictor
 from pix2seq.infer.prompts import Class, pointed_at
-from pix2seq.infer.results import Instances, coco_results
+from pix2seq.infer.results import Instances
 from pix2seq.infer.results import Result as Described
 from pix2seq.infer.sentences import Sentence, sentences_of
 from pix2seq.runtime.files import move_contents, output_folder, writing
@@ -110,8 +110,7 @@ class Result:
 
     def to_coco(self, image_id: int | str | None = None) -> list[dict]:
         """In COCO's results format, with the category ids of the dataset that the model was trained on."""
-        image_id = self.image_id if image_id is None else image_id
-        return coco_results(image_id, self.described, self.predictor.tasks, self.predictor.category_ids)
+        return self.predictor.to_coco(self.image_id if image_id is None else image_id, self.described)
 
     def to_supervision(self) -> supervision.Detections:
         """The instances for the package supervision."""
@@ -123,12 +122,7 @@ class Result:
 
     def plot(self) -> np.ndarray:
         """The image (H, W, 3) uint8 RGB with all that was predicted drawn into it."""
-        drawn = self.image
-        for name, predictions in self.described.predictions.items():
-            inference = self.predictor.tasks[name].inference
-            if inference.IMAGE_FILE:
-                drawn = inference.draw(drawn, self.described.instances, predictions, self.predictor.drawing)
-        return drawn
+        return self.predictor.draw(self.image, self.described)
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write what the scripts write, `result.json` and a PNG for each task, all or none; return where they are."""

@@ -125,11 +125,17 @@ INFERENCE = Uses(
     ),
     detects=True,
 )
+VIDEO = dataclasses.replace(
+    INFERENCE.without(*("image", "box", "box_class", "skip_existing", "max_megabytes", "num_captions", "pictures")),
+    essential=(
+        *("video", "weights", "output_dir", "stride", "max_frames", "eval_batch_size", "score_threshold"),
+        *("end_threshold", "num_samples", "task", "seed", "device"),
+    ),
+)
 RAY_INFERENCE = dataclasses.replace(
     INFERENCE,
     essential=("image", "weights", "output_dir", "task", "ray_address", "ray_workers", *INFERENCE.essential[3:]),
 ).without("box", "box_class", "pictures")
-
 EVALUATION = Uses(
     essential=(
         *("weights", "output_dir", "watch", "max_images", "eval_batch_size", "score_threshold", "end_threshold"),
@@ -234,6 +240,8 @@ def settings_of_run(folder: Path, only: str = "") -> CFG | None:
 def _named_run(given: dict[str, Any]) -> dict[str, Any]:
     """The settings that `--resume RUN` stands for."""
     run = given.get("resume")
+    if run and given.get("overwrite"):
+        raise UserError("--resume goes on with a run, --overwrite begins one in its place; leave one of them out")
     if not isinstance(run, str):
         return {}
     if Path(given.get("run_dir", run)) != Path(run):

@@ -343,6 +343,9 @@ class InferCFG:
 
     weights: str = setting("photos", "weights: a file, a name (--list-weights), or hf://owner/repo[/file]")
     image: tuple[str, ...] = setting((), "images: files, folders, patterns such as 'photos/*.jpg', https:// addresses")
+    video: str = setting("", "a video file, or the number of a camera, such as 0")
+    stride: int = setting(1, "every N-th frame of the video", low=1, high=100_000)
+    max_frames: int = setting(0, "most frames that are computed; 0: all", low=0)
     skip_existing: bool = setting(False, "leave out images whose results are in the output folder")
     ray_address: str = setting("", "address of a Ray cluster, or auto; empty: this machine becomes one")
     ray_workers: int = setting(0, "Ray workers, each with a model; 0: one per GPU, or per two processors", low=0)

@@ -186,6 +186,10 @@ def test_several_images_follow_one_flag():
         ("--imagesize 1", "there is no flag --imagesize; did you mean --image-size?"),
         ("--no-lr", "there is no flag --no-lr; did you mean --lr?"),
         ("--resume yes", "there is no folder yes; --resume expects the folder of a run"),
+        (
+            "--resume yes --overwrite",
+            "--resume goes on with a run, --overwrite begins one in its place; leave one of them out",
+        ),
         ("-x", "there is no flag -x"),
         ("--resum", "there is no flag --resum; did you mean --resume?"),
     ],
