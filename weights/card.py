@@ -115,7 +115,7 @@ def _facts(weights: Weights, tasks: Mapping[str, Task], dtype: str) -> dict[str,
         "numbers": dtype,
         "training": f"{weights.step:,} steps" if weights.step else "",
         "decoding": ", ".join(decoding),
-        f"{len(names):,} classes": ", ".join(map(escaped, names[:MOST_NAMES])) + more,
+        "classes": f"{len(names):,}: " + ", ".join(map(escaped, names[:MOST_NAMES])) + more,
         "keypoints": ", ".join(map(escaped, weights.keypoints.get("names", ()))),
     }
 
