@@ -299,6 +299,14 @@ def test_a_file_comes_from_the_hub_once_and_is_there_offline_then(server: Server
     ) and "hf://nobody/here cannot be had" in nobody.stderr
 
 
+@pytest.mark.parametrize(("at", "path"), [("v1", "v1"), (COMMIT, COMMIT), ("refs/pr/3", "refs%2Fpr%2F3")])
+def test_a_revision_is_asked_for(server: Server, tmp_path: Path, at: str, path: str) -> None:
+    server.files[f"/owner/repo/resolve/{path}/other.safetensors"] = weights_path("scenes")
+    environment = os.environ | {"HF_ENDPOINT": server.url, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
+    run = found(f"hf://owner/repo@{at}/other.safetensors", environment)
+    assert run.returncode == 0 and Path(run.stdout.strip()).name == "other.safetensors", run.stderr
+
+
 @pytest.mark.parametrize(
     ("address", "file"), [("hf://owner/repo", "model"), ("hf://owner/repo/other.safetensors", "other")]
 )
@@ -314,7 +322,9 @@ def test_what_the_hub_s_cache_lacks_is_one_line_offline(hub: dict[str, str]) -> 
     assert run.stderr.startswith("error: hf://owner/unknown cannot be had: it is not in the hub's cache")
 
 
-@pytest.mark.parametrize("address", ["hf://", "hf://owner", "hf://owner/", "hf://a b/c"])
+@pytest.mark.parametrize(
+    "address", ["hf://", "hf://owner", "hf://owner/", "hf://a b/c", "hf://a/b@", "hf://a/b@@/c", "hf://a/b/../c"]
+)
 def test_what_is_no_address_on_the_hub_is_refused(address: str) -> None:
     with pytest.raises(UserError, match="is no address on the Hugging Face hub"):
         find_weights(address)
