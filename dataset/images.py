@@ -12,6 +12,7 @@ import stat
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -59,13 +60,16 @@ class TooLarge(ValueError):
 
 
 @contextlib.contextmanager
-def open_image(path: str | Path, max_megapixels: float = MEGAPIXELS) -> Iterator[Image.Image]:
-    """An image file whose pixels are not decoded yet; raise one of DAMAGES, TooLarge among them, if it is none."""
-    if not stat.S_ISREG(Path(path).stat().st_mode):  # a pipe would wait for ever
+def open_image(
+    path: str | Path, max_megapixels: float = MEGAPIXELS, content: bytes | None = None
+) -> Iterator[Image.Image]:
+    """An image file whose pixels are not decoded yet; raise one of DAMAGES, TooLarge among them, if it is none. If its
+    `content` is given, `path` is what it is called."""
+    if content is None and not stat.S_ISREG(Path(path).stat().st_mode):  # a pipe would wait for ever
         raise UnidentifiedImageError(f"{path} is no regular file")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # invalid metadata do not affect pixels
-        with Image.open(path, formats=FORMATS) as file:
+        with Image.open(path if content is None else BytesIO(content), formats=FORMATS) as file:
             width, height = file.size
             if width * height / 1e6 > max_megapixels:
                 raise TooLarge(file.size, f"{max_megapixels:g} megapixels")
@@ -122,15 +126,20 @@ def _orientation(file: Image.Image) -> int:
 
 
 def read_reduced(
-    path: str | Path, shrink: int, max_megapixels: float = MEGAPIXELS, as_stored: bool = False
+    path: str | Path,
+    shrink: int,
+    max_megapixels: float = MEGAPIXELS,
+    as_stored: bool = False,
+    content: bytes | None = None,
 ) -> tuple[np.ndarray, int]:
-    """Like `read_image`, but a JPEG is decoded `shrink` (1, 2, 4, 8) times smaller; also return the factor used.
+    """Like `read_image`, but a JPEG is decoded `shrink` (1, 2, 4, 8) times smaller; also return the factor used. If the
+    file's `content` is given, `path` is what it is called.
 
     The decoder leaves out high frequencies of a JPEG, which takes much less time. Pixel i of the smaller image covers
     [i · shrink, (i + 1) · shrink) of the full one; the last may reach beyond its edge. Other files are not reduced.
     """
     try:
-        with open_image(path, max_megapixels) as file:
+        with open_image(path, max_megapixels, content) as file:
             width, height = file.size
             has_16_bits = not file.mode.startswith("I") and ";16" in str(file.tile)  # Pillow keeps the upper 8
             reduced = min(width, height) >= 2 * shrink > 2 and file.draft(None, (width // shrink, height // shrink))
