@@ -83,7 +83,7 @@ def assert_same_dataset(folder: ImageDataset, shards: ImageDataset) -> None:
     for kind in kinds:
         truths = [open_ground_truth(dataset, kind)["annotations"] for dataset in (folder, shards)]
         found = [
-            sorted(json.dumps([entry[key] for key in own], default=list) for entry in truth if used(entry, kind))
+            sorted(json.dumps([entry.get(key) for key in own], default=list) for entry in truth if used(entry, kind))
             for truth in truths
         ]
         assert found[0] == found[1]
@@ -91,7 +91,7 @@ def assert_same_dataset(folder: ImageDataset, shards: ImageDataset) -> None:
 
 def used(entry: dict, kind: str) -> bool:
     """Whether an object counts in the evaluation: of keypoints, one that has some."""
-    return kind != "keypoints" or bool(entry["num_keypoints"])
+    return kind != "keypoints" or bool(entry.get("num_keypoints"))
 
 
 def both(root: Path, tmp_path: Path, split: str = "train", **values: object) -> tuple[ImageDataset, ImageDataset]:
@@ -126,7 +126,7 @@ def own_json(root: Path) -> None:
     content["annotations"] += [
         {"id": 8, "image_id": 3, "category_id": 1, "bbox": [1, 2, 3, 4]},
         {"id": 9, "image_id": 3, "category_id": 1, "bbox": [1, 2, 0, 4]},
-        {"id": 10, "image_id": 4, "caption": "half a character: \ud83d"},
+        {"id": 10, "image_id": 4, "caption": "a \u8349\u5730 &amp; a cat"},
     ]
     for name in ("train", "val"):
         (root / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
@@ -179,6 +179,16 @@ def test_what_people_bring_is_the_same_dataset_in_shards(case: str, tmp_path: Pa
     assert_same_dataset(*both(root, tmp_path, train_split="train", val_split="val"))
 
 
+def test_half_a_character_is_packed_as_a_question_mark(tmp_path: Path):
+    write_images(tmp_path / "own", "a.png", "b.png")
+    images = [{"id": number, "file_name": f"{name}.png", "width": 40, "height": 30} for number, name in enumerate("ab")]
+    captions = [{"id": number, "image_id": number, "caption": "half: \ud83d"} for number in (0, 1)]
+    content = {"images": images, "annotations": captions, "categories": []}
+    (tmp_path / "own" / "train.json").write_text(json.dumps(content), encoding="utf-8")
+    shards = packed(tmp_path / "own", tmp_path / "packed")
+    assert open_split(config.replace(CFG(), data_root=str(shards)), "val", TASKS).all_captions() == ["half: ?"]
+
+
 def test_what_a_folder_does_not_label_its_shards_do_not_either(tiny_cfg: CFG, tmp_path: Path):
     for split in ("train2017", "val2017"):
         folder = write_coco(tmp_path / "own", [{"id": 3, "name": "cup"}], ["person_keypoints"], split)
@@ -196,7 +206,9 @@ def test_the_upper_bound_of_shards_is_that_of_the_folder(tiny_cfg: CFG, scenes_r
         cfg = config.replace(tiny_cfg, data_root=str(root))
         tasks = choose_tasks(cfg.tasks)
         split = open_split(cfg, "val2017", tasks)
-        found = evaluate(ground_truth_predictor(split, tasks, cfg), split, list(tasks), Sizes.of(cfg))
+        found = evaluate(
+            ground_truth_predictor(split, tasks, cfg), split, list(tasks), Sizes(cfg.infer.eval_batch_size)
+        )
         metrics.append(json.dumps(found.metrics, sort_keys=True))
     assert metrics[0] == metrics[1]
 
