@@ -27,6 +27,7 @@ ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 HERE = ("127.0.0.1", "::1", "localhost")  # servers that may do without encryption
 ORIGIN = "origin"  # the file that says where the others come from
 TAR, MEMBERS = ".tar", ".jsonl"
+RESERVED = ".reserved"  # what ends the names of files that hold the place of those that are being fetched
 BLOCK_BYTES = 1 << 20
 MOST_TRIES = 5  # to open a file that other processes remove again, since the disk space is too small for all of them
 
@@ -46,20 +47,32 @@ class StoredFile:
         """Where the file is, to which it is fetched first if need be; raise UserError if it cannot be had."""
         if not self.url:
             return self.folder / self.name
-        path = self.folder / f"{self.about.sha256[:12]}-{self.name}"  # of a newer dataset there is another one
+        path = self._kept_path
         if not path.is_file():
             with locked(path.with_name(f".{path.name}.lock")):
                 if not path.is_file():
                     self._fetch(path)
-        with contextlib.suppress(OSError):
-            os.utime(path)  # it was used just now
+        self.keep()
         return path
 
+    def keep(self) -> None:
+        """Let the file count as used just now, if it is here: others are removed first."""
+        if self.url:
+            with contextlib.suppress(OSError):
+                os.utime(self._kept_path)
+
+    @property
+    def _kept_path(self) -> Path:
+        return self.folder / f"{self.about.sha256[:12]}-{self.name}"  # of a newer dataset there is another one
+
     def _fetch(self, path: Path) -> None:
-        arrived = path.with_name(f"{path.name}.arrived")
-        if self.name.endswith(TAR):
-            make_room(self.limit_bytes - self.about.bytes)
+        arrived, place = path.with_name(f"{path.name}.arrived"), path.with_name(path.name + RESERVED)
         try:
+            if self.name.endswith(TAR):
+                with locked(kept_folder() / ".lock"):
+                    make_room(self.limit_bytes - self.about.bytes)
+                    place.touch()
+                    os.truncate(place, self.about.bytes)  # takes no space, but counts
             fetch(f"{self.url}/{quote(self.name)}", arrived, size=self.about.bytes, is_shown=False)
             if sha256_of(arrived) != self.about.sha256:
                 arrived.unlink()
@@ -70,6 +83,8 @@ class StoredFile:
                 f"{error.filename or path} cannot be written ({error.strerror or error}); make room, lower "
                 "--shard-cache-gb, or name another folder with PIX2SEQ_CACHE"
             ) from None
+        finally:
+            place.unlink(missing_ok=True)
 
     def read(self, start: int, count: int) -> bytes:
         """`count` bytes from `start` on, fewer if there are no more; raise UserError if the file cannot be read."""
@@ -127,10 +142,10 @@ def kept_folder() -> Path:
 
 
 def make_room(room_bytes: int) -> None:
-    """Remove the fetched tar files that were not used for longest until all take at most `room_bytes`; processes that
-    have one open read on."""
-    found = []
-    for path in kept_folder().glob(f"*/[!.]*{TAR}*"):
+    """Remove the fetched tar files that were not used for longest until all, with those that are being fetched, take at
+    most `room_bytes`; processes that have one open read on."""
+    found, kept = [], kept_folder()
+    for path in (*kept.glob(f"*/*{TAR}"), *kept.glob(f"*/*{RESERVED}")):
         with contextlib.suppress(OSError):  # another process removes it
             state = path.stat()
             found.append((state.st_mtime, state.st_size, path))

@@ -14,7 +14,6 @@ import msgspec
 import numpy as np
 from tqdm import tqdm
 
-from pix2seq.dataset.annotations import compress
 from pix2seq.dataset.coco import ImageDataset
 from pix2seq.dataset.images import IMAGE_SUFFIXES
 from pix2seq.dataset.shard_files import MEMBERS, TAR, sha256_of
@@ -71,14 +70,14 @@ def _samples(dataset: ImageDataset, order: Sequence[int]) -> Iterator[tuple[str,
 
 
 def _object(entry: Mapping[str, Any]) -> dict:
-    """A valid object with what the format has a place for; a mask's run lengths as text."""
+    """A valid object with what the format has a place for."""
     kept = {key: entry[key] for key in ("category_id", "bbox", "area", "iscrowd", "difficult")}
     if entry.get("keypoints"):
         kept["keypoints"] = entry["keypoints"]
     if shape := entry.get("segmentation"):
         if isinstance(shape, dict):
-            counts = compress(shape)["counts"]
-            shape = {"size": shape["size"], "counts": counts if isinstance(counts, str) else counts.decode("ascii")}
+            counts = shape["counts"]
+            shape = {"size": shape["size"], "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}
         kept["segmentation"] = shape
     return kept
 

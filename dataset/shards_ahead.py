@@ -58,6 +58,8 @@ class FetchedAhead(Sampler):
 
     def _next(self, drawn: deque[list[tuple[int, ...]]], needed: Counter[int]) -> list[tuple[int, ...]]:
         batch = drawn.popleft()
+        for number in needed:
+            self.files[number].keep()
         needed.subtract(self._shards_of(batch))
         for number in [number for number, batches in needed.items() if not batches]:
             del needed[number]

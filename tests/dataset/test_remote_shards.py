@@ -67,17 +67,33 @@ def test_samples_of_an_address_are_those_of_its_folder(
     assert f"6 of train at {url}" in remote.examples.layout
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_an_epoch_fetches_each_shard_once_into_little_space(
-    tiny_cfg: CFG, url: str, server: Server, workers: int
-) -> None:
-    samples = samples_of(settings(tiny_cfg, url))
-    largest = max(file.about.bytes for file in samples.examples.shard_files)
-    samples = samples_of(settings(tiny_cfg, url, shard_cache_gb=4.5 * largest / 1e9))
-    sampler = EpochSampler(samples.parts, 2, 0, shards=samples.shards, mixed=2)
-    for _ in build_loader(samples, sampler, workers):
+def test_an_epoch_fetches_each_shard_once_into_little_space(tiny_cfg: CFG, url: str, server: Server) -> None:
+    samples = with_space(tiny_cfg, url, 4.5)
+    sampler = EpochSampler(samples.parts, 1, 0, shards=samples.shards, mixed=1)
+    sampler.set_epoch(0, SIZE)
+    for _ in build_loader(samples, sampler, 0):
         assert len(kept()) <= 4
     assert sorted(asked_for(server, ".tar")) == [f"train-{number:06d}.tar" for number in range(6)]
+
+
+def test_loading_processes_share_what_is_fetched(tiny_cfg: CFG, url: str) -> None:
+    samples, names = with_space(tiny_cfg, url, 5.5), []
+    for rank in range(2):
+        sampler = EpochSampler(samples.parts, 1, 0, rank, 2, samples.shards, 2)
+        sampler.set_epoch(0, SIZE)
+        for batch in build_loader(samples, sampler, 2):
+            names += batch.names
+            assert len(kept()) <= 5
+    assert sorted(names) == sorted(samples.examples.name_of(index) for index in range(12))
+
+
+def with_space(cfg: CFG, url: str, shards: float) -> SampleDataset:
+    """The samples of an address, with disk space for so many shards."""
+    files = samples_of(settings(cfg, url)).examples.shard_files
+    largest = max(file.about.bytes for file in files)
+    space = sorted(file.about.bytes for file in files)[0] * int(shards + 1) - 1
+    assert space > largest * int(shards)  # the shards are of nearly equal sizes
+    return samples_of(settings(cfg, url, shard_cache_gb=space / 1e9))
 
 
 def test_the_next_shards_are_fetched_while_others_are_used(tiny_cfg: CFG, url: str, server: Server) -> None:
