@@ -42,6 +42,8 @@ class FetchedAhead(Sampler):
             for batch in self.sampler:
                 shards = self._shards_of(batch)
                 for number in shards - needed.keys():
+                    for waited_for in needed:
+                        self.files[waited_for].keep()  # what was used before goes first
                     waiting.put(number)
                 drawn.append(batch)
                 needed.update(shards)
@@ -58,8 +60,6 @@ class FetchedAhead(Sampler):
 
     def _next(self, drawn: deque[list[tuple[int, ...]]], needed: Counter[int]) -> list[tuple[int, ...]]:
         batch = drawn.popleft()
-        for number in needed:
-            self.files[number].keep()
         needed.subtract(self._shards_of(batch))
         for number in [number for number, batches in needed.items() if not batches]:
             del needed[number]
