@@ -7,12 +7,12 @@ open further files. Its size is known, and too large a one refused, before a pix
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import stat
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -59,17 +59,28 @@ class TooLarge(ValueError):
         self.limit = limit
 
 
+@dataclass(frozen=True)
+class Content:
+    """An image file in memory, by the `name` that messages call it."""
+
+    name: str
+    data: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Source = str | Path | Content
+
+
 @contextlib.contextmanager
-def open_image(
-    path: str | Path, max_megapixels: float = MEGAPIXELS, content: bytes | None = None
-) -> Iterator[Image.Image]:
-    """An image file whose pixels are not decoded yet; raise one of DAMAGES, TooLarge among them, if it is none. If its
-    `content` is given, `path` is what it is called."""
-    if content is None and not stat.S_ISREG(Path(path).stat().st_mode):  # a pipe would wait for ever
+def open_image(path: Source, max_megapixels: float = MEGAPIXELS) -> Iterator[Image.Image]:
+    """An image file whose pixels are not decoded yet; raise one of DAMAGES, TooLarge among them, if it is none."""
+    if not isinstance(path, Content) and not stat.S_ISREG(Path(path).stat().st_mode):  # a pipe would wait for ever
         raise UnidentifiedImageError(f"{path} is no regular file")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # invalid metadata do not affect pixels
-        with Image.open(path if content is None else BytesIO(content), formats=FORMATS) as file:
+        with Image.open(io.BytesIO(path.data) if isinstance(path, Content) else path, formats=FORMATS) as file:
             width, height = file.size
             if width * height / 1e6 > max_megapixels:
                 raise TooLarge(file.size, f"{max_megapixels:g} megapixels")
@@ -78,7 +89,7 @@ def open_image(
             yield file
 
 
-def read_image(path: str | Path, max_megapixels: float = MEGAPIXELS, as_stored: bool = False) -> np.ndarray:
+def read_image(path: Source, max_megapixels: float = MEGAPIXELS, as_stored: bool = False) -> np.ndarray:
     """Pixels (H, W, 3) uint8 RGB of an image file; raise Unreadable if it cannot be read completely.
 
     EXIF rotation is applied unless the image is wanted `as_stored`, transparent images are composited over white, other
@@ -126,14 +137,9 @@ def _orientation(file: Image.Image) -> int:
 
 
 def read_reduced(
-    path: str | Path,
-    shrink: int,
-    max_megapixels: float = MEGAPIXELS,
-    as_stored: bool = False,
-    content: bytes | None = None,
+    path: Source, shrink: int, max_megapixels: float = MEGAPIXELS, as_stored: bool = False
 ) -> tuple[np.ndarray, int]:
-    """Like `read_image`, but a JPEG is decoded `shrink` (1, 2, 4, 8) times smaller; also return the factor used. If the
-    file's `content` is given, `path` is what it is called.
+    """Like `read_image`, but a JPEG is decoded `shrink` (1, 2, 4, 8) times smaller; also return the factor used.
 
     The decoder leaves out high frequencies of a JPEG, which takes much less time. Pixel i of the smaller image covers
     [i · shrink, (i + 1) · shrink) of the full one; the last may reach beyond its edge. Other files are not reduced.
@@ -159,13 +165,15 @@ def read_reduced(
         ) from None
 
 
-def _what_else(path: str | Path) -> str:
+def _what_else(path: Source) -> str:
     """What a file is that is no image, in words."""
-    path = Path(path)
-    if not path.is_file():
+    if isinstance(path, Content):
+        head = path.data[:64].lstrip()
+    elif Path(path).is_file():
+        with Path(path).open("rb") as file:
+            head = file.read(64).lstrip()
+    else:
         return "not an image that can be read"
-    with path.open("rb") as file:
-        head = file.read(64).lstrip()
     if not head:
         return "empty, and not an image that can be read"
     kind = next((kind for start, kind in OTHERS.items() if start in (head[: len(start)], head[4 : 4 + len(start)])), "")

@@ -13,7 +13,7 @@ import numpy as np
 
 from pix2seq.config import DataCFG
 from pix2seq.dataset.coco import ImageDataset
-from pix2seq.dataset.images import read_reduced
+from pix2seq.dataset.images import Content, read_reduced
 from pix2seq.dataset.layout import ChosenLabels, Layout
 from pix2seq.dataset.shard_files import MEMBERS, TAR, StoredFile, origin_of, read_index
 from pix2seq.dataset.shard_format import INDEX, ShardedSplit, Stored, read_members
@@ -62,10 +62,10 @@ class ShardDataset(ImageDataset):
     def read_pixels(self, index: int, shrink: int = 1) -> tuple[np.ndarray, int]:
         entry, path = self.images[index], self.path(index)
         shard, start, count, crc32 = entry["place"]
-        content = self.shard_files[shard].read(start, count)
-        if zlib.crc32(content) != crc32:
+        content = Content(str(path), self.shard_files[shard].read(start, count))
+        if zlib.crc32(content.data) != crc32:
             raise Unreadable(f"{path} is not as it was packed: the shard is damaged; get it again")
-        return read_reduced(path, shrink, as_stored=entry.get("as_stored", False), content=content)
+        return read_reduced(content, shrink, as_stored=entry.get("as_stored", False))
 
     def leave_out_unreadable(self) -> None:
         """Nothing to do: sizes and frames were settled when the images were packed."""

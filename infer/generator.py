@@ -94,6 +94,13 @@ class ModelGenerator:
         other.grammars = {task: self._tables(grammar) for task, grammar in grammars.items()}
         return other
 
+    def scoring_all(self) -> ModelGenerator:
+        """The same, which gives the probabilities of all tokens, not only of those that scores need."""
+        grammars = {task: tokenizer.grammar() for task, tokenizer in self.tokenizers.items()}
+        for grammar in grammars.values():
+            grammar.scored_states = None
+        return self.with_grammars(grammars)
+
     def _tables(self, grammar: Grammar) -> GrammarTables:
         tables = (torch.from_numpy(table).to(self.device) for table in (grammar.allowed, grammar.next_state))
         return GrammarTables(*tables, grammar.end, grammar.greedy_states, grammar.unreported, grammar.scored_states)
@@ -145,8 +152,12 @@ class ModelGenerator:
         return responses
 
     def _draws(self, geometry: Geometry, prompt: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-        """Random numbers that depend on the seed and on what is prompted, not on what is asked along with it."""
-        asked = zlib.crc32(geometry.matrix.tobytes() + prompt.tobytes())
+        """Random numbers that depend on the seed and on what is prompted, not on what is asked along with it.
+
+        A crop counts by its corners in whole pixels: the last bits of a box depend on what is computed beside it.
+        """
+        corners = np.rint(geometry.from_fractions(np.array([[0, 0], [1, 1]]))).astype(np.int64)
+        asked = zlib.crc32(corners.tobytes() + prompt.tobytes())
         return np.random.default_rng([self.seed, asked]).random(shape, dtype=np.float32)
 
     @torch.inference_mode()

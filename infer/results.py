@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from pix2seq.dataset.geometry import Geometry
 
 if TYPE_CHECKING:
+    from pix2seq.infer.responses import Response
     from pix2seq.task import Task
 
 
@@ -67,15 +68,28 @@ class Pose:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """A task's `prediction`, and the `responses` that it was read from, each to a prompt (P,) about a canvas: as many
+    `prompts` and `canvases`, which differ where there are several views."""
+
+    prediction: Any
+    canvases: Sequence[Canvas]
+    prompts: Sequence[np.ndarray]
+    responses: Sequence[Response]
+
+
+@dataclass(frozen=True)
 class Result:
     """All that was predicted about one image: the `instances`, and by task name its predictions.
 
     Those of an instance task are a list that goes with `instances`, None for an instance that the task is not about;
-    an image task has one prediction.
+    an image task has one prediction. Where they were wanted, `answers` are what predictions were read from: a list of
+    one of an image task; of the task that finds instances, all that it found.
     """
 
     instances: Instances
     predictions: Mapping[str, Any] = field(default_factory=dict)
+    answers: Mapping[str, Sequence[Answer | None]] = field(default_factory=dict)
 
 
 def prompts_for(instances: Instances, image_number: int = 0) -> list[Prompt]:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 INT8_MAX = 127
+INT8_INPUTS = 32  # torch's kernel reads so many inputs at a time, and beyond the end where fewer are left
 
 
 class Dense(nn.Module):
     """`x` (R, in) → (R, out) by a fixed `weight` (out, in) and `bias` (out,).
 
     On a processor the product of a row and a matrix takes the time of reading the matrix, if it is read in order: where
-    there are more outputs than inputs, half the time with the weights of an input side by side.
+    there are no fewer outputs than inputs, half the time with the weights of an input side by side.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        self.by_input = weight.device.type == "cpu" and weight.shape[0] > weight.shape[1]
+        self.by_input = weight.device.type == "cpu" and weight.shape[0] >= weight.shape[1]
         self.register_buffer("weight", weight.t().contiguous() if self.by_input else weight)
         self.register_buffer("bias", bias)
 
@@ -28,6 +31,19 @@ class Dense(nn.Module):
         if not self.by_input:
             return F.linear(x, self.weight, self.bias)
         return x @ self.weight if self.bias is None else torch.addmm(self.bias, x, self.weight)
+
+    def single(self, x: np.ndarray) -> np.ndarray:
+        """One row (in,) → (out,), on a processor in fp32."""
+        weight, bias = self._parts
+        product = np.dot(x, weight)
+        if bias is not None:
+            product += bias
+        return product
+
+    @cached_property
+    def _parts(self) -> tuple[np.ndarray, np.ndarray | None]:
+        weight = self.weight if self.by_input else self.weight.t()
+        return weight.numpy(), None if self.bias is None else self.bias.numpy()
 
 
 class Int8Dense(nn.Module):
@@ -41,16 +57,33 @@ class Int8Dense(nn.Module):
         super().__init__()
         wide = weight.float()
         scale = wide.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / INT8_MAX
-        self.register_buffer("weight", (wide / scale[:, None]).round().to(torch.int8))
+        narrow = (wide / scale[:, None]).round().to(torch.int8)
+        self.missing = -weight.shape[1] % INT8_INPUTS if weight.device.type == "cpu" else 0
+        self.register_buffer("weight", F.pad(narrow, (0, self.missing)))
         self.register_buffer("scale", scale.to(torch.bfloat16 if weight.device.type == "cpu" else weight.dtype))
         self.register_buffer("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type == "cpu":
-            product = torch.ops.aten._weight_int8pack_mm(x.bfloat16(), self.weight, self.scale).to(x.dtype)
+            inputs = F.pad(x.bfloat16(), (0, self.missing)) if self.missing else x.bfloat16()
+            product = torch._weight_int8pack_mm(inputs, self.weight, self.scale).to(x.dtype)
         else:
             product = F.linear(x, self.weight.to(x.dtype)) * self.scale
         return product if self.bias is None else product + self.bias
+
+    def single(self, x: np.ndarray) -> np.ndarray:
+        """One row (in,) → (out,), on a processor in fp32."""
+        if self.missing:
+            return self(torch.from_numpy(x)[None])[0].numpy()
+        weight, scale, bias = self._parts
+        product = torch._weight_int8pack_mm(torch.from_numpy(x).bfloat16()[None], weight, scale).float().numpy()[0]
+        if bias is not None:
+            product += bias
+        return product
+
+    @cached_property
+    def _parts(self) -> tuple[Tensor, Tensor, np.ndarray | None]:
+        return self.weight, self.scale, None if self.bias is None else self.bias.numpy()
 
 
 def dense(weight: Tensor, bias: Tensor | None, precision: str) -> Dense | Int8Dense:

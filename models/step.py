@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import cached_property
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from pix2seq.models.choices import Part
 from pix2seq.models.decoder import Decoder, DecoderLayer, Rows
 from pix2seq.models.dense import Dense, joined
 from pix2seq.models.layers import MLP, rotary_1d, rotate
+from pix2seq.models.single import SingleDecoder
 from pix2seq.runtime.threads import threads_for
 
 FEW_QUERIES = 8  # up to which plain products read keys and values faster than the fused kernel does, on a processor
@@ -37,9 +40,20 @@ class Pair:
         """N"""
         return self._keys.shape[1]
 
-    def keep(self, rows: Tensor) -> Pair:
-        """Those of some rows of B."""
-        return Pair(*(part.unflatten(0, self.shape)[rows] for part in (self._keys, self._values)))
+    @cached_property
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Keys (heads, d, N) and values (heads, N, d) of a single row of B, on a processor, in the same memory."""
+        return self._columns.numpy(), self._values.numpy()
+
+    def keep(self, rows: Tensor, filled: int) -> Pair:
+        """Those of some rows of B, which move to the front; only the first `filled` places hold anything to be moved.
+        What is moved over is lost."""
+        parts = []
+        for part in (self._keys, self._values):
+            part = part.unflatten(0, self.shape)
+            part[: len(rows), :, :filled] = part[rows, :, :filled]
+            parts.append(part[: len(rows)])
+        return Pair(*parts)
 
     def write(self, start: int | Tensor, keys: Tensor, values: Tensor) -> None:
         """Put `keys` and `values` (B · heads, T, d) at the places from `start` on, or at those in a tensor."""
@@ -75,13 +89,14 @@ class Cache:
     rows: Rows
     length: int = 0
 
+    @torch.inference_mode()
     def keep(self, rows: Tensor) -> None:
         """Forget all sequences but `rows`, and the images that none of them is about."""
-        self.own = [pair.keep(rows) for pair in self.own]
+        self.own = [pair.keep(rows, self.length) for pair in self.own]
         images_before = self.rows.images
         self.rows, images = self.rows.keep(rows)
         if len(images) < images_before:
-            self.memory = [pair.keep(images) for pair in self.memory]
+            self.memory = [pair.keep(images, pair.places) for pair in self.memory]
 
 
 class StepLayer(nn.Module):
@@ -147,9 +162,10 @@ class StepLayer(nn.Module):
             spread = rows.spread(queries.unflatten(0, (sequences, -1))).flatten(0, 1)
             attended = rows.collect(memory.attend(spread, memory.places).unflatten(0, memory.shape)).flatten(0, 1)
         x = x + self.cross_out(self._merge(attended, sequences))
-        return x + self.down(self._activate(self.up(self.norm_mlp(x))))
+        return x + self.down(self.activate(self.up(self.norm_mlp(x))))
 
-    def _activate(self, x: Tensor) -> Tensor:
+    def activate(self, x: Tensor) -> Tensor:
+        """The activation of the MLP, halving its width where it is gated."""
         if not self.gated:
             return F.gelu(x)
         gate, up = x.chunk(2, dim=-1)
@@ -179,6 +195,7 @@ class StepDecoder(nn.Module):
         self.static = (
             torch.compile(self._static_run, mode=None if on_processor else "reduce-overhead") if compiled else None
         )
+        self.single = SingleDecoder(self) if on_processor and not narrow and not compiled else None
         self.parts: WeakKeyDictionary[Part, Dense] = WeakKeyDictionary()
         self.whole: Dense | None = None
 
@@ -196,7 +213,11 @@ class StepDecoder(nn.Module):
         """Read the next `tokens` (S, T) and return the logits (S, K) of a part of the vocabulary after the last, of all
         of it (S, V) by default; the cache grows by T."""
         with threads_for(tokens.numel() * self.multiplications):
-            return self._project(self._hidden(tokens, cache), part)
+            if self.single is not None and tokens.shape == (1, 1) and cache.rows.images == 1:
+                cache.length += 1
+                x = self.single(int(tokens), cache, cache.length - 1)
+                return torch.from_numpy(self._output(part).single(x))[None]
+            return self._output(part)(self._hidden(tokens, cache))
 
     def _hidden(self, tokens: Tensor, cache: Cache) -> Tensor:
         """What the last layer makes of the last of `tokens` (S, T), normalized: (S, D)."""
@@ -232,11 +253,11 @@ class StepDecoder(nn.Module):
             x = layer(x, own, memory, cache.rows, start, end, angles, mask)
         return self.norm(x.view(*tokens.shape, -1)[:, -1].float())
 
-    def _project(self, x: Tensor, part: Part | None) -> Tensor:
-        """Logits (S, K) of a part of the vocabulary, or of all of it."""
+    def _output(self, part: Part | None) -> Dense:
+        """The output projection to a part of the vocabulary, or to all of it."""
         if part is None:
             self.whole = self.whole or Dense(self.vocabulary, self.bias)
-            return self.whole(x)
+            return self.whole
         if part not in self.parts:
             self.parts[part] = Dense(self.vocabulary[part.ids], self.bias[part.ids])
-        return self.parts[part](x)
+        return self.parts[part]

@@ -10,13 +10,16 @@ ONE_THREAD = 4e7  # multiplications up to which one thread takes no longer than 
 
 
 def let_threads_sleep() -> None:
-    """Let torch's threads sleep while they wait for each other; an OMP_WAIT_POLICY that the user has set stays.
+    """Let torch's threads sleep while they wait for each other, and numpy compute with one thread; what the user has
+    set (OMP_WAIT_POLICY, OPENBLAS_NUM_THREADS) stays.
 
     On a busy machine, threads that spin while they wait slow training down: eight steps took 54 s, and 7 s where they
-    sleep. OpenMP reads the policy when it is loaded, so call this before torch is imported. It only sets an environment
-    variable, which child processes inherit.
+    sleep. Threads of numpy's OpenBLAS spin, too, and its products here are small ones. Both libraries read this when
+    they are loaded, so call it before torch and numpy are imported. It only sets environment variables, which child
+    processes inherit.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 @contextlib.contextmanager

@@ -8,17 +8,17 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from email.message import Message
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import Any, BinaryIO
-from urllib.error import HTTPError, URLError
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+from typing import BinaryIO
+from urllib.error import HTTPError
+from urllib.request import Request, build_opener
 
 import google_crc32c
 from tqdm import tqdm
 
 from pix2seq.errors import UserError, plain
+from pix2seq.runtime.web import Redirects, reason
 
 TIMEOUT_S = 30
 PAUSES_S = (1, 2, 4, 8, 16)  # before each retry while a file makes no progress
@@ -52,17 +52,7 @@ class Changed(Exception):
     """The file on the server is another one than that of which a part is here; the part is gone."""
 
 
-class _Redirects(HTTPRedirectHandler):
-    """To addresses that are as safe as the one that was asked: from https to no other, from http to http as well."""
-
-    def redirect_request(self, req: Request, fp: BinaryIO, code: int, msg: str, headers: Message, newurl: str) -> Any:
-        allowed = ("https://",) if req.full_url.startswith("https://") else ("https://", "http://")
-        if not newurl.startswith(allowed):
-            raise Refused(f"{req.full_url} leads to {plain(newurl)}, which is no https address")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-OPENER = build_opener(_Redirects)
+OPENER = build_opener(Redirects)
 
 
 def fetch(
@@ -116,7 +106,7 @@ def fetch_text(url: str, most: int = BLOCK_BYTES) -> str:
         with _open(url) as response:
             return response.read(most).decode(errors="replace")
     except (OSError, HTTPException, Interrupted) as error:
-        raise Unreachable(f"{url} cannot be reached ({_reason(error)})") from None
+        raise Unreachable(f"{url} cannot be reached ({reason(error)})") from None
 
 
 def _transfer(url: str, partial: Path, ranges: Sequence[Range], size: int | None, is_shown: bool) -> None:
@@ -205,7 +195,7 @@ def _open(url: str, start: int = 0, end: int | None = None) -> HTTPResponse:
         kind = Missing if error.code in MISSING else Refused
         raise kind(f"{url} cannot be downloaded: {answer}") from None
     except (OSError, HTTPException) as error:
-        raise Interrupted(_reason(error)) from None
+        raise Interrupted(reason(error)) from None
     except ValueError as error:  # of an address that is none, perhaps the server's redirection to it
         raise Refused(f"{url} leads to no address ({plain(str(error))})") from None
     encoding = response.headers.get("Content-Encoding", "identity")
@@ -219,13 +209,7 @@ def _read(response: HTTPResponse) -> bytes:
     try:
         return response.read1(BLOCK_BYTES)
     except (OSError, HTTPException) as error:
-        raise Interrupted(_reason(error)) from None
-
-
-def _reason(error: OSError | HTTPException | Interrupted) -> str:
-    """The reason of a failed connection in one line."""
-    cause = error.reason if isinstance(error, URLError) else error
-    return plain(getattr(cause, "strerror", None) or str(cause) or type(cause).__name__)
+        raise Interrupted(reason(error)) from None
 
 
 def _extent(response: HTTPResponse, url: str) -> tuple[int, int]:

@@ -1,11 +1,8 @@
 """Files and ranges of their bytes are fetched whole, whatever the server does in between."""
 
 import base64
-import io
 import os
-from email.message import Message
 from pathlib import Path
-from urllib.request import Request
 
 import google_crc32c
 import pytest
@@ -204,11 +201,6 @@ def test_a_redirect_from_http_to_http_is_followed(server: Server, file: Path) ->
     server.redirects = {"/moved": server.url + PATH}
     fetch(server.url + "/moved", file)
     assert file.read_bytes() == DATA
-
-
-def test_a_redirect_from_https_to_http_is_refused() -> None:
-    with pytest.raises(UserError, match="no https address"):
-        transfer._Redirects().redirect_request(Request("https://a/b"), io.BytesIO(), 302, "", Message(), "http://a/b")
 
 
 # Ranges
