@@ -145,7 +145,7 @@ def read_reduced(
     [i · shrink, (i + 1) · shrink) of the full one; the last may reach beyond its edge. Other files are not reduced.
     """
     try:
-        with open_image(path, max_megapixels, content) as file:
+        with open_image(path, max_megapixels) as file:
             width, height = file.size
             has_16_bits = not file.mode.startswith("I") and ";16" in str(file.tile)  # Pillow keeps the upper 8
             reduced = min(width, height) >= 2 * shrink > 2 and file.draft(None, (width // shrink, height // shrink))

@@ -9,11 +9,11 @@ from email.message import Message
 from urllib.request import Request
 
 import pytest
-from tests.weights.server import Server, running
 
 from pix2seq.errors import UserError
 from pix2seq.runtime import web
 from pix2seq.runtime.web import fetch_bytes
+from tests.server import Server, running
 
 DATA = bytes(range(256)) * 1000  # 256 kB
 
