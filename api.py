@@ -1,28 +1,38 @@
-"""The front door: a model that is called with an image and returns a result in the image's pixels."""
+"""The front door: a model that is called with images and returns results in the images' pixels."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from pix2seq.config import CFG, replace
-from pix2seq.dataset.images import read_image, upright_rgb
+from pix2seq.config import CFG, InferCFG, replace
+from pix2seq.dataset.images import upright_rgb
 from pix2seq.dataset.masks import decode_mask
 from pix2seq.errors import UserError
+from pix2seq.infer.foreign import to_detections, to_key_points
+from pix2seq.infer.image_names import Named, find_images, image_ids, is_one, read_named
 from pix2seq.infer.load import load_predictor
+from pix2seq.infer.output import write_result
 from pix2seq.infer.predictor import Predictor
+from pix2seq.infer.prompts import Class, pointed_at
+from pix2seq.infer.results import Instances
 from pix2seq.infer.results import Result as Described
-from pix2seq.infer.results import coco_results
+from pix2seq.infer.sentences import Sentence, sentences_of
+from pix2seq.runtime.files import move_contents, output_folder, writing
 from pix2seq.runtime.threads import let_threads_sleep
 
+if TYPE_CHECKING:
+    import supervision
+
 ImageLike = str | Path | Image.Image | np.ndarray
+BATCH_MEGAPIXELS = 64  # images of more are described in several batches, whatever --eval-batch-size is
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,8 @@ class Result:
     image: np.ndarray  # (H, W, 3) uint8 RGB
     described: Described
     predictor: Predictor
+    name: str = ""  # the path or the address; empty: it came as pixels
+    image_id: int | str = 0  # in COCO's format: the number that the file is named after, or its name without ending
 
     @property
     def boxes(self) -> np.ndarray:
@@ -75,35 +87,121 @@ class Result:
         return np.array(points, dtype=np.float64).reshape(-1, *none.shape)
 
     @property
-    def caption(self) -> str | None:
-        """The sentence."""
-        return self.described.predictions.get("captioning")
+    def keypoint_names(self) -> tuple[str, ...]:
+        """P names."""
+        return self.predictor.skeleton.names
 
-    def to_coco(self, image_id: int | str = 0) -> list[dict]:
+    @property
+    def caption(self) -> str | None:
+        """The sentence, of several the most typical one."""
+        return None if self.captions is None else self.captions[0]
+
+    @property
+    def captions(self) -> tuple[str, ...] | None:
+        """All sentences, the most typical one first."""
+        captions = self.described.predictions.get("captioning")
+        return None if captions is None else captions.texts
+
+    @cached_property
+    def tokens(self) -> list[Sentence] | None:
+        """With `return_tokens`, every sequence that was decoded, in the order of tasks, prompts and samples. Where
+        samples vote on a prediction, all of them are here."""
+        return sentences_of(self.described, self.predictor) if self.described.answers else None
+
+    def to_coco(self, image_id: int | str | None = None) -> list[dict]:
         """In COCO's results format, with the category ids of the dataset that the model was trained on."""
-        return coco_results(image_id, self.described, self.predictor.tasks, self.predictor.category_ids)
+        return self.predictor.to_coco(self.image_id if image_id is None else image_id, self.described)
+
+    def to_supervision(self) -> supervision.Detections:
+        """The instances for the package supervision."""
+        return to_detections(self)
+
+    def to_supervision_keypoints(self) -> supervision.KeyPoints:
+        """The keypoints for the package supervision, of the instances that have some."""
+        return to_key_points(self)
 
     def plot(self) -> np.ndarray:
         """The image (H, W, 3) uint8 RGB with all that was predicted drawn into it."""
-        drawn = self.image
-        for name, predictions in self.described.predictions.items():
-            inference = self.predictor.tasks[name].inference
-            if inference.IMAGE_FILE:
-                drawn = inference.draw(drawn, self.described.instances, predictions, self.predictor.drawing)
-        return drawn
+        return self.predictor.draw(self.image, self.described)
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write what the scripts write, `result.json` and a PNG for each task, all or none; return where they are."""
+        target = Path(folder)
+        with output_folder(target) as staging, writing(target):
+            files = write_result(staging, target, self.to_coco(), self.image, self.described, self.predictor)
+            move_contents(staging, target)
+        return files
+
+
+class EncodedImage:
+    """One image, of which tasks are asked one after the other: it is encoded when that is first needed, and once.
+
+    Masks and keypoints read a crop around each box, which is encoded for each call. With `return_tokens` results hold
+    the sequences too.
+    """
+
+    def __init__(self, predictor: Predictor, pixels: np.ndarray, name: str, image_id: int | str) -> None:
+        self.predictor, self.pixels, self.name, self.image_id = predictor, pixels, name, image_id
+
+    @cached_property
+    def _whole(self) -> Any:
+        return self.predictor.encode_images([self.pixels])
+
+    def detect(self, return_tokens: bool = False) -> Result:
+        """The objects."""
+        return self._ask(["detection"], None, return_tokens)
+
+    def segment(
+        self,
+        boxes: np.ndarray | Sequence[Sequence[float]],
+        classes: Class | Sequence[Class] = "person",
+        return_tokens: bool = False,
+    ) -> Result:
+        """A mask for each of `boxes` (n, 4) x1 y1 x2 y2 in pixels; `classes` is one name or id for all or one for
+        each."""
+        return self._ask(["segmentation"], self._pointed_at(boxes, classes), return_tokens)
+
+    def keypoints(
+        self,
+        boxes: np.ndarray | Sequence[Sequence[float]],
+        classes: Class | Sequence[Class] = "person",
+        return_tokens: bool = False,
+    ) -> Result:
+        """Keypoints for each of `boxes`, as `segment` takes them; raises UserError for classes without keypoints."""
+        instances = self._pointed_at(boxes, classes, self.predictor.skeleton.class_ids)
+        return self._ask(["keypoint"], instances, return_tokens)
+
+    def caption(self, num_captions: int = 1, return_tokens: bool = False) -> Result:
+        """A caption, or several that are sampled."""
+        return self._ask(["captioning"], None, return_tokens, num_captions=num_captions)
+
+    def _pointed_at(self, boxes: Any, classes: Any, allowed: Sequence[int] | None = None) -> Instances:
+        height, width = self.pixels.shape[:2]
+        return pointed_at(boxes, classes, self.predictor.class_names, width, height, allowed)
+
+    def _ask(self, names: list[str], instances: Instances | None, return_tokens: bool, **settings: Any) -> Result:
+        self.predictor.require(names)
+        predictor = self.predictor.with_answers() if return_tokens else self.predictor
+        predictor = predictor.with_settings(**checked(settings))
+        sees_whole = not all(predictor.tasks[name].is_cropped(predictor.trained.model) for name in names)
+        found = predictor.describe_images(
+            [self.pixels], names, None if instances is None else [instances], self._whole if sees_whole else None
+        )
+        return Result(self.pixels, found[0], predictor, self.name, self.image_id)
 
 
 class Model:
-    """A loaded model. Call it with an image."""
+    """A loaded model. Call it with an image, or with many; or set one and ask about it."""
 
     def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
+        self.current: EncodedImage | None = None
 
     @classmethod
-    def load(cls, weights: str = "photos", device: str = "auto", **settings: Any) -> Model:
+    def load(cls, weights: str | Path = "photos", device: str = "auto", **settings: Any) -> Model:
         """See `pix2seq.load`."""
         let_threads_sleep()
-        known = {field.name for field in dataclasses.fields(CFG().infer)} | {"seed", "precision", "compile"}
+        known = {field.name for field in dataclasses.fields(InferCFG)} | {"seed", "precision", "compile"}
         if strange := sorted(settings.keys() - known):
             raise UserError(
                 f"there is no setting {strange[0]!r} of inference; expected one of {', '.join(sorted(known))}"
@@ -115,19 +213,121 @@ class Model:
         """Names of the tasks that the model was trained for."""
         return tuple(self.predictor.tasks)
 
-    def __call__(self, image: ImageLike, tasks: str | Sequence[str] | None = None) -> Result:
-        """The named tasks, all that the model knows if None, on one image: a path, a PIL image, or an RGB array
-        (H, W, 3) uint8. Masks and keypoints are those of the objects that are found."""
+    def __call__(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        tasks: str | Sequence[str] | None = None,
+        return_tokens: bool = False,
+    ) -> Result | list[Result]:
+        """The named tasks, all that the model knows if None. Masks and keypoints are those of the objects found.
+
+        An image is a path, an https:// or http:// address, a PIL image, or an RGB array (H, W, 3) uint8. One has one
+        result; a list, a folder or a pattern such as "photos/*.jpg" has a list of them, in order. Raises UserError for
+        the first image that cannot be used. `return_tokens` has results hold the sequences that were decoded.
+        """
+        results = self.stream(images, tasks, return_tokens)
+        is_single = _is_pixels(images) or (isinstance(images, (str, Path)) and is_one(str(images)))
+        return next(results) if is_single else list(results)
+
+    def stream(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        tasks: str | Sequence[str] | None = None,
+        return_tokens: bool = False,
+    ) -> Iterator[Result]:
+        """Like a call, but results come one after the other, so that a whole folder needs little memory."""
         names = [tasks] if isinstance(tasks, str) else list(tasks or self.tasks)
         self.predictor.require(names)
-        pixels = to_pixels(image)
-        return Result(pixels, self.predictor.describe(pixels, names), self.predictor)
+        predictor = self.predictor.with_answers() if return_tokens else self.predictor
+        for batch in self._batches(_listed(images)):
+            found = predictor.describe_images([pixels for pixels, _, _ in batch], names)
+            for described, (pixels, name, image_id) in zip(found, batch, strict=True):
+                yield Result(pixels, described, predictor, name, image_id)
+
+    def set_image(self, image: ImageLike) -> EncodedImage:
+        """The image that `detect`, `segment`, `keypoints` and `caption` are about from now on.
+
+        It is returned too, and has the same methods: with several images, or threads, use what is returned.
+        """
+        (listed,) = _listed([image])
+        self.current = EncodedImage(self.predictor, *self._read(listed))
+        return self.current
+
+    def detect(self, return_tokens: bool = False) -> Result:
+        """See `EncodedImage.detect`."""
+        return self._current().detect(return_tokens)
+
+    def segment(
+        self,
+        boxes: np.ndarray | Sequence[Sequence[float]],
+        classes: Class | Sequence[Class] = "person",
+        return_tokens: bool = False,
+    ) -> Result:
+        """See `EncodedImage.segment`."""
+        return self._current().segment(boxes, classes, return_tokens)
+
+    def keypoints(
+        self,
+        boxes: np.ndarray | Sequence[Sequence[float]],
+        classes: Class | Sequence[Class] = "person",
+        return_tokens: bool = False,
+    ) -> Result:
+        """See `EncodedImage.keypoints`."""
+        return self._current().keypoints(boxes, classes, return_tokens)
+
+    def caption(self, num_captions: int = 1, return_tokens: bool = False) -> Result:
+        """See `EncodedImage.caption`."""
+        return self._current().caption(num_captions, return_tokens)
+
+    def _current(self) -> EncodedImage:
+        if self.current is None:
+            raise UserError("there is no image to ask about; call set_image first")
+        return self.current
+
+    def _batches(self, images: Sequence[Named | Any]) -> Iterator[list[tuple[np.ndarray, str, int | str]]]:
+        """Images that are described together: of no more pixels than fit well into memory."""
+        batch, pixels = [], 0
+        for image in images:
+            batch.append(self._read(image))
+            pixels += batch[-1][0].size // 3
+            if len(batch) == self.predictor.settings.eval_batch_size or pixels > BATCH_MEGAPIXELS * 1e6:
+                yield batch
+                batch, pixels = [], 0
+        if batch:
+            yield batch
+
+    def _read(self, image: Named | Any) -> tuple[np.ndarray, str, int | str]:
+        """Pixels, name and id of an image."""
+        if isinstance(image, Named):
+            return read_named(image, self.predictor.settings), str(image), image_ids([image])[0]
+        return to_pixels(image), "", 0
 
 
-def to_pixels(image: ImageLike) -> np.ndarray:
+def checked(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of inference, by name, within their ranges; raise UserError for others."""
+    replace(CFG(), **settings)
+    return settings
+
+
+def _is_pixels(image: Any) -> bool:
+    return isinstance(image, (Image.Image, np.ndarray))
+
+
+def _listed(images: Any) -> list[Named | Any]:
+    """One by one what was given: files and addresses by their names, others as they are."""
+    if _is_pixels(images):
+        return [images]
+    if isinstance(images, (str, Path)):
+        return find_images([str(images)])
+    try:
+        given = list(images)
+    except TypeError:
+        given = [images]
+    return [one for image in given for one in (_listed(image) if isinstance(image, (str, Path)) else [image])]
+
+
+def to_pixels(image: Image.Image | np.ndarray) -> np.ndarray:
     """Pixels (H, W, 3) uint8 RGB; raise UserError if they cannot be had."""
-    if isinstance(image, (str, Path)):
-        return read_image(Path(image))
     if isinstance(image, Image.Image):
         return upright_rgb(image)
     if isinstance(image, np.ndarray) and image.shape[2:] == (3,) and image.dtype == np.uint8 and image.size:

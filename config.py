@@ -343,7 +343,13 @@ class InferCFG:
 
     weights: str = setting("photos", "weights: a file, a name (--list-weights), or hf://owner/repo[/file]")
     image: tuple[str, ...] = setting((), "images: files, folders, patterns such as 'photos/*.jpg', https:// addresses")
+    video: str = setting("", "a video file, or the number of a camera, such as 0")
+    stride: int = setting(1, "every N-th frame of the video", low=1, high=100_000)
+    max_frames: int = setting(0, "most frames that are computed; 0: all", low=0)
     skip_existing: bool = setting(False, "leave out images whose results are in the output folder")
+    ray_address: str = setting("", "address of a Ray cluster, or auto; empty: this machine becomes one")
+    ray_workers: int = setting(0, "Ray workers, each with a model; 0: one per GPU, or per two processors", low=0)
+    pictures: bool = setting(True, "draw results as PNGs; of a large folder they take most of the room")
     max_megapixels: float = setting(200.0, "largest image that is read, in millions of pixels", low=0.001, high=4000)
     max_megabytes: float = setting(50.0, "largest file that is fetched from the web, in MB", low=0.001, high=4000)
     box: str = setting("", "x,y,w,h in pixels: box of the instance; empty: detect instances first", tasks=PROMPTED)
@@ -390,6 +396,12 @@ class InferCFG:
         high=64,
         tasks=DETECTION,
     )
+    views: int = setting(
+        1,
+        "views that share the votes: 2: mirrored too; 4, 6: whole images on larger, on smaller canvases too",
+        low=1,
+        high=6,
+    )
     calibration_slope: float = setting(
         1.0,
         "detection scores become sigmoid(slope · logit(score) + offset); fit_decoding.py fits both",
@@ -432,6 +444,13 @@ class InferCFG:
         "sampled captions, of which the most typical is kept; 1: one, greedy by default",
         low=1,
         high=256,
+        tasks=CAPTIONING,
+    )
+    num_captions: int = setting(
+        1,
+        "captions of an image; several are sampled, from a nucleus of 0.8 by default",
+        low=1,
+        high=64,
         tasks=CAPTIONING,
     )
     invisible_threshold: float = setting(
@@ -521,6 +540,7 @@ DECODING = (
     *(
         "read_drawn_class",
         "detection_votes",
+        "views",
         "calibration_slope",
         "calibration_offset",
         "coord_window",
@@ -537,7 +557,7 @@ DECODING = (
 )
 CALIBRATION = ("calibration_slope", "calibration_offset")
 # What detection scores depend on.
-SHAPING = {"end_threshold", "temperature", "detection_top_p", "read_drawn_class", "detection_votes"}
+SHAPING = {"end_threshold", "temperature", "detection_top_p", "read_drawn_class", "detection_votes", "views"}
 # Earlier names of settings, accepted in flags and --config files for one release, in weights files for good.
 RENAMED = {"max_pictures": "max_images", "dense_weight": "auxiliary_weight"}
 

@@ -66,5 +66,6 @@ def _sentence(error: Exception, source: str) -> str:
     found = _PLACE.match(str(error))
     place = plain((found["place"] or "$").removeprefix("$").removeprefix("."))
     reason = plain(found["reason"].replace("`", ""))
-    reason = reason[:1].lower() + reason[1:]
+    if not reason[:2].isupper():  # JSON
+        reason = reason[:1].lower() + reason[1:]
     return f"{source} cannot be read: {reason}{f', in {place}' if place else ''}"

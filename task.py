@@ -54,8 +54,13 @@ class Inference(Protocol):
     def sampling(self, settings: InferCFG) -> tuple[Sampling, int]:
         """How tokens are chosen, and how many responses a prediction needs."""
 
-    def read(self, responses: Sequence[Response], canvas: Canvas, tokenizer: Tokenizer, settings: InferCFG) -> Any:
-        """The prediction that these responses to one prompt make, in pixels of the image."""
+    def read(
+        self, responses: Sequence[Response], canvases: Sequence[Canvas], tokenizer: Tokenizer, settings: InferCFG
+    ) -> Any:
+        """The prediction that these responses make, each about a canvas, in pixels of the image.
+
+        They answer one prompt, in several views or in one.
+        """
 
     def draw(self, image: np.ndarray, instances: Instances, predictions: Any, drawing: Drawing) -> np.ndarray:
         """A copy of the image (H, W, 3) with what is predicted."""
@@ -63,8 +68,8 @@ class Inference(Protocol):
     def coco_fields(self, prediction: Any) -> dict[str, Any]:
         """What COCO's results format says of a prediction; not asked of the task that finds instances."""
 
-    def describe(self, prediction: Any) -> str:
-        """A line for the terminal; asked of tasks about whole images alone."""
+    def describe(self, prediction: Any, drawing: Drawing) -> str:
+        """Lines for the terminal; not asked of the task that finds instances."""
 
 
 class Evaluation(Protocol):

@@ -74,9 +74,14 @@ class Geometry:
             return cls.crop_inside(box, cfg.crop_padding, image.shape[1], image.shape[0], size)
         return cls.crop(box, cfg.crop_padding, size)
 
-    def flip(self) -> Geometry:
-        """Mirrored left to right on the canvas."""
-        return self._then(np.array([[-1, 0, self.size], [0, 1, 0]], dtype=np.float64))
+    def flip(self, width: float | None = None) -> Geometry:
+        """Mirrored left to right on the canvas, or on its first `width` pixels."""
+        return self._then(np.array([[-1, 0, self.size if width is None else width], [0, 1, 0]], dtype=np.float64))
+
+    @property
+    def is_mirrored(self) -> bool:
+        """Whether left and right are exchanged."""
+        return bool(np.linalg.det(self.matrix[:, :2]) < 0)
 
     def zoom(self, scale: float, center: tuple[float, float]) -> Geometry:
         """Magnified by `scale` around the canvas point `center` (x, y)."""

@@ -35,6 +35,11 @@ def rasterize(polygons: Sequence[np.ndarray], height: int, width: int) -> np.nda
     return coco_mask.decode(encode_polygons(polygons, height, width))
 
 
+def mask_area(rle: dict) -> int:
+    """Pixels of a mask, given as run lengths."""
+    return int(coco_mask.area(rle))
+
+
 def mask_iou(one: dict, other: dict) -> float:
     """Intersection over union of two masks, given as run lengths."""
     return float(coco_mask.iou([one], [other], [0])[0, 0])

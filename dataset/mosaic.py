@@ -57,7 +57,7 @@ def _place(
     extent = geometry.apply([width, height])
     flipped = bool(rng.random() < data.flip)
     if flipped:
-        geometry = geometry.flip().shift(extent[0] - size, 0)
+        geometry = geometry.flip(extent[0])
     return geometry.shift(*np.rint(rng.random(2) * (sides - extent))), flipped
 
 

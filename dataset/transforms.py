@@ -55,7 +55,7 @@ class Jitter:
             angle = rng.uniform(-self.rotation, self.rotation)
             geometry = geometry.rotate(angle, (extent[0] / 2, extent[1] / 2))
         if self.corner:
-            mirrored = geometry.flip().shift(extent[0] - geometry.size, 0) if flipped else geometry
+            mirrored = geometry.flip(extent[0]) if flipped else geometry
             overhang = np.maximum(np.array(extent) * scale - geometry.size, 0)
             return mirrored.zoom(scale, (0, 0)).shift(*-np.floor(overhang * rng.random())), flipped
         geometry = geometry.zoom(scale, tuple(rng.uniform(0, geometry.size, 2)))

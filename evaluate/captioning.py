@@ -42,11 +42,11 @@ def evidence(example: Example, predictions: ImagePredictions) -> Sequence[str]:
 def score(predictions: Sequence[ImagePredictions], split: ImageDataset, settings: InferCFG) -> Scores:
     """Figures of the images that have references; each image's `quality` is its CIDEr-D, a tenth of it."""
     referenced = [each for each in predictions if each.evidence[TASK]]
-    results = [{"image_id": each.image_id, "caption": each.whole[TASK]} for each in predictions]
+    results = [{"image_id": each.image_id, "caption": each.whole[TASK].best} for each in predictions]
     if not referenced:
         return Scores({}, results, {})
     references = {each.image_id: [scored_words(text) for text in each.evidence[TASK]] for each in referenced}
-    captions = {each.image_id: [scored_words(each.whole[TASK])] for each in referenced}
+    captions = {each.image_id: [scored_words(each.whole[TASK].best)] for each in referenced}
     metrics, ciders = caption_metrics(references, captions)
     quality = {image_id: float(cider) / 10 for image_id, cider in zip(references, ciders, strict=True)}
     return Scores(metrics, results, quality)
@@ -77,7 +77,7 @@ def draw_pair(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The image, and a page with the predicted caption above the references."""
     return example.image, text_page(
-        ["predicted:", predictions.whole[TASK], "ground truth:", *predictions.evidence[TASK]]
+        ["predicted:", predictions.whole[TASK].best, "ground truth:", *predictions.evidence[TASK]]
     )
 
 

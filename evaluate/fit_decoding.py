@@ -39,9 +39,9 @@ def main(cfg: CFG) -> None:
 
 
 if __name__ == "__main__":
-    decoding = ("detection_votes", "detection_top_p", "end_threshold", "temperature", "coord_window", "score_threshold")
+    decoding = ("detection_votes", "views", "detection_top_p", "end_threshold", "temperature", "coord_window")
     uses = Uses(
         essential=("weights", "data_root", "val_split", "val_json", "val_images", "max_images", *decoding, "device"),
-        others=(*SOURCE, "eval_batch_size", "workers", "seed"),
+        others=(*SOURCE, "score_threshold", "eval_batch_size", "workers", "seed"),
     )
     command_line(main, __doc__, uses, only="detection", max_images=400)

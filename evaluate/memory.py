@@ -16,11 +16,11 @@ from pix2seq.dataset.geometry import Geometry
 from pix2seq.errors import UserError
 from pix2seq.infer.generator import Encoded, ModelGenerator
 from pix2seq.infer.responses import Response
+from pix2seq.infer.results import Instances
 from pix2seq.infer.votes import MIN_SCORE, merge_votes
 from pix2seq.models.auxiliary_head import OCTAVES, AuxiliaryHead, from_fourier
 from pix2seq.models.sampling import Sampling
 from pix2seq.runtime.checkpoint import CHECKPOINT, load_checkpoint
-from pix2seq.tokenizers.detection import Detections
 
 HEAD = "1."  # the head in what a run trains, after the model
 
@@ -74,10 +74,10 @@ class MemoryGenerator:
         return responses
 
 
-def detections_of(probs: Tensor, boxes: Tensor, class_ids: Sequence[int]) -> Detections:
+def detections_of(probs: Tensor, boxes: Tensor, class_ids: Sequence[int]) -> Instances:
     """What cells with the class distributions `probs` (N, K) and `boxes` (N, 4) hold: each box in each class that is
     probable enough."""
     known = np.asarray(class_ids)
     scores = probs.cpu().numpy()[:, known]
     cell, column = np.nonzero(scores >= MIN_SCORE)
-    return Detections(boxes.cpu().numpy()[cell].astype(np.float64), known[column], scores[cell, column])
+    return Instances(boxes.cpu().numpy()[cell].astype(np.float64), known[column], scores[cell, column])

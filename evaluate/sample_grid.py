@@ -71,7 +71,7 @@ def _tile(
         if inference.IMAGE_FILE:  # several orders hold the same objects
             image = inference.draw(image, read[0] if task.finds_instances else Instances.none(), read[0], drawing)
         else:
-            lines += [inference.describe(prediction) for prediction in read]
+            lines += [inference.describe(prediction, drawing) for prediction in read]
     return np.concatenate([image, text_strip(lines, TILE_PX, TEXT_PX)])
 
 
@@ -91,7 +91,7 @@ def _draw_prompted(
 def _read(task: Task, sequence: TokenSequence, tokenizer: Tokenizer, prompt: Prompt | None = None) -> Any:
     """The prediction that the sequence's target would be, in pixels of a tile."""
     response = Response.certain(sequence.response(tokenizer.prompt_length))
-    return task.inference.read([response], Canvas(TILE_PX, TILE_PX, IDENTITY, prompt), tokenizer, SETTINGS)
+    return task.inference.read([response], [Canvas(TILE_PX, TILE_PX, IDENTITY, prompt)], tokenizer, SETTINGS)
 
 
 def _padded(tile: np.ndarray, height: int) -> np.ndarray:

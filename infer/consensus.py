@@ -15,9 +15,9 @@ import numpy as np
 ORDERS = (1, 2)  # single words and pairs; longer ones reward the order of words more than what is said
 
 
-def most_typical(captions: Sequence[str]) -> int:
-    """The index of the caption with the highest mean likeness to all of them; the first of equals."""
-    return int(likeness(captions).mean(axis=1).round(9).argmax())
+def by_typicality(captions: Sequence[str]) -> list[int]:
+    """The captions' indices by their mean likeness to all of them, the highest first; equals as they come."""
+    return np.argsort(-likeness(captions).mean(axis=1).round(9), kind="stable").tolist()
 
 
 def likeness(captions: Sequence[str]) -> np.ndarray:

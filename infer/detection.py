@@ -14,7 +14,7 @@ from pix2seq.infer.responses import Response
 from pix2seq.infer.results import Canvas, Instances
 from pix2seq.infer.votes import merge_votes
 from pix2seq.models.sampling import Sampling
-from pix2seq.tokenizers.detection import Detections, DetectionTokenizer
+from pix2seq.tokenizers.detection import DetectionTokenizer
 
 IMAGE_FILE = "object_detection.png"
 ALTERNATIVES = 8  # likeliest classes of a box that votes count for; nearly all of the probability is theirs
@@ -32,22 +32,26 @@ def sampling(settings: InferCFG) -> tuple[Sampling, int]:
     return Sampling(end_threshold=settings.end_threshold, coord_window=settings.coord_window, read_drawn=read_drawn), 1
 
 
-def read(responses: Sequence[Response], canvas: Canvas, tokenizer: DetectionTokenizer, settings: InferCFG) -> Instances:
+def read(
+    responses: Sequence[Response], canvases: Sequence[Canvas], tokenizer: DetectionTokenizer, settings: InferCFG
+) -> Instances:
     """The instances, highest score first, boxes clipped to the image; none of them is empty."""
-    found = [_decode(response, tokenizer) for response in responses]
+    found = [_decode(response, at, tokenizer) for response, at in zip(responses, canvases, strict=True)]
     detections = merge_votes(found) if len(found) > 1 else found[0]
-    boxes = canvas.clip_boxes(canvas.geometry.boxes_from_fractions(detections.boxes))
+    boxes = canvases[0].clip_boxes(detections.boxes)
     scores = calibrate(detections.scores, settings.calibration_slope, settings.calibration_offset)
     order = np.argsort(-detections.scores, kind="stable")
     order = order[(boxes[order, 2:] > boxes[order, :2]).all(axis=1)]
     return Instances(boxes, detections.classes, scores)[order]
 
 
-def _decode(response: Response, tokenizer: DetectionTokenizer) -> Detections:
+def _decode(response: Response, canvas: Canvas, tokenizer: DetectionTokenizer) -> Instances:
     """The objects of one response, in each class that they may have if that was asked for."""
     if response.alternatives is None:
-        return tokenizer.decode(response.tokens, response.probs)
-    return tokenizer.decode_alternatives(response.tokens, response.alternatives, response.alternative_probs)
+        found = tokenizer.decode(response.tokens, response.probs)
+    else:
+        found = tokenizer.decode_alternatives(response.tokens, response.alternatives, response.alternative_probs)
+    return Instances(canvas.geometry.boxes_from_fractions(found.boxes), found.classes, found.scores)
 
 
 def draw(image: np.ndarray, instances: Instances, predictions: Instances, drawing: Drawing) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from pix2seq.infer.pose_votes import merge_points
 from pix2seq.infer.responses import Response
 from pix2seq.infer.results import Canvas, Instances, Pose
 from pix2seq.models.sampling import Sampling
-from pix2seq.tokenizers.keypoint import KeypointTokenizer
+from pix2seq.tokenizers.keypoint import Keypoints, KeypointTokenizer
 
 IMAGE_FILE = "keypoint_detection.png"
 
@@ -33,12 +34,22 @@ def sampling(settings: InferCFG) -> tuple[Sampling, int]:
     return Sampling(coord_window=window, coords_too=suppress, invisible_threshold=threshold), 1
 
 
-def read(responses: Sequence[Response], canvas: Canvas, tokenizer: KeypointTokenizer, settings: InferCFG) -> Pose:
+def read(
+    responses: Sequence[Response], canvases: Sequence[Canvas], tokenizer: KeypointTokenizer, settings: InferCFG
+) -> Pose:
     """The pose, or that on which several agree; points without coordinates are put at the center of the box."""
-    chosen = placed = [tokenizer.decode(response.tokens, response.probs) for response in responses]
+    canvas = canvases[0]
+    chosen = placed = [
+        _decode(response.tokens, response.probs, at, tokenizer)
+        for response, at in zip(responses, canvases, strict=True)
+    ]
     if settings.suppress_invisible:
-        placed = [tokenizer.decode(response.coords, response.coord_probs) for response in responses]
-    points = np.stack([canvas.geometry.from_fractions(pose.points) for pose in placed])  # (N, K, 2)
+        placed = [
+            _decode(response.coords, response.coord_probs, at, tokenizer)
+            for response, at in zip(responses, canvases, strict=True)
+        ]
+    points = [at.geometry.from_fractions(pose.points) for pose, at in zip(placed, canvases, strict=True)]
+    points = np.stack(points)  # (N, K, 2)
     has_place = np.stack([pose.visible for pose in placed])
     if len(responses) == 1:
         points, visible, score = points[0], chosen[0].visible, placed[0].score
@@ -53,6 +64,15 @@ def read(responses: Sequence[Response], canvas: Canvas, tokenizer: KeypointToken
     return Pose(np.column_stack([points, np.where(visible, 2, 0)]), score)
 
 
+def _decode(tokens: np.ndarray, probs: np.ndarray, canvas: Canvas, tokenizer: KeypointTokenizer) -> Keypoints:
+    """The points of one response; on a mirrored canvas what is called left is the right one."""
+    pose = tokenizer.decode(tokens, probs)
+    if not canvas.geometry.is_mirrored:
+        return pose
+    flip = list(tokenizer.flip)
+    return replace(pose, points=pose.points[flip], visible=pose.visible[flip])
+
+
 def draw(image: np.ndarray, instances: Instances, poses: Sequence[Pose | None], drawing: Drawing) -> np.ndarray:
     """The image with the skeleton of each instance that has one: left, right and middle differ in color."""
     canvas = np.ascontiguousarray(image).copy()
@@ -65,3 +85,13 @@ def draw(image: np.ndarray, instances: Instances, poses: Sequence[Pose | None], 
 def coco_fields(pose: Pose) -> dict:
     """x, y and v of every point."""
     return {"keypoints": pose.keypoints.round(2).ravel().tolist()}
+
+
+def describe(pose: Pose, drawing: Drawing) -> str:
+    """A line with the names and places of the visible points."""
+    points = [
+        f"{name}={x:.0f},{y:.0f}"
+        for name, (x, y, visible) in zip(drawing.skeleton.names, pose.keypoints.tolist(), strict=True)
+        if visible
+    ]
+    return f"keypoints: {' '.join(points) or 'none is visible'}"

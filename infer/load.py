@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from pix2seq.config import CALIBRATION, CFG, fits_calibration, notices, with_decoding
+from pix2seq.errors import UserError
 from pix2seq.infer.predictor import Predictor
 from pix2seq.models.weights import load_weights
 from pix2seq.runtime.console import tell
@@ -23,6 +24,9 @@ def load_predictor(cfg: CFG) -> Predictor:
     for notice in notices(chosen):
         if notice not in notices(cfg):  # those were told on the command line
             tell(f"{notice}, as the settings in {path} do")
+    if chosen.infer.views > 2 and weights.model.encoder.backbone.is_vit:
+        backbone = weights.cfg.model.backbone
+        raise UserError(f"--views {chosen.infer.views} needs a convnet: {backbone} has one canvas size; give 1 or 2")
     device = pick_device(cfg.device)
     precision = inference_precision(cfg, device)
     check_precision(precision, device)

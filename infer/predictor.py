@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,12 +23,16 @@ from pix2seq.errors import UserError
 from pix2seq.infer.draw import Drawing
 from pix2seq.infer.generator import Encoded, ModelGenerator, SequenceGenerator
 from pix2seq.infer.introduction import description
-from pix2seq.infer.results import Answer, Canvas, Instances, Prompt, Result, prompts_for
+from pix2seq.infer.responses import Response
+from pix2seq.infer.results import Answer, Canvas, Instances, Prompt, Result, coco_results, prompts_for
+from pix2seq.infer.views import MOST, Views, encode_views
 from pix2seq.models.weights import Weights
 from pix2seq.task import Task
 from pix2seq.tokenizers.build import Tokenizers
 from pix2seq.tokenizers.captioning import read_text
-from pix2seq.tokenizers.vocabulary import LabelSpace
+from pix2seq.tokenizers.vocabulary import Grammar, LabelSpace, Tokenizer
+
+OF_CROPS = 2  # views of a crop, whose object fills it already, and of what is not about objects
 
 
 class Predictor:
@@ -71,7 +77,9 @@ class Predictor:
         tasks = {name: task for name, task in tasks.items() if name in trained.tasks}
         skeleton = Skeleton.of_weights(weights.keypoints, weights.class_names)
         text = read_text(weights.text, trained.model.vocab_size)
-        tokenizers = Tokenizers.build(tasks, trained, LabelSpace(sorted(weights.class_names), len(skeleton), text))
+        tokenizers = Tokenizers.build(
+            tasks, trained, LabelSpace(sorted(weights.class_names), len(skeleton), text, skeleton.flip)
+        )
         options = settings.eval_batch_size, seed, precision, compiled
         generator = ModelGenerator(weights.model, tokenizers.by_task, device, *options)
         about = description(weights.domain, weights.licence, trained.data.data_root)
@@ -82,6 +90,11 @@ class Predictor:
     def drawing(self) -> Drawing:
         """What drawings need to know."""
         return Drawing(self.class_names, self.skeleton)
+
+    @cached_property
+    def grammars(self) -> Mapping[str, Grammar]:
+        """The grammar of each task."""
+        return {name: self.tokenizers[name].grammar() for name in self.tasks}
 
     @property
     def finder(self) -> Task | None:
@@ -100,6 +113,18 @@ class Predictor:
         other.settings = dataclasses.replace(self.settings, **changes)
         return other
 
+    def draw(self, image: np.ndarray, result: Result) -> np.ndarray:
+        """The image (H, W, 3) uint8 RGB with all that was predicted drawn into it."""
+        for name, predictions in result.predictions.items():
+            inference = self.tasks[name].inference
+            if inference.IMAGE_FILE:
+                image = inference.draw(image, result.instances, predictions, self.drawing)
+        return image
+
+    def to_coco(self, image_id: int | str, result: Result) -> list[dict]:
+        """A result in COCO's results format, with the category ids of the dataset that the model was trained on."""
+        return coco_results(image_id, result, self.tasks, self.category_ids)
+
     def with_answers(self) -> Predictor:
         """The same, whose results hold their `answers` too, with the probability of every token."""
         other = self.with_generator(self.generator.scoring_all())
@@ -113,22 +138,39 @@ class Predictor:
                 known = ", ".join(self.tasks)
                 raise UserError(f"the weights were trained for {known}, not for {name}; name others with --weights")
 
-    def encode_images(self, images: Sequence[np.ndarray]) -> Encoded:
+    def encode_images(self, images: Sequence[np.ndarray]) -> Views:
         """Whole images, one query each."""
-        size = self.trained.model.image_size
-        geometries = [Geometry.letterbox(image.shape[1], image.shape[0], size) for image in images]
-        return self.generator.encode(images, geometries)
 
-    def encode_crops(self, images: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> Encoded:
-        """A crop for each prompt, one query each."""
+        def place(size: int, mirrored: bool) -> list[Geometry]:
+            placed = [Geometry.letterbox(image.shape[1], image.shape[0], size) for image in images]
+            pairs = zip(placed, images, strict=True)
+            ends = [geometry.apply((image.shape[1], 0))[0] for geometry, image in pairs]
+            return [geometry.flip(end) for geometry, end in zip(placed, ends, strict=True)] if mirrored else placed
+
+        return self._encode(images, place, self.settings.views)
+
+    def encode_crops(self, images: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> Views:
+        """A crop for each prompt, one query each; what is in it has the right size already."""
         model, prompted = self.trained.model, [images[prompt.image_number] for prompt in prompts]
-        pairs = zip(prompts, prompted, strict=True)
-        geometries = [Geometry.for_instance(prompt.box, image, model, model.image_size) for prompt, image in pairs]
-        return self.generator.encode(prompted, geometries)
+
+        def place(size: int, mirrored: bool) -> list[Geometry]:
+            pairs = zip(prompts, prompted, strict=True)
+            placed = [Geometry.for_instance(prompt.box, image, model, size) for prompt, image in pairs]
+            return [geometry.flip() for geometry in placed] if mirrored else placed
+
+        return self._encode(prompted, place, min(self.settings.views, OF_CROPS))
+
+    def _encode(
+        self, images: Sequence[np.ndarray], place: Callable[[int, bool], Sequence[Geometry]], count: int
+    ) -> Views:
+        def encode(geometries: Sequence[Geometry]) -> Encoded:
+            return self.generator.encode([*images] * (len(geometries) // max(len(images), 1)), geometries)
+
+        return encode_views(encode, place, self.trained.model.image_size, count)
 
     def encode_prompts(
-        self, task: str, images: Sequence[np.ndarray], prompts: Sequence[Prompt], whole: Encoded | None = None
-    ) -> Encoded:
+        self, task: str, images: Sequence[np.ndarray], prompts: Sequence[Prompt], whole: Views | None = None
+    ) -> Views:
         """What an instance task sees for each prompt: its crop, or its whole image if the model was trained so.
 
         `whole` is what `encode_images` returned for the images, if they were encoded already.
@@ -144,7 +186,7 @@ class Predictor:
         task: str,
         images: Sequence[np.ndarray],
         prompts: Sequence[Prompt] = (),
-        encoded: Encoded | None = None,
+        encoded: Views | None = None,
     ) -> list[Any]:
         """The prediction of an image task for each image, of an instance task for each prompt.
 
@@ -157,29 +199,39 @@ class Predictor:
         task: str,
         images: Sequence[np.ndarray],
         prompts: Sequence[Prompt] = (),
-        encoded: Encoded | None = None,
+        encoded: Views | None = None,
     ) -> list[Answer]:
         """Like `predict`, with the responses that each prediction was read from."""
         part, tokenizer = self.tasks[task], self.tokenizers[task]
         if part.is_prompted:
             encoded = encoded or self.encode_prompts(task, images, prompts)
             asked = [images[prompt.image_number] for prompt in prompts]
-            canvases = self._canvases(asked, encoded, prompts)
-            tokens = [
-                tokenizer.prompt(np.clip(c.geometry.box_fractions(c.prompt.box)[0], 0, 1), c.prompt.class_id)
-                for c in canvases
-            ]
         else:
             encoded = encoded or self.encode_images(images)
-            canvases = self._canvases(images, encoded, [None] * len(images))
-            tokens = [tokenizer.prompt()] * len(canvases)
+            asked, prompts = images, [None] * len(images)
         sampling, count = part.inference.sampling(self.settings)
-        responses = self.generator.generate(task, encoded, tokens, sampling, count)
-        groups = (responses[number * count : (number + 1) * count] for number in range(len(canvases)))
+        views = encoded.at_most(min(count, MOST if part.finds_instances else OF_CROPS))
+        found: list[list[tuple[Canvas, np.ndarray, Response]]] = [[] for _ in asked]
+        for view in views.encoded if len(asked) else ():
+            repeats, each = len(view) // len(asked), math.ceil(count / views.count)
+            canvases = self._canvases([*asked] * repeats, view, [*prompts] * repeats)
+            tokens = [self._prompt(tokenizer, canvas) for canvas in canvases]
+            responses = self.generator.generate(task, view, tokens, sampling, each)
+            for number, response in enumerate(responses):
+                query = number // each
+                found[query % len(asked)].append((canvases[query], tokens[query], response))
+        answers = (list(zip(*samples, strict=True)) for samples in found)
         return [
-            Answer(part.inference.read(group, canvas, tokenizer, self.settings), canvas, prompt, group)
-            for group, canvas, prompt in zip(groups, canvases, tokens, strict=True)
+            Answer(part.inference.read(responses, canvases, tokenizer, self.settings), canvases, tokens, responses)
+            for canvases, tokens, responses in answers
         ]
+
+    @staticmethod
+    def _prompt(tokenizer: Tokenizer, canvas: Canvas) -> np.ndarray:
+        if canvas.prompt is None:
+            return tokenizer.prompt()
+        box = canvas.geometry.box_fractions(canvas.prompt.box)[0]
+        return tokenizer.prompt(np.clip(box, 0, 1), canvas.prompt.class_id)
 
     def _canvases(
         self, images: Sequence[np.ndarray], encoded: Encoded, prompts: Sequence[Prompt | None]
@@ -198,7 +250,7 @@ class Predictor:
         images: Sequence[np.ndarray],
         names: Sequence[str],
         instances: Sequence[Instances] | None = None,
-        whole: Encoded | None = None,
+        whole: Views | None = None,
     ) -> list[Result]:
         """All named tasks on each image: instance tasks are asked about the `instances` given, else about those found.
 
@@ -244,7 +296,7 @@ class Predictor:
         images: Sequence[np.ndarray],
         names: Sequence[str],
         found: Sequence[Instances],
-        whole: Encoded | None = None,
+        whole: Views | None = None,
     ) -> list[Result]:
         """What the instance tasks among `names` predict about the instances of each image; a crop serves all of them.
 
@@ -261,12 +313,14 @@ class Predictor:
         results = []
         for instances, end in zip(found, ends, strict=True):
             own = {name: of_all[end - len(instances) : end] for name, of_all in answers.items()}
-            read = {name: [answer and answer.prediction for answer in some] for name, some in own.items()}
+            read = {
+                name: [None if answer is None else answer.prediction for answer in some] for name, some in own.items()
+            }
             results.append(Result(instances, self._found(instances, names) | read, self._kept(own)))
         return results
 
     def _about_instances(
-        self, images: Sequence[np.ndarray], names: Sequence[str], prompts: Sequence[Prompt], whole: Encoded | None
+        self, images: Sequence[np.ndarray], names: Sequence[str], prompts: Sequence[Prompt], whole: Views | None
     ) -> dict[str, list[Answer | None]]:
         """By task, an answer to each prompt; None for those that a task is not about."""
         answers: dict[str, list[Answer | None]] = {}

@@ -69,11 +69,12 @@ class Pose:
 
 @dataclass(frozen=True)
 class Answer:
-    """A task's `prediction`, and the `responses` to a `prompt` (P,) about a `canvas` that it was read from."""
+    """A task's `prediction`, and the `responses` that it was read from, each to a prompt (P,) about a canvas: as many
+    `prompts` and `canvases`, which differ where there are several views."""
 
     prediction: Any
-    canvas: Canvas
-    prompt: np.ndarray
+    canvases: Sequence[Canvas]
+    prompts: Sequence[np.ndarray]
     responses: Sequence[Response]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pix2seq.config import InferCFG
-from pix2seq.dataset.masks import decode_mask
+from pix2seq.dataset.masks import decode_mask, mask_area
 from pix2seq.infer.draw import Drawing, back_to_front, label_boxes
 from pix2seq.infer.masks import Mask, vote
 from pix2seq.infer.overlay import class_color, paint_mask
@@ -27,11 +27,15 @@ def sampling(settings: InferCFG) -> tuple[Sampling, int]:
     return sampled, settings.num_samples
 
 
-def read(responses: Sequence[Response], canvas: Canvas, tokenizer: SegmentationTokenizer, settings: InferCFG) -> Mask:
+def read(
+    responses: Sequence[Response], canvases: Sequence[Canvas], tokenizer: SegmentationTokenizer, settings: InferCFG
+) -> Mask:
     """The mask, at the image's size."""
-    samples = [tokenizer.decode(response.tokens) for response in responses]
-    samples = [[canvas.geometry.from_fractions(polygon) for polygon in polygons] for polygons in samples]
-    return vote(samples, canvas.height, canvas.width, settings.mask_threshold)
+    samples = [
+        [canvas.geometry.from_fractions(polygon) for polygon in tokenizer.decode(response.tokens)]
+        for response, canvas in zip(responses, canvases, strict=True)
+    ]
+    return vote(samples, canvases[0].height, canvases[0].width, settings.mask_threshold)
 
 
 def draw(image: np.ndarray, instances: Instances, masks: Sequence[Mask], drawing: Drawing) -> np.ndarray:
@@ -46,3 +50,8 @@ def draw(image: np.ndarray, instances: Instances, masks: Sequence[Mask], drawing
 def coco_fields(mask: Mask) -> dict:
     """The mask's run lengths."""
     return {"segmentation": mask.rle}
+
+
+def describe(mask: Mask, drawing: Drawing) -> str:
+    """A line with the mask's area."""
+    return f"mask: {mask_area(mask.rle):,} pixels"

@@ -10,32 +10,33 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pix2seq.tokenizers.detection import Detections
+from pix2seq.infer.results import Instances
 
 MIN_IOU = 0.6  # of boxes that show the same object
 MIN_SCORE = 0.02  # a box's class that is less probable is no vote
 DIGITS = 9  # sums in another order differ behind them
 
 
-def merge_votes(votes: Sequence[Detections], min_iou: float = MIN_IOU) -> Detections:
+def merge_votes(votes: Sequence[Instances], min_iou: float = MIN_IOU) -> Instances:
     """The objects of N `votes`, highest score first.
 
-    An object is a cluster of boxes of one class that overlap the cluster's first box by at least `min_iou`. First boxes
-    are those that most votes support, as in non-maximum suppression, which this is for a single vote. Of each vote the
-    likeliest member counts: the box is the members' mean, weighted by their scores, the score the sum of theirs / N.
+    Boxes may have any unit, and x or y first. An object is a cluster of boxes of one class that overlap the cluster's
+    first box by at least `min_iou`. First boxes are those that most votes support, as in non-maximum suppression, which
+    this is for a single vote. Of each vote the likeliest member counts: the box is the members' mean, weighted by their
+    scores, the score the sum of theirs / N.
     """
     boxes, classes, scores, voter = _pooled(votes)
     of_classes = [np.flatnonzero(classes == class_id) for class_id in np.unique(classes)]
     parts = [_merge_class(boxes[some], scores[some], voter[some], min_iou) for some in of_classes]
     if not parts:
-        return Detections(np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0))
+        return Instances.none()
     merged_boxes, sums = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     merged_classes = np.repeat(np.unique(classes), [len(part_sums) for _, part_sums in parts])
     order = np.argsort(-sums, kind="stable")
-    return Detections(merged_boxes[order], merged_classes[order], sums[order] / len(votes))
+    return Instances(merged_boxes[order], merged_classes[order], sums[order] / len(votes))
 
 
-def _pooled(votes: Sequence[Detections]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _pooled(votes: Sequence[Instances]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Boxes, classes, scores and number of the vote (n,) of all of them, in an order that the votes' has no part in."""
     boxes = np.concatenate([vote.boxes for vote in votes]).reshape(-1, 4)
     classes = np.concatenate([vote.classes for vote in votes])

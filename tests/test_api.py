@@ -1,5 +1,7 @@
 """The API: from an image to arrays in pixels of this image."""
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ from PIL import Image
 import pix2seq
 from pix2seq.api import Model
 from pix2seq.errors import UserError
+from pix2seq.infer.predictor import Predictor
 from pix2seq.runtime.paths import ROOT
 
 DEMO = ROOT / "images" / "scene.jpg"
@@ -50,6 +53,137 @@ def test_a_path_a_pil_image_and_an_array_are_the_same_image(model: Model):
         results = [model(image, "captioning") for image in (str(DEMO), opened, np.asarray(opened.convert("RGB")))]
     assert len({result.caption for result in results}) == 1
     assert all(result.boxes.shape == (0, 4) for result in results)
+
+
+def test_one_in_one_out_and_many_in_many_out(model: Model, tmp_path: Path):
+    for name in ("7.png", "b.png"):
+        Image.open(DEMO).save(tmp_path / name)
+    (alone,), (first, second) = model([DEMO], "captioning"), model(tmp_path, "captioning")
+    assert [result.caption for result in model(f"{tmp_path}/*.png", "captioning")] == [first.caption] * 2
+    assert (first.image_id, second.image_id, second.name) == (7, "b", str(tmp_path / "b.png"))
+    mixed = [tmp_path / "b.png", np.asarray(Image.open(DEMO)), Image.open(DEMO)]
+    assert [result.caption for result in model.stream(mixed, "captioning")] == [second.caption] * 3
+    assert alone.caption == first.caption and model([], "captioning") == []
+
+
+def test_images_are_described_together_as_one_by_one(model: Model):
+    small = np.asarray(Image.open(DEMO).resize((120, 90)))
+    together = model([DEMO, small], ["detection", "keypoint"])
+    for result, image in zip(together, [DEMO, small], strict=True):
+        alone = model(image, ["detection", "keypoint"])
+        assert result.class_names == alone.class_names
+        np.testing.assert_allclose(result.boxes, alone.boxes, atol=2)
+        np.testing.assert_allclose(result.keypoints, alone.keypoints, atol=5)
+
+
+def test_an_image_is_set_once_and_asked_several_times(model: Model, monkeypatch: pytest.MonkeyPatch):
+    encoded = []
+    encode = Predictor.encode_images
+    monkeypatch.setattr(Predictor, "encode_images", lambda self, images: encoded.append(1) or encode(self, images))
+    photo = model.set_image(DEMO)
+    found, all_at_once = model.detect(), model(DEMO)
+    assert (found.boxes == all_at_once.boxes).all() and found.masks is None
+    encoded.clear()
+    masks = photo.segment(found.boxes, found.classes).masks
+    assert (masks == all_at_once.masks).mean() > 0.999
+    people = [name == "person" for name in found.class_names]
+    points = photo.keypoints(found.boxes[people]).keypoints
+    np.testing.assert_allclose(points, all_at_once.keypoints[people], atol=5)
+    captions = photo.caption(num_captions=3).captions
+    assert len(captions) == 3 and all(caption.split() for caption in captions)
+    assert photo.caption().captions == (all_at_once.caption,)
+    assert encoded == []
+
+
+@pytest.mark.parametrize(
+    ("boxes", "classes", "message"),
+    [
+        ([[0, 0, 10]], "person", "array (n, 4)"),
+        ([[0, 0, 10, "a"]], "person", "array (n, 4)"),
+        ([[5, 0, 5, 9]], "person", "x1 < x2"),
+        ([[0, 0, np.nan, 9]], "person", "finite"),
+        ([[-9, 0, -5, 9]], "person", "outside the image"),
+        ([[0, 0, 9, 9]], "unicorn", "a class among"),
+        ([[0, 0, 9, 9]], ["person"] * 2, "one for each of the 1, got 2"),
+        ([[0, 0, 9, 9]], "umbrella", "only a person has keypoints"),
+    ],
+)
+def test_boxes_that_make_no_sense_are_refused(model: Model, boxes: list, classes: str, message: str):
+    with pytest.raises(UserError, match=re.escape(message)):
+        model.set_image(DEMO).keypoints(boxes, classes)
+
+
+def test_no_box_is_no_instance(model: Model):
+    assert model.set_image(DEMO).segment(np.zeros((0, 4))).masks.shape[0] == 0
+
+
+def test_an_image_must_be_set_before_it_is_asked_about(model: Model):
+    with pytest.raises(UserError, match="call set_image first"):
+        Model(model.predictor).detect()
+    with pytest.raises(UserError, match="--num-captions"):
+        model.set_image(DEMO).caption(num_captions=0)
+
+
+def test_the_tokens_of_all_tasks(model: Model):
+    result = model(DEMO, return_tokens=True)
+    spoken = {task: [each for each in result.tokens if each.task == task] for task in model.tasks}
+    (listed,) = spoken["detection"]
+    assert [token.role for token in listed.response[:5]] == ["y1", "x1", "y2", "x2", "class"]
+    assert listed.response[-1].role == "end" and str(listed).startswith("detection → ")
+    names = [token.text for token in listed.response if token.role == "class"]
+    assert sorted(names)[-2:] == ["sports ball", "umbrella"]
+    assert [token.item for token in listed.response[:6]] == [0] * 5 + [1]
+    box = [token.value for token in listed.response[:4]]
+    nearest = np.abs(result.boxes[:, [1, 0, 3, 2]] - box).max(axis=1).min()
+    assert nearest < 0.01  # boxes inside of the image are what was decoded
+    assert all(0 <= token.probability <= 1 for each in result.tokens for token in (*each.prompt, *each.response))
+    people = [n for n, name in enumerate(result.class_names) if name == "person"]
+    assert [each.instance for each in spoken["keypoint"]] == people
+    first = spoken["keypoint"][0]
+    assert [token.role for token in first.prompt] == ["task", "y1", "x1", "y2", "x2", "class"]
+    assert first.prompt[-1].text == "person" and len(first.response) == 2 * 17
+    assert {token.role for each in spoken["segmentation"] for token in each.response} <= {"y", "x", "separator", "end"}
+    (caption,) = spoken["captioning"]
+    assert " ".join(token.text for token in caption.response[:-1]) == result.caption
+    assert caption.response[-1].role == "end" and model(DEMO, "captioning").tokens is None
+
+
+def test_all_samples_that_vote_are_among_the_tokens(model: Model):
+    voting = Model(model.predictor.with_settings(num_samples=3))
+    found = voting.set_image(DEMO).segment([[0, 0, 50, 60], [20, 20, 90, 90]], return_tokens=True)
+    assert [(each.instance, each.sample) for each in found.tokens] == [(i, n) for i in (0, 1) for n in range(3)]
+
+
+def test_results_are_saved_as_the_scripts_write_them(model: Model, tmp_path: Path):
+    result = model(DEMO)
+    files = result.save(tmp_path / "out" / "scene")
+    assert sorted(path.name for path in (tmp_path / "out" / "scene").iterdir()) == sorted(path.name for path in files)
+    assert {"result.json", "instance_segmentation.png"} < {path.name for path in files}
+    entries = json.loads((tmp_path / "out" / "scene" / "result.json").read_text(encoding="utf-8"))
+    assert entries == json.loads(json.dumps(result.to_coco())) and entries[0]["image_id"] == "scene"
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"):
+        result.save(tmp_path / "file")
+
+
+def test_results_for_supervision(model: Model):
+    supervision = pytest.importorskip("supervision", reason="supervision is not installed")
+    result = model(DEMO)
+    detections, points = result.to_supervision(), result.to_supervision_keypoints()
+    assert isinstance(detections, supervision.Detections) and isinstance(points, supervision.KeyPoints)
+    assert detections.mask.shape == result.masks.shape and list(detections.data["class_name"]) == result.class_names
+    assert points.xy.shape == (result.class_names.count("person"), 17, 2)
+    assert supervision.EdgeAnnotator().annotate(result.image.copy(), points).shape == result.image.shape
+    nothing = model(np.zeros((40, 60, 3), np.uint8), ["detection", "keypoint"])
+    assert len(nothing.to_supervision()) == len(nothing.to_supervision_keypoints())
+
+
+def test_without_supervision_one_sentence_says_so(model: Model, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    result = model(DEMO, ["detection", "keypoint"])
+    for convert in (result.to_supervision, result.to_supervision_keypoints):
+        with pytest.raises(UserError, match="pip install supervision"):
+            convert()
 
 
 def test_results_in_coco_s_format(model: Model):

@@ -92,7 +92,7 @@ class ImageClassInference:
         return {"image_class": class_id}
 
     @staticmethod
-    def describe(class_id: int) -> str:
+    def describe(class_id: int, drawing) -> str:
         return f"class of the image: {class_id}"
 
 

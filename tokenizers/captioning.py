@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 PROMPT = 13
 UNKNOWN = "<unk>"
+SPACE = "\u2581"  # how SentencePiece spells a space in its pieces
 MOST_OF_CAPTION = 10_000  # characters
 
 
@@ -64,6 +65,10 @@ class WordVocabulary:
     def decode(self, ids: Iterable[int]) -> str:
         """The caption of text ids; ids beyond the vocabulary read as `<unk>`."""
         return join_words([self.words[index] if index < len(self.words) else UNKNOWN for index in ids])
+
+    def word(self, index: int) -> str:
+        """The word of a text id of this vocabulary."""
+        return self.words[index]
 
     @property
     def predictable(self) -> np.ndarray:
@@ -124,6 +129,11 @@ class SentencePieceVocabulary:
     def decode(self, ids: Iterable[int]) -> str:
         """The caption of text ids; ids beyond the vocabulary are left out."""
         return plain(self._pieces.decode([int(index) for index in ids if index < len(self)]), MOST_OF_CAPTION)
+
+    def word(self, index: int) -> str:
+        """The piece of a text id of this vocabulary, with the space before it if it begins a word."""
+        piece = self._pieces.id_to_piece(index).replace(SPACE, " ")
+        return "".join(character for character in piece if character.isprintable())
 
     @property
     def predictable(self) -> np.ndarray:
@@ -194,9 +204,9 @@ class CaptioningTokenizer:
         """At least one known word, then words until the end."""
         grammar = Grammar(2, self.vocab_size, scored_states=())
         words = self.text.predictable + TEXT_SHIFT
-        grammar.allow(0, words, 1)
-        grammar.allow(1, words, 1)
-        grammar.allow(1, self.text.end, grammar.end)
+        grammar.allow(0, words, 1, "word")
+        grammar.allow(1, words, 1, "word")
+        grammar.allow(1, self.text.end, grammar.end, "end")
         return grammar
 
     def decode(self, tokens: np.ndarray) -> str:

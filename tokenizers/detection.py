@@ -96,10 +96,10 @@ class DetectionTokenizer:
         """
         grammar = Grammar(5, self.vocab_size, greedy_states=(4,), unreported=(FAKE,), scored_states=(4,))
         if not self.full:
-            grammar.allow(0, END, grammar.end)
-        for state in range(4):
-            grammar.allow(state, COORDS, state + 1)
-        grammar.allow(4, np.asarray(self.class_ids) + CLASS_SHIFT, 0)
+            grammar.allow(0, END, grammar.end, "end")
+        for state, role in enumerate(("y1", "x1", "y2", "x2")):
+            grammar.allow(state, COORDS, state + 1, role)
+        grammar.allow(4, np.asarray(self.class_ids) + CLASS_SHIFT, 0, "class")
         return grammar
 
     def decode(self, tokens: np.ndarray, probs: np.ndarray) -> Detections:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -34,18 +35,19 @@ class Keypoints:
 
 @dataclass(frozen=True)
 class KeypointTokenizer:
-    """An instance's keypoints to tokens and back."""
+    """An instance's keypoints to tokens and back; `flip` (K,) is the index of each point's mirror image."""
 
     vocab_size: int
     num_points: int
     invisible_weight: float
+    flip: Sequence[int] = ()
     prompt_length = 6
     roles = ("y", "x", "invisible")
 
     @classmethod
     def build(cls, cfg: CFG, labels: LabelSpace) -> KeypointTokenizer:
         """The tokenizer of a model with these settings."""
-        return cls(cfg.model.vocab_size, labels.num_points, cfg.train.invisible_weight)
+        return cls(cfg.model.vocab_size, labels.num_points, cfg.train.invisible_weight, labels.flip)
 
     @property
     def max_response(self) -> int:
@@ -80,10 +82,10 @@ class KeypointTokenizer:
         for point in range(self.num_points):
             state_y, state_x, state_invisible_x = 3 * point, 3 * point + 1, 3 * point + 2
             following = 3 * point + 3  # after the last point this is grammar.end
-            grammar.allow(state_y, COORDS, state_x)
-            grammar.allow(state_x, COORDS, following)
-            grammar.allow(state_y, INVISIBLE, state_invisible_x)
-            grammar.allow(state_invisible_x, INVISIBLE, following)
+            grammar.allow(state_y, COORDS, state_x, "y")
+            grammar.allow(state_x, COORDS, following, "x")
+            grammar.allow(state_y, INVISIBLE, state_invisible_x, "invisible")
+            grammar.allow(state_invisible_x, INVISIBLE, following, "invisible")
         return grammar
 
     def decode(self, tokens: np.ndarray, probs: np.ndarray) -> Keypoints:

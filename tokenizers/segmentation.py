@@ -72,13 +72,13 @@ class SegmentationTokenizer:
         grammar = Grammar(2 * MIN_POINTS + 1 + self.separators, self.vocab_size, scored_states=())
         full = 2 * MIN_POINTS  # here a polygon has enough points: state `full` waits for y, `full + 1` for x
         for state in range(full):
-            grammar.allow(state, COORDS, state + 1)
-        grammar.allow(full, COORDS, full + 1)
-        grammar.allow(full + 1, COORDS, full)
+            grammar.allow(state, COORDS, state + 1, "yx"[state % 2])
+        grammar.allow(full, COORDS, full + 1, "y")
+        grammar.allow(full + 1, COORDS, full, "x")
         parting = [full, *range(full + 2, full + 1 + self.separators)]  # states that a separator leads on from
         for state, following in zip(parting, [*parting[1:], 0], strict=True):
-            grammar.allow(state, SEPARATOR, following)
-        grammar.allow(full, END, grammar.end)
+            grammar.allow(state, SEPARATOR, following, "separator")
+        grammar.allow(full, END, grammar.end, "end")
         return grammar
 
     def decode(self, tokens: np.ndarray) -> list[np.ndarray]:

@@ -38,11 +38,12 @@ def end_or_pad(response: np.ndarray, length: int | None) -> np.ndarray:
 @dataclass(frozen=True)
 class LabelSpace:
     """What the token ids of a dataset or a model stand for, apart from coordinates: the `class_ids` in use, the number
-    of keypoints of an instance, and the vocabulary of captions."""
+    of keypoints of an instance, the vocabulary of captions, and for each keypoint its mirror image."""
 
     class_ids: Sequence[int]
     num_points: int
     text: TextVocabulary
+    flip: Sequence[int] = ()
 
 
 class Tokenizer(Protocol):
@@ -92,7 +93,8 @@ class Grammar:
     `allowed` (states, vocab_size) bool, `next_state` (states, vocab_size) int64. A sequence that has ended stays in
     the state `end`, where only the end token is allowed. In `greedy_states` the likeliest token is chosen, never a
     sampled one; `unreported` tokens may only be drawn there, for the decoder to read. Probabilities are wanted of the
-    tokens chosen in `scored_states` (None: in all).
+    tokens chosen in `scored_states` (None: in all). `roles` are names of what tokens stand for, and `role`
+    (states, vocab_size) uint8 is the place among them of a token's, by the state in which it is chosen.
     """
 
     num_states: int
@@ -102,10 +104,14 @@ class Grammar:
     scored_states: tuple[int, ...] | None = None
     allowed: np.ndarray = field(init=False)
     next_state: np.ndarray = field(init=False)
+    roles: list[str] = field(init=False)
+    role: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
         self.allowed = np.zeros((self.num_states + 1, self.vocab_size), dtype=bool)
         self.next_state = np.zeros((self.num_states + 1, self.vocab_size), dtype=np.int64)
+        self.roles = [""]
+        self.role = np.zeros((self.num_states + 1, self.vocab_size), dtype=np.uint8)
         self.allow(self.end, END, self.end)
 
     @classmethod
@@ -121,10 +127,13 @@ class Grammar:
         """The state of a finished sequence."""
         return self.num_states
 
-    def allow(self, state: int, tokens: int | slice | np.ndarray, to: int) -> None:
-        """In `state`, permit `tokens` and go on to state `to`."""
+    def allow(self, state: int, tokens: int | slice | np.ndarray, to: int, role: str = "") -> None:
+        """In `state`, permit `tokens`, which stand for `role` there, and go on to state `to`."""
+        if role not in self.roles:
+            self.roles.append(role)
         self.allowed[state, tokens] = True
         self.next_state[state, tokens] = to
+        self.role[state, tokens] = self.roles.index(role)
 
     def accepts(self, tokens: Sequence[int]) -> bool:
         """Whether every one of `tokens` is allowed where it stands, as far as the end; a response may be cut before."""
@@ -136,6 +145,24 @@ class Grammar:
                 return False
             state = self.next_state[state, token]
         return True
+
+    def parse(self, tokens: Sequence[int]) -> list[tuple[str, int]]:
+        """For each of `tokens`, as far as the end: its role, and the number of the item that it belongs to.
+
+        Items are what a response lists, objects or polygons: each begins in state 0.
+        """
+        state = item = 0
+        parsed = []
+        for token in tokens:
+            if state == self.end or not self.allowed[state, token]:
+                break
+            parsed.append((self.roles[self.role[state, token]], item))
+            state = int(self.next_state[state, token])
+            item += state == 0
+        return parsed
+
+
+PROMPT_ROLES = ("task", "y1", "x1", "y2", "x2", "class")  # of an `instance_prompt`; other prompts end before
 
 
 def instance_prompt(task_token: int, box: np.ndarray, class_id: int) -> np.ndarray:

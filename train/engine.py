@@ -278,14 +278,24 @@ class Trainer:
             if self.finite.is_lost:
                 resume.go_back(self)
             self.step, self.seen = self.step + 1, self.seen + images
+            is_removed = self._make_folder_again()
             self.progress.step_done(self.step, losses, rate, grad_norm, counts, steps_left(self.cfg, self.step, total))
             is_due = self.clock.is_due(self.step) and not self.finite.in_a_row  # else the last one may be a way out
-            is_due, is_asked = distributed.any_of([is_due, bool(stop.signal)])
+            is_due, is_asked = distributed.any_of([is_due or is_removed, bool(stop.signal)])
             if is_due or is_asked:
                 self.save()
             if is_asked:
                 return self._stop(stop)
         self.progress, self.recent = None, []
+
+    def _make_folder_again(self) -> bool:
+        """Whether the first process found that somebody had removed the run's folder. What was learned is not lost with
+        it: the run goes on, and a checkpoint of now is due."""
+        if not self.run_folder or not self.run_folder.make_again():
+            return False
+        write_whole(self.folder / SETTINGS, to_json(self.cfg))
+        self.metrics.begin(self.step, [])
+        return True
 
     def _stop(self, stop: StopRequest) -> None:
         """Remember the signal that asked some process to stop."""
@@ -400,6 +410,7 @@ class Trainer:
         losses = self.validate(counts, average)
         numbers = {f"val/{task}": loss for task, loss in losses.items()}
         numbers |= {f"val_{name}": value for name, value in token_numbers(counts).items()}
+        self._make_folder_again()
         self.metrics.add(self.step, numbers)
         print("validation:", ", ".join(f"{task} {loss:.3f}" for task, loss in losses.items()))
         total = sum(self.loss_weights[task] * loss for task, loss in losses.items())

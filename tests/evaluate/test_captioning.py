@@ -5,6 +5,7 @@ import pytest
 from pix2seq.config import InferCFG
 from pix2seq.evaluate.captioning import TASK, caption_metrics, score, scored_words
 from pix2seq.evaluate.predictions import ImagePredictions, Scores
+from pix2seq.infer.captioning import Captions
 
 # Captions in COCO's manner as people wrote them, and as Stanford's PTBTokenizer gives them to COCO's scorers: lower
 # case, contractions and possessives split, punctuation marks taken out, hyphens inside words kept.
@@ -52,7 +53,7 @@ RARE = {
 
 
 def predicted(image_id: int, caption: str, references: list[str]) -> ImagePredictions:
-    return ImagePredictions(image_id, image_id, whole={TASK: caption}, evidence={TASK: references})
+    return ImagePredictions(image_id, image_id, whole={TASK: Captions((caption,))}, evidence={TASK: references})
 
 
 def scores_of(predictions: list[ImagePredictions]) -> Scores:

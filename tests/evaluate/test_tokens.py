@@ -139,7 +139,9 @@ def prompts_of(predictor: Predictor, task: str, count: int) -> list[np.ndarray]:
 def test_unconstrained_responses_are_greedy_even_where_sampling_is_requested(make_predictor, task: str):
     predictor: Predictor = make_predictor(**SAMPLED)
     free = UnconstrainedGenerator(predictor.generator)
-    encoded = predictor.encode_images([np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)] * 2)
+    encoded = predictor.encode_images(
+        [np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)] * 2
+    ).first
     prompts = prompts_of(predictor, task, 2)
     greedy = [response.tokens for response in free.generate(task, encoded, prompts, Sampling(), 1)]
     wild = free.generate(task, encoded, prompts, Sampling(temperature=50.0), 3)
@@ -181,7 +183,7 @@ class RecordingGenerator(UnconstrainedGenerator):
 def test_each_prompt_is_counted_once_for_any_number_of_samples(make_predictor):
     predictor: Predictor = make_predictor(**SAMPLED)
     free = UnconstrainedGenerator(predictor.generator)
-    encoded = predictor.encode_images([np.zeros((40, 60, 3), np.uint8)]).take([0, 0])
+    encoded = predictor.encode_images([np.zeros((40, 60, 3), np.uint8)]).first.take([0, 0])
     free.generate("segmentation", encoded, prompts_of(predictor, "segmentation", 2), Sampling(temperature=1.0), 3)
     assert free.total == {"detection": 0, "segmentation": 2, "keypoint": 0, "captioning": 0}
     assert 0 <= free.valid["segmentation"] <= 2
@@ -190,7 +192,7 @@ def test_each_prompt_is_counted_once_for_any_number_of_samples(make_predictor):
 def test_an_unconstrained_generator_does_not_change_the_original(make_predictor, split: CocoDataset):
     predictor: Predictor = make_predictor()
     image, grammar = split[0].image, predictor.tokenizers["keypoint"].grammar()
-    encoded, prompts = predictor.encode_images([image]), prompts_of(predictor, "keypoint", 1)
+    encoded, prompts = predictor.encode_images([image]).first, prompts_of(predictor, "keypoint", 1)
     free = UnconstrainedGenerator(predictor.generator)
     found = [
         generator.generate("keypoint", encoded, prompts, Sampling(), 1)[0] for generator in (free, predictor.generator)

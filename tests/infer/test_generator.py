@@ -64,7 +64,7 @@ def test_an_empty_encoding_and_an_empty_selection():
 
 
 def test_without_images_the_memory_is_empty(make_predictor):
-    nothing = make_predictor().encode_images([])
+    nothing = make_predictor().encode_images([]).first
     assert len(nothing) == len(nothing.memory) == 0
 
 
@@ -96,7 +96,11 @@ def dog(fake_generator):
 
 def predicted(predictor: Predictor) -> tuple[list[int], list[list[float]], list[str]]:
     found = predictor.predict("detection", [IMAGE])[0]
-    return found.classes.tolist(), found.boxes.tolist(), predictor.predict("captioning", [IMAGE])
+    return (
+        found.classes.tolist(),
+        found.boxes.tolist(),
+        [each.best for each in predictor.predict("captioning", [IMAGE])],
+    )
 
 
 def test_with_generator_uses_the_other_generator_and_keeps_the_rest(make_predictor, car):
@@ -141,7 +145,7 @@ def test_describe_calls_the_generator_for_every_task(make_predictor, fake_genera
         }
     )
     result = make_predictor().with_generator(everything).describe(IMAGE, list(TASKS))
-    assert result.predictions["captioning"] == "person"
+    assert result.predictions["captioning"].best == "person"
     assert result.instances.classes.tolist() == [1]
     assert result.predictions["segmentation"][0].score == 1
     assert (result.predictions["keypoint"][0].keypoints[:, 2] == 2).all()
@@ -151,6 +155,6 @@ def test_prompts_of_an_image_share_its_encoding(make_predictor):
     predictor: Predictor = make_predictor(segment_whole=True)
     prompts = [Prompt(number, np.array([0.0, 0.0, 30.0, 20.0]), 1) for number in (1, 0, 1)]
     whole = predictor.encode_images([IMAGE, IMAGE[:30]])
-    seen = predictor.encode_prompts("segmentation", [IMAGE, IMAGE[:30]], prompts, whole)
-    assert seen.memory is whole.memory
+    seen = predictor.encode_prompts("segmentation", [IMAGE, IMAGE[:30]], prompts, whole).first
+    assert seen.memory is whole.first.memory
     assert seen.image_index.tolist() == [1, 0, 1]

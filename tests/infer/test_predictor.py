@@ -12,6 +12,7 @@ from pix2seq.dataset.images import read_image
 from pix2seq.dataset.masks import decode_mask
 from pix2seq.errors import UserError
 from pix2seq.infer import generator
+from pix2seq.infer.captioning import Captions
 from pix2seq.infer.generator import ModelGenerator
 from pix2seq.infer.predictor import Predictor
 from pix2seq.infer.results import Instances, Prompt, coco_results
@@ -91,7 +92,7 @@ def test_keypoints_are_in_pixels_and_invisible_ones_at_the_box_center(make_predi
 
 def test_captions_are_words(make_predictor):
     predictor = make_predictor({"captioning": [[TEXT_SHIFT + 1, TEXT_SHIFT + 2, 0]]})
-    assert predictor.predict("captioning", [WIDE, WIDE]) == ["a person"] * 2
+    assert predictor.predict("captioning", [WIDE, WIDE]) == [Captions(("a person",))] * 2
 
 
 def test_a_model_predicts_one_entry_for_each_image_and_each_prompt(make_predictor):
@@ -137,7 +138,7 @@ def test_predictions_do_not_depend_on_the_size_of_chunks(make_predictor):
 
 def test_encodings_do_not_depend_on_the_size_of_chunks_but_for_rounding(make_predictor):
     images = [noise(30 + 10 * i, 50) for i in range(5)]
-    alone, together = (make_predictor(eval_batch_size=size).encode_images(images).memory for size in (1, 5))
+    alone, together = (make_predictor(eval_batch_size=size).encode_images(images).first.memory for size in (1, 5))
     torch.testing.assert_close(alone, together, atol=1e-4, rtol=0)
 
 
@@ -199,7 +200,7 @@ def test_describe_encodes_each_canvas_once(make_predictor):
     assert predictor.generator.encoded == [1, 1]
     assert result.predictions.keys() == TASKS.keys()
     found, masks, poses, caption = (result.predictions[name] for name in TASKS)
-    assert (len(result.instances), len(found), len(masks), len(poses), caption) == (1, 1, 1, 1, "car")
+    assert (len(result.instances), len(found), len(masks), len(poses), caption.best) == (1, 1, 1, 1, "car")
 
 
 def test_only_people_have_keypoints(make_predictor):
@@ -278,7 +279,7 @@ def test_whole_images_that_are_encoded_already_are_not_encoded_again(make_predic
 def test_keypoints_in_a_crop_that_ends_with_the_image_are_in_pixels(make_predictor, fake_generator):
     predictor = make_predictor(crop_inside=True, crop_padding=0.5)
     box = np.array([150.0, 40, 190, 80])
-    geometry = predictor.encode_crops([WIDE], [Prompt(0, box, 1)]).geometry(0)
+    geometry = predictor.encode_crops([WIDE], [Prompt(0, box, 1)]).first.geometry(0)
     assert geometry.region[2:] == (200, 100)
     tokens = [*quantize(geometry.to_fractions(np.array([160.0, 60]))), *[INVISIBLE] * 32]
     predictor = predictor.with_generator(fake_generator({"keypoint": [tokens]}))
@@ -289,7 +290,7 @@ def test_keypoints_in_a_crop_that_ends_with_the_image_are_in_pixels(make_predict
 def test_a_full_detection_predicts_all_objects(make_predictor):
     predictor = make_predictor(full_detection=True, max_objects=7)
     prompt = predictor.tokenizers["detection"].prompt()
-    encoded = predictor.encode_images([noise(50, 50)])
+    encoded = predictor.encode_images([noise(50, 50)]).first
     tokens = predictor.generator.generate("detection", encoded, [prompt], GREEDY, 1)[0].tokens
     assert len(tokens) == 35
     assert np.all(tokens > 0)
@@ -320,12 +321,12 @@ def test_suppressed_invisible_keypoints_are_placed_by_their_likeliest_tokens(mak
     image, box = noise(80, 80), BOX[[1, 1, 3, 3]]
     pose = predictor.predict("keypoint", [image], [Prompt(0, box, 1)])[0]
     crop = predictor.encode_crops([image], [Prompt(0, box, 1)])
-    prompt = tokenizers["keypoint"].prompt(np.clip(crop.geometry(0).box_fractions(box)[0], 0, 1), 1)
+    prompt = tokenizers["keypoint"].prompt(np.clip(crop.first.geometry(0).box_fractions(box)[0], 0, 1), 1)
     tokens = torch.tensor([[*prompt, *[INVISIBLE] * 33]])
     with torch.inference_mode():
-        logits = model.decode_groups(crop.memory, [(tokens, torch.tensor([0]))])[0][0, 5:]
+        logits = model.decode_groups(crop.first.memory, [(tokens, torch.tensor([0]))])[0][0, 5:]
     likeliest = logits[:, COORDS].argmax(-1).reshape(17, 2).numpy() / 999
-    expected = np.clip(crop.geometry(0).from_fractions(likeliest), 0, 80)
+    expected = np.clip(crop.first.geometry(0).from_fractions(likeliest), 0, 80)
     np.testing.assert_allclose(pose.keypoints[:, :2], expected, atol=1e-3)
     assert not pose.keypoints[:, 2].any()
     assert 0 < pose.score < 0.9
@@ -357,7 +358,7 @@ def test_outlines_end_at_mask_tokens(make_predictor, samples: int):
     for limit in (0, 10):
         predictor = make_predictor(num_samples=samples, mask_tokens=limit, segment_whole=True)
         sampling, count = predictor.tasks["segmentation"].inference.sampling(predictor.settings)
-        encoded = predictor.encode_images([noise(50, 50)])
+        encoded = predictor.encode_images([noise(50, 50)]).first
         prompt = predictor.tokenizers["segmentation"].prompt(np.array([0.1, 0.1, 0.9, 0.9]), 1)
         found = predictor.generator.generate("segmentation", encoded, [prompt], sampling, count)
         assert len(found) == samples

@@ -113,7 +113,7 @@ def test_several_lists_are_merged_and_one_is_read_as_it_is(make_predictor):
 
 def test_votes_count_for_each_class_that_a_box_may_have(make_predictor):
     predictor = make_predictor(detection_votes=3)
-    encoded = predictor.encode_images([np.full((50, 60, 3), 120, np.uint8)])
+    encoded = predictor.encode_images([np.full((50, 60, 3), 120, np.uint8)]).first
     tokenizer = predictor.tokenizers["detection"]
     sampling = Sampling(1.0, alternatives=3)
     for response in predictor.generator.generate("detection", encoded, [tokenizer.prompt()], sampling, 3):

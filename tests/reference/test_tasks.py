@@ -428,7 +428,7 @@ def test_keypoints_are_placed_alike(reference):
         decoded = KEYPOINTS.decode(tokens, np.ones(34))
         box = geometry.from_fractions(data["pred_bbox"][row].reshape(2, 2)).ravel()
         canvas = Canvas(2000, 2000, geometry, Prompt(0, box, 1))  # larger than the random points reach: none is clipped
-        pose = keypoint_inference.read([Response.certain(tokens)], canvas, KEYPOINTS, InferCFG())
+        pose = keypoint_inference.read([Response.certain(tokens)], [canvas], KEYPOINTS, InferCFG())
         expected = data["final_points_rescaled"][row].reshape(17, 2)[:, ::-1]
         pairs = tokens.reshape(17, 2)
         seen, unseen = is_coord(pairs).all(axis=1), (pairs == INVISIBLE).all(axis=1)

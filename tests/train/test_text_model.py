@@ -26,8 +26,8 @@ def test_weights_of_a_run_with_a_text_model_caption_images(tiny_cfg: CFG, text_m
     predictor = Predictor.from_weights(weights, TASKS, cfg.infer, torch.device("cpu"))
     text = SentencePieceVocabulary.read(text_model_path)
     assert predictor.tokenizers["captioning"].text == text
-    (caption,) = predictor.predict("captioning", [np.zeros((40, 60, 3), dtype=np.uint8)])
-    assert isinstance(caption, str) and "⁇" not in caption
+    (captions,) = predictor.predict("captioning", [np.zeros((40, 60, 3), dtype=np.uint8)])
+    assert isinstance(captions.best, str) and "⁇" not in captions.best
 
 
 def test_token_ids_grow_to_a_larger_text_model(tiny_cfg: CFG, text_model_path: Path, capsys: pytest.CaptureFixture):
