@@ -1,7 +1,7 @@
 """Count the decoder passes of detection where several tokens are guessed ahead and verified in one pass.
 
-python bench/guessing.py --weights scenes --scenes-train 0 --scenes-val 100 --scenes-seed 1234
-python bench/guessing.py --weights photos --data-root voc_animals --val-split val --max-images 64
+python bench/guessing.py --weights scenes --scenes-train 0 --scenes-val 200 --scenes-seed 1234 --max-images 100
+python bench/guessing.py --weights photos --data-root voc_animals --val-split val --max-images 16
 
 Jacobi decoding (Santilli et al., 2023), which needs no training: the guess for a place is what the model chose there in
 the pass before, behind tokens that were wrong, or else the same token of the object before. Guesses are accepted as far

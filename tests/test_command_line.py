@@ -65,7 +65,7 @@ def refused(run):
 
 
 def test_there_are_scripts():
-    assert len(SCRIPTS) == 30 and len(PROGRAMS) == 33
+    assert len(SCRIPTS) == 32 and len(PROGRAMS) == 35
 
 
 @pytest.mark.parametrize("script", PROGRAMS)
