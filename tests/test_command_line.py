@@ -24,8 +24,8 @@ PROGRAMS = sorted(
     for path in (ROOT / room).glob("*.py")
     if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
 )
-OWN_FLAGS = "bench/decoding.py"  # and the two of weights/
-SCRIPTS = [name for name in PROGRAMS if name != OWN_FLAGS and not name.startswith("weights/")]
+OWN_FLAGS = ("bench/decoding.py", "bench/tasks.py", "bench/training.py")  # and the two of weights/
+SCRIPTS = [name for name in PROGRAMS if name not in OWN_FLAGS and not name.startswith("weights/")]
 LINES, COLUMNS = 40, 120
 
 
