@@ -86,7 +86,7 @@ def names_of(*groups: str) -> tuple[str, ...]:
 # Which data, of whatever split.
 SOURCE = (
     *("data_root", "train_split", "val_split", "train_json", "val_json", "train_images", "val_images", "classes"),
-    *("val_share", "outside_images", "scenes_train", "scenes_val", "scenes_seed"),
+    *("val_share", "outside_images", "shard_cache_gb", "scenes_train", "scenes_val", "scenes_seed"),
 )
 # What of a model's settings has to do with images and sequences: all but the network.
 SEQUENCES = (
@@ -109,7 +109,7 @@ TRAINING = Uses(
         "max_images",
     ),
     trains=True,
-)
+).without("shard_size")
 INFERENCE = Uses(
     essential=(
         *("image", "weights", "output_dir", "box", "box_class", "score_threshold", "end_threshold", "num_samples"),
