@@ -7,8 +7,11 @@ result = model("image.jpg", tasks=["detection", "captioning"])
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
+from pix2seq.runtime.interrupt import end_quietly
 from pix2seq.runtime.threads import let_threads_sleep
 
 if TYPE_CHECKING:
@@ -16,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["load"]
 
+_script = os.path.realpath(getattr(sys.modules["__main__"], "__file__", None) or "")
+if os.path.dirname(os.path.dirname(_script)) == os.path.dirname(os.path.realpath(__file__)):
+    end_quietly()  # a script of ours; programs of others decide for themselves
 let_threads_sleep()  # before anything of ours imports torch
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable
@@ -34,6 +35,7 @@ from pix2seq.config_file import read_settings
 from pix2seq.errors import UserError, plain
 from pix2seq.runtime.console import print_anything, tell
 from pix2seq.runtime.threads import let_threads_sleep
+from pix2seq.schema import read_bytes
 from pix2seq.weights.find import describe_names, find_weights
 
 TITLES = {"": "run", "model": "model", "data": "data", "train": "training", "infer": "inference and evaluation"}
@@ -84,7 +86,7 @@ def names_of(*groups: str) -> tuple[str, ...]:
 # Which data, of whatever split.
 SOURCE = (
     *("data_root", "train_split", "val_split", "train_json", "val_json", "train_images", "val_images", "classes"),
-    *("val_share", "outside_images", "scenes_train", "scenes_val", "scenes_seed"),
+    *("val_share", "outside_images", "shard_cache_gb", "scenes_train", "scenes_val", "scenes_seed"),
 )
 # What of a model's settings has to do with images and sequences: all but the network.
 SEQUENCES = (
@@ -107,7 +109,7 @@ TRAINING = Uses(
         "max_images",
     ),
     trains=True,
-)
+).without("shard_size")
 INFERENCE = Uses(
     essential=(
         *("image", "weights", "output_dir", "box", "box_class", "score_threshold", "end_threshold", "num_samples"),
@@ -119,9 +121,21 @@ INFERENCE = Uses(
         "eval_batch_size",
         *("max_megapixels", "max_megabytes"),
         "skip_existing",
+        "pictures",
     ),
     detects=True,
 )
+VIDEO = dataclasses.replace(
+    INFERENCE.without(*("image", "box", "box_class", "skip_existing", "max_megabytes", "num_captions", "pictures")),
+    essential=(
+        *("video", "weights", "output_dir", "stride", "max_frames", "eval_batch_size", "score_threshold"),
+        *("end_threshold", "num_samples", "task", "seed", "device"),
+    ),
+)
+RAY_INFERENCE = dataclasses.replace(
+    INFERENCE,
+    essential=("image", "weights", "output_dir", "task", "ray_address", "ray_workers", *INFERENCE.essential[3:]),
+).without("box", "box_class", "pictures")
 EVALUATION = Uses(
     essential=(
         *("weights", "output_dir", "watch", "max_images", "eval_batch_size", "score_threshold", "end_threshold"),
@@ -146,7 +160,8 @@ def run_script(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        print(f"error: {plain(str(error), MOST_OF_ERROR)}", file=sys.stderr)
+        if not error.everywhere or os.environ.get("RANK", "0") == "0":
+            print(f"error: {plain(str(error), MOST_OF_ERROR)}", file=sys.stderr)
         sys.exit(error.exit_status)
     except OSError as error:
         if error.filename is None:
@@ -212,7 +227,7 @@ def settings_of_run(folder: Path, only: str = "") -> CFG | None:
     if not path.is_file():
         return None
     try:
-        cfg = from_json(path.read_text(encoding="utf-8"))
+        cfg = from_json(read_bytes(path).decode())
     except (OSError, ValueError, TypeError, UserError) as error:
         raise UserError(f"{path} holds no settings of a run ({error}); name them with flags in a new run") from None
     if only and cfg.task != only:
@@ -225,6 +240,8 @@ def settings_of_run(folder: Path, only: str = "") -> CFG | None:
 def _named_run(given: dict[str, Any]) -> dict[str, Any]:
     """The settings that `--resume RUN` stands for."""
     run = given.get("resume")
+    if run and given.get("overwrite"):
+        raise UserError("--resume goes on with a run, --overwrite begins one in its place; leave one of them out")
     if not isinstance(run, str):
         return {}
     if Path(given.get("run_dir", run)) != Path(run):

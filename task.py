@@ -105,6 +105,7 @@ class Task:
     It is prompted about a whole image or about one `instance` of it. Of the image tasks one `finds_instances`: what it
     predicts is what instance tasks are asked about. These see a crop around the instance, unless the model setting
     `uncropped` is on. A task that `needs_skeleton` is about keypoints, which only the skeleton's classes have.
+    `hub_task` is what the Hugging Face hub calls it.
     """
 
     name: str
@@ -116,6 +117,7 @@ class Task:
     finds_instances: bool = False
     uncropped: str = ""
     needs_skeleton: bool = False
+    hub_task: str = ""
 
     @property
     def is_prompted(self) -> bool:

@@ -31,6 +31,7 @@ DETECTION = Task(
     detection_inference,
     detection_scores,
     finds_instances=True,
+    hub_task="object-detection",
 )
 SEGMENTATION = Task(
     "segmentation",
@@ -40,6 +41,7 @@ SEGMENTATION = Task(
     segmentation_inference,
     segmentation_scores,
     uncropped="segment_whole",
+    hub_task="image-segmentation",
 )
 KEYPOINT = Task(
     "keypoint",
@@ -49,6 +51,7 @@ KEYPOINT = Task(
     keypoint_inference,
     keypoint_scores,
     needs_skeleton=True,
+    hub_task="keypoint-detection",
 )
 CAPTIONING = Task(
     "captioning",
@@ -57,6 +60,7 @@ CAPTIONING = Task(
     caption_samples,
     caption_inference,
     caption_scores,
+    hub_task="image-to-text",
 )
 TASKS: dict[str, Task] = {task.name: task for task in (DETECTION, SEGMENTATION, KEYPOINT, CAPTIONING)}
 

@@ -127,3 +127,10 @@ def image_ids(images: Sequence[Named]) -> list[int | str]:
     images' number (1.jpg beside 001.jpg)."""
     numbers = Counter(int(path.stem) for path in images if path.stem.isdecimal())
     return [int(p.stem) if p.stem.isdecimal() and numbers[int(p.stem)] == 1 else p.stem for p in images]
+
+
+def file_names(images: Sequence[Named]) -> list[str]:
+    """What the images are called in results: their names without folders, as in COCO, unless another has the same."""
+    names = [image.name if isinstance(image, Path) else str(image) for image in images]
+    numbers = Counter(names)
+    return [name if numbers[name] == 1 else str(image) for name, image in zip(names, images, strict=True)]

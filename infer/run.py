@@ -5,11 +5,10 @@ Nothing slow is imported before the flags are read and the images are known to b
 
 from __future__ import annotations
 
-import contextlib
-import json
+import dataclasses
 import math
-import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,26 +16,24 @@ import numpy as np
 
 from pix2seq.config import CFG
 from pix2seq.errors import PartlyFailed, UserError, plain
-from pix2seq.infer.image_names import Named, find_images, image_ids, read_named, unique_names
+from pix2seq.infer.image_names import Named, file_names, find_images, image_ids, read_named, unique_names
+from pix2seq.infer.output import Output, named_failures, summary
 from pix2seq.metadata import read_metadata
 from pix2seq.runtime.console import tell
-from pix2seq.runtime.files import move_contents, output_folder, writing
+from pix2seq.runtime.files import output_folder
 from pix2seq.runtime.light_imports import leave_out_unused
-from pix2seq.schema import read_bytes
 from pix2seq.weights.find import find_weights
 
 if TYPE_CHECKING:
+    from pix2seq.infer.pipeline import Failed, Job, Loaded
     from pix2seq.infer.predictor import Predictor
-    from pix2seq.infer.results import Instances, Result
+    from pix2seq.infer.results import Instances
     from pix2seq.task import Task
-
-RESULT = "result.json"  # moved last (in alphabetical order): where it is, an image's files are whole
-LISTED = 8  # files that are named at the end
-LINE = 116  # characters of a line about an instance
 
 
 def run(cfg: CFG) -> None:
-    """Do `cfg.tasks` on the images of `--image`; the files of each image are written when it is done, all or none.
+    """Do `cfg.tasks` on the images of `--image`, with torchrun on a share of them in each process; the files of each
+    image are written when it is done, all or none.
 
     An image that cannot be used keeps no other from being written: it is named at the end, by a UserError.
     """
@@ -48,63 +45,85 @@ def run(cfg: CFG) -> None:
 
     tasks = choose_tasks(cfg.tasks)
     box = parse_box(cfg, tasks)
-    written: list[Path] = []
-    failures: list[str] = []
-    skipped = 0
-    with output_folder(target) as staging:
-        from pix2seq.infer.introduction import introduce
-        from pix2seq.infer.load import load_predictor
+    from pix2seq.runtime import distributed
+    from pix2seq.runtime.device import pick_device
 
-        predictor = load_predictor(cfg)
-        predictor.require(needed(tasks, box))
-        said = introduce(weights, predictor.about)
-        for path, name, image_id in zip(images, unique_names(images), image_ids(images), strict=True):
-            below = name if len(images) > 1 else "."
-            if cfg.infer.skip_existing and is_done(target / below, tasks):
-                skipped += 1
-                continue
-            try:
-                with memory_for(path):
-                    image = read_named(path, cfg.infer)
-                    instances = prompted_instance(predictor, cfg, box, image) if box else None
-                    result = predictor.describe(image, list(tasks), instances)
-            except UserError as error:
-                failures.append(str(error))
-                continue
-            with writing(target), memory_for(path):
-                files = write_result(staging / below, target / below, image_id, image, result, predictor)
-                move_contents(staging, target)
-            written += files
-            print(f"{plain(str(path))}\n{summary(result, predictor)}")
-            if not (said or len(result.instances)) and any(task.about_objects for task in tasks.values()):
-                said = introduce(weights, predictor.about, again=True)
-        if len(failures) == len(images):
-            raise UserError(failures[0] if len(images) == 1 else named_failures(failures, len(images)))
-    if skipped:
-        tell(f"{skipped} of {len(images)} images were left out, whose results are there (--skip-existing)")
-    print(f"wrote {listed(written)}" if written else "wrote nothing")
+    device = distributed.start(pick_device(cfg.device))
+    try:
+        with output_folder(target) as staging:
+            from pix2seq.infer.load import load_predictor
+
+            predictor = load_predictor(dataclasses.replace(cfg, device=str(device)))
+            predictor.require(needed(tasks, box))
+            output = Output(target, staging, tasks, predictor, cfg.infer.pictures, len(images) > 1)
+            failures = describe_all(cfg, jobs_of(images), box, output, weights)
+    finally:
+        distributed.stop()
     if failures:
-        raise PartlyFailed(named_failures(failures, len(images)))
+        raise shown_once(PartlyFailed(named_failures(failures, len(images))))
 
 
-@contextlib.contextmanager
-def memory_for(image: Named) -> Iterator[None]:
-    """Turn a lack of memory into a UserError about an image."""
-    from pix2seq.runtime.device import lacks_memory
+def describe_all(cfg: CFG, jobs: Sequence[Job], box: Sequence[float], output: Output, weights: Path) -> list[str]:
+    """Predict and write what is not there yet; return what is wrong with the images that could not be used."""
+    from pix2seq.infer.introduction import introduce
+    from pix2seq.infer.pipeline import Failed, process
+    from pix2seq.runtime import distributed
+
+    predictor, first = output.predictor, distributed.rank() == 0
+    said = not first or introduce(weights, predictor.about)
+    finds = any(task.about_objects for task in output.tasks.values())
+    log, left = distributed.from_first(lambda: output.begin(jobs, cfg.infer.skip_existing))
+    if log:
+        output.open_log(log, distributed.rank())
+    own = [jobs[number] for number in left[distributed.rank() :: distributed.world_size()]]
+    failures: list[str] = []
+    done = 0
+    with distributed.together():
+        for item in process(predictor, list(output.tasks), own, partial(load, cfg, box, predictor), output.write):
+            if isinstance(item, Failed):
+                failures.append(item.why)
+                continue
+            done += 1
+            print(f"{plain(str(item.job.image))}\n{summary(item.result, predictor)}", flush=True)
+            if not (said or len(item.result.instances)) and finds:
+                said = introduce(weights, predictor.about, again=True)
+        output.close()
+    failures = distributed.gather(failures)
+    done, count = (int(number) for number in distributed.total([done, output.count]))
+    if len(failures) == len(jobs):
+        raise shown_once(UserError(failures[0] if len(jobs) == 1 else named_failures(failures, len(jobs))))
+    if first:
+        if skipped := len(jobs) - len(left):
+            tell(f"{skipped} of {len(jobs)} images were left out, whose results are there (--skip-existing)")
+        files, count = output.finish(jobs, count)
+        print(f"wrote {listed(files, count)}" if done else "wrote nothing")
+    return failures
+
+
+def load(cfg: CFG, box: Sequence[float], predictor: Predictor, job: Job) -> Loaded | Failed:
+    """Read the image of a job."""
+    from pix2seq.infer.pipeline import Failed, Loaded, memory_for
 
     try:
-        yield
-    except Exception as error:
-        if not lacks_memory(error):
-            raise
-        advice = "make it smaller, or lower --num-samples"
-        raise UserError(f"{image} needs more memory than there is; {advice}") from None
+        with memory_for(job.image):
+            pixels = read_named(job.image, cfg.infer)
+        return Loaded(job, pixels, prompted_instance(predictor, cfg, box, pixels) if box else None)
+    except UserError as error:
+        return Failed(job, str(error))
 
 
-def named_failures(failures: Sequence[str], count: int) -> str:
-    """A sentence about the images that could not be used, of `count`."""
-    more = f"; and {len(failures) - LISTED} more" if len(failures) > LISTED else ""
-    return f"{len(failures)} of {count} images could not be used: {'; '.join(failures[:LISTED])}{more}"
+def jobs_of(images: Sequence[Named]) -> list[Job]:
+    """A job for each image."""
+    from pix2seq.infer.pipeline import Job
+
+    columns = images, file_names(images), unique_names(images), image_ids(images)
+    return [Job(*row) for row in zip(*columns, strict=True)]
+
+
+def shown_once(error: UserError) -> UserError:
+    """An error that all processes of a run raise."""
+    error.everywhere = True
+    return error
 
 
 def needed(tasks: Mapping[str, Task], box: Sequence[float]) -> list[str]:
@@ -116,10 +135,10 @@ def needed(tasks: Mapping[str, Task], box: Sequence[float]) -> list[str]:
     return list(dict.fromkeys([*finders, *tasks]))
 
 
-def listed(files: Sequence[Path]) -> str:
-    """The files by folder, the first few of many."""
-    names = [plain(str(path)) for path in files[:LISTED]]
-    more = len(files) - len(names)
+def listed(files: Sequence[Path], count: int) -> str:
+    """The first `files` of `count`."""
+    names = [plain(str(path)) for path in files]
+    more = count - len(names)
     return ", ".join(names) + (f" and {more} more" if more else "")
 
 
@@ -153,92 +172,3 @@ def prompted_instance(predictor: Predictor, cfg: CFG, box: tuple[float, ...], im
         return pointed_at(corners, cfg.infer.box_class, predictor.class_names, *image.shape[1::-1], allowed)
     except UserError as error:
         raise UserError(f"--box and --box-class: {error}") from None
-
-
-def write_result(
-    folder: Path, target: Path, image_id: int | str, image: np.ndarray, result: Result, predictor: Predictor
-) -> list[Path]:
-    """Write the JSON and the PNG of each task into `folder`; return where the files lie once moved to `target`."""
-    from pix2seq.infer.overlay import save_png
-    from pix2seq.infer.results import coco_results
-
-    folder.mkdir(exist_ok=True)
-    entries = coco_results(image_id, result, predictor.tasks, predictor.category_ids)
-    names = [results_file(target, entries, result, predictor)]
-    (folder / names[0]).write_text(json.dumps(entries, indent=1), encoding="utf-8")
-    for name, predictions in result.predictions.items():
-        inference = predictor.tasks[name].inference
-        if inference.IMAGE_FILE:
-            names.append(inference.IMAGE_FILE)
-            save_png(folder / names[-1], inference.draw(image, result.instances, predictions, predictor.drawing))
-    return [target / name for name in names]
-
-
-def is_done(folder: Path, tasks: Mapping[str, Task]) -> bool:
-    """Whether `folder` holds the results of `tasks` about an image, not only those of others (see `results_file`)."""
-    if (folder / _own_name(tasks)).is_file():
-        return True
-    pictures = [task.inference.IMAGE_FILE for task in tasks.values() if task.inference.IMAGE_FILE]
-    there = _results_in(folder)
-    if there is None:
-        return False
-    has_whole = any("category_id" not in entry for entry in there)
-    needs_whole = not all(task.about_objects for task in tasks.values())
-    return has_whole >= needs_whole and all((folder / name).is_file() for name in pictures)
-
-
-def results_file(folder: Path, entries: Sequence[dict], result: Result, predictor: Predictor) -> str:
-    """`result.json`, or a name with the tasks if a file of that name in `folder` has fields that would be lost."""
-    fields = {field for entry in _results_in(folder) or () for field in entry}
-    own = {field for entry in entries for field in entry}
-    if any(predictor.tasks[name].about_objects for name in result.predictions):
-        own |= {"category_id", "bbox", "score"}  # of what is not found, too
-    return RESULT if fields <= own | {"image_id"} else _own_name(result.predictions)
-
-
-def _results_in(folder: Path) -> list[dict] | None:
-    """The results that `folder` holds; None if there are none, or another program's file has their name."""
-    try:
-        there = json.loads(read_bytes(folder / RESULT))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return there if isinstance(there, list) and all(isinstance(entry, dict) for entry in there) else None
-
-
-def _own_name(tasks: Iterable[str]) -> str:
-    """The name of a file of results that leaves the place of `result.json` to other tasks."""
-    return f"result_{'_'.join(tasks)}.json"
-
-
-def summary(result: Result, predictor: Predictor) -> str:
-    """A table of the instances with what is predicted about each, and what is predicted about the whole image."""
-    lines = _table(result, predictor) if len(result.instances) else []
-    about_image = [name for name in result.predictions if not predictor.tasks[name].about_objects]
-    if not lines and len(about_image) < len(result.predictions):
-        lines = ["  nothing found; a lower --score-threshold shows what is less sure"]
-    for name in about_image:
-        described = predictor.tasks[name].inference.describe(result.predictions[name], predictor.drawing)
-        lines += [f"  {line}" for line in described.splitlines()]
-    return "\n".join(lines)
-
-
-def _table(result: Result, predictor: Predictor) -> list[str]:
-    instances, class_names = result.instances, predictor.class_names
-    names = [class_names.get(class_id, str(class_id)) for class_id in instances.classes.tolist()]
-    width = max(len("class"), *map(len, names))
-    lines = [f"  {'class':<{width}}  score" + "".join(f"{title:>8}" for title in "xywh")]
-    for index, (name, score, (x1, y1, x2, y2)) in enumerate(zip(names, instances.scores, instances.boxes, strict=True)):
-        numbers = "".join(f"{value:8.1f}" for value in (x1, y1, x2 - x1, y2 - y1))
-        lines.append(f"  {name:<{width}}  {score:5.2f}{numbers}")
-        lines += _about_instance(result, index, predictor)
-    return lines
-
-
-def _about_instance(result: Result, index: int, predictor: Predictor) -> Iterator[str]:
-    """Lines with what tasks predict about an instance, below its row."""
-    for name, predictions in result.predictions.items():
-        if predictor.tasks[name].is_prompted and predictions[index] is not None:
-            described = predictor.tasks[name].inference.describe(predictions[index], predictor.drawing)
-            yield from textwrap.wrap(
-                described, LINE, initial_indent="    ", subsequent_indent="      ", break_on_hyphens=False
-            )

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from pix2seq.errors import UserError
+
+ASK_AGAIN_S = 0.02
 
 
 def start(device: torch.device) -> torch.device:
@@ -28,8 +33,30 @@ def start(device: torch.device) -> torch.device:
             raise UserError(f"torchrun started more processes than there are GPUs; use --nproc-per-node {count}")
         device = torch.device("cuda", number)
         torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    store, own_rank, size = next(rendezvous("env://"))
+    dist.init_process_group(backend, store=of_this_start(store, own_rank, size), rank=own_rank, world_size=size)
     return device
+
+
+def of_this_start(store: dist.Store, own_rank: int, size: int) -> dist.Store:
+    """`store` with keys of their own for the `size` processes that start together now.
+
+    torchrun keeps one store over its restarts, where a process would find the addresses of killed ones and wait for
+    them. How often it has restarted tells nothing: each machine counts for itself.
+    """
+    me = uuid.uuid4().hex
+    if own_rank == 0:
+        store.set("start", me)
+        for other in range(1, size):
+            store.set(store.get(f"{me}/{other}").decode(), "welcome")
+        return dist.PrefixStore(me, store)
+    while True:  # until the first process of now answers, not one of before
+        start = store.get("start").decode()
+        store.set(f"{start}/{own_rank}", me)
+        if store.check([me]):
+            return dist.PrefixStore(start, store)
+        time.sleep(ASK_AGAIN_S)
 
 
 def restarts() -> int:

@@ -65,27 +65,27 @@ def flush(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Turn an OSError while writing into `folder` into a UserError."""
+def writing(folder: Path, flag: str = "--output-dir") -> Iterator[None]:
+    """Turn an OSError while writing into `folder`, which `flag` names, into a UserError."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UserError(f"--output-dir {folder} cannot be written to ({reason}); choose another folder") from None
+        raise UserError(f"{flag} {folder} cannot be written to ({reason}); choose another folder") from None
 
 
 @contextlib.contextmanager
-def output_folder(folder: Path) -> Iterator[Path]:
+def output_folder(folder: Path, flag: str = "--output-dir") -> Iterator[Path]:
     """Yield an empty folder whose contents move into `folder` on success; after an error nothing is left behind."""
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     staging = None
     try:
-        with writing(folder):
+        with writing(folder, flag):
             folder.mkdir(parents=True, exist_ok=True)
             _remove_leftovers(folder)
             staging = Path(tempfile.mkdtemp(prefix=f"{UNFINISHED}{_this_process()}-", dir=folder))
         yield staging
-        with writing(folder):
+        with writing(folder, flag):
             move_contents(staging, folder)
         created = []
     finally:

@@ -1,9 +1,10 @@
-"""Ctrl-C and SIGTERM ask a run to stop where it can go on from; a second one stops it at once."""
+"""Ctrl-C ends a program without a traceback; it and SIGTERM ask a run to stop where it can go on from."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from types import FrameType, TracebackType
@@ -11,6 +12,17 @@ from types import FrameType, TracebackType
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SAME_S = 1.0  # torchrun passes on a Ctrl-C that the terminal has sent to its processes already
 NOTICE = b"\nfinishing the step, then saving; once more stops at once\n"
+
+
+def end_quietly() -> None:
+    """Let Ctrl-C end this program without a traceback wherever it is, in its imports too."""
+    usual = sys.excepthook
+
+    def show(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        if not issubclass(kind, KeyboardInterrupt):
+            usual(kind, error, traceback)
+
+    sys.excepthook = show
 
 
 class StopRequest:

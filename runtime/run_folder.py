@@ -16,7 +16,7 @@ from pix2seq.errors import UserError
 from pix2seq.runtime.alone import has_no_locks
 from pix2seq.runtime.checkpoint import CHECKPOINT, PREVIOUS
 from pix2seq.runtime.console import tell
-from pix2seq.runtime.files import PARTIAL, is_running
+from pix2seq.runtime.files import PARTIAL, is_running, write_whole
 from pix2seq.runtime.paths import writable_folder
 from pix2seq.runtime.text import read_text
 
@@ -35,6 +35,12 @@ class RunFolder:
         """Raises UserError, which names the owner, if another process has the folder."""
         self.path = writable_folder(path, "--run-dir")
         self._lock = FileLock(path / LOCK)
+        self._take()
+        for left in path.glob("*" + PARTIAL):  # by a process that was killed
+            left.unlink(missing_ok=True)
+
+    def _take(self) -> None:
+        path = self.path
         try:
             self._acquire()
         except Timeout:
@@ -46,10 +52,20 @@ class RunFolder:
             if not has_no_locks(error):
                 raise UserError(f"{path / LOCK} cannot be used ({error}); name another folder with --run-dir") from None
             tell(f"{path} is on a file system without locks: start no second run there")
+        self._taken = _identity(path / LOCK)
         now = time.strftime("%Y-%m-%d %H:%M")
-        (path / OWNER).write_text(f"process {os.getpid()} on {socket.gethostname()}, since {now}", encoding="utf-8")
-        for left in path.glob("*" + PARTIAL):  # by a process that was killed
-            left.unlink(missing_ok=True)
+        write_whole(path / OWNER, f"process {os.getpid()} on {socket.gethostname()}, since {now}")
+
+    def make_again(self) -> bool:
+        """Make the folder again if somebody has removed it or its files since the run began; whether that was so, which
+        a line says. Raises UserError if it cannot be made, or another run has begun there."""
+        if (self.path / SETTINGS).exists() and _identity(self.path / LOCK) == self._taken:
+            return False
+        self._lock.release(force=True)
+        writable_folder(self.path, "--run-dir")
+        self._take()
+        tell(f"{self.path} was removed: it is made again, with what the run knows; earlier rows and files are lost")
+        return True
 
     def _acquire(self) -> None:
         try:
@@ -113,6 +129,15 @@ def _read(path: Path) -> str:
         return read_text(path)
     except (OSError, UserError):
         return ""
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from a later one of its name; None if there is none."""
+    try:
+        about = path.stat()
+    except OSError:
+        return None
+    return about.st_dev, about.st_ino
 
 
 def _is_gone(owner: str) -> bool:

@@ -17,6 +17,7 @@ from pix2seq.scenes.kept import in_processes, write_whole
 from pix2seq.scenes.kinds import KINDS
 from pix2seq.scenes.root import VERSION
 from pix2seq.scenes.scene import SPLITS, draw_jpeg
+from pix2seq.schema import decode, read_bytes
 
 MARK = "scenes.json"  # marks a folder that holds nothing but scenes, which can be drawn again
 
@@ -38,11 +39,11 @@ def write_dataset(root: Path, num_train: int, num_val: int, seed: int) -> None:
             _draw(root, described)
 
 
-def _description(root: Path) -> Any:
+def _description(root: Path) -> dict[str, int] | None:
     """What the scenes in a folder are; None if that is not known."""
     try:
-        return json.loads((root / MARK).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return decode(read_bytes(root / MARK), dict[str, int], MARK)
+    except (OSError, UserError):
         return None
 
 

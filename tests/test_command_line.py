@@ -1,8 +1,10 @@
 """The command line: the flags that scripts list, accept and refuse, and `--config` files."""
 
 import json
+import os
 import re
 import runpy
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,8 +24,8 @@ PROGRAMS = sorted(
     for path in (ROOT / room).glob("*.py")
     if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
 )
-OWN_FLAGS = "bench/decoding.py"  # and the two of weights/
-SCRIPTS = [name for name in PROGRAMS if name != OWN_FLAGS and not name.startswith("weights/")]
+OWN_FLAGS = ("bench/decoding.py", "bench/tasks.py", "bench/training.py")  # and the three of weights/
+SCRIPTS = [name for name in PROGRAMS if name not in OWN_FLAGS and not name.startswith("weights/")]
 LINES, COLUMNS = 40, 120
 
 
@@ -63,7 +65,7 @@ def refused(run):
 
 
 def test_there_are_scripts():
-    assert len(SCRIPTS) == 28 and len(PROGRAMS) == 31
+    assert len(SCRIPTS) == 33 and len(PROGRAMS) == 39
 
 
 @pytest.mark.parametrize("script", PROGRAMS)
@@ -184,6 +186,10 @@ def test_several_images_follow_one_flag():
         ("--imagesize 1", "there is no flag --imagesize; did you mean --image-size?"),
         ("--no-lr", "there is no flag --no-lr; did you mean --lr?"),
         ("--resume yes", "there is no folder yes; --resume expects the folder of a run"),
+        (
+            "--resume yes --overwrite",
+            "--resume goes on with a run, --overwrite begins one in its place; leave one of them out",
+        ),
         ("-x", "there is no flag -x"),
         ("--resum", "there is no flag --resum; did you mean --resume?"),
     ],
@@ -429,3 +435,12 @@ def test_a_name_means_a_recipe_and_a_path_a_file_here(tmp_path: Path, monkeypatc
     (tmp_path / "scenes").write_text("epochs: 3", encoding="utf-8")
     assert parse_args(["--config", "scenes"]).train.epochs == 18
     assert parse_args(["--config", "./scenes"]).train.epochs == 3
+
+
+def test_ctrl_c_among_the_imports_of_a_script_shows_no_traceback(tmp_path: Path):
+    (tmp_path / "argparse.py").write_text("raise KeyboardInterrupt", encoding="utf-8")
+    places = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, str(ROOT / "train" / "train_multi_task.py")]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": places}, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("", "")
+    assert done.returncode == -signal.SIGINT

@@ -12,6 +12,7 @@ from pix2seq.runtime.console import tell
 from pix2seq.runtime.files import replacing, write_whole
 from pix2seq.runtime.run_folder import METRICS
 from pix2seq.runtime.tensorboard import add_picture, open_events
+from pix2seq.schema import read_bytes
 
 
 class Metrics:
@@ -24,16 +25,23 @@ class Metrics:
     def __init__(self, folder: Path, columns: list[str], first_step: int, rows: int | None = None) -> None:
         self.path = folder / METRICS
         self.columns = ["step", *columns]
-        self.events = open_events(folder / "tensorboard", purge_step=first_step + 1)
-        kept = self._sound_rows(first_step)[:rows] if first_step else []
+        self.begin(first_step, self._sound_rows(first_step)[:rows] if first_step else [])
+
+    def begin(self, step: int, kept: list[list[str]]) -> None:
+        """Write the file anew with rows that are kept, and go on after `step`."""
+        self.events = open_events(self.path.parent / "tensorboard", purge_step=step + 1)
         self.rows = len(kept)
         write_whole(self.path, "".join(f"{','.join(row)}\n" for row in [self.columns, *kept]))
 
     def _sound_rows(self, last_step: int) -> list[list[str]]:
         """The file's rows up to a step, with the columns of now; later ones come again after a resume."""
-        if not self.path.exists():
+        try:
+            text = read_bytes(self.path).decode(errors="replace").replace("\0", "")
+        except FileNotFoundError:
             return []
-        text = self.path.read_text(encoding="utf-8", errors="replace").replace("\0", "")
+        except OSError as error:
+            tell(f"{self.path} cannot be read ({error.strerror}): rows of before are left out")
+            return []
         header, *lines = [line.split(",") for line in text.splitlines()] or [[]]  # numbers, never in quotes
         sound = [dict(zip(header, line, strict=True)) for line in lines if len(line) == len(header) and _is_row(line)]
         sound = [row for row in sound if "step" in row]

@@ -202,10 +202,11 @@ class Trainer:
         if not cfg.train.resume:
             self.cfg = cfg = self._fit(train_set, len(validation))
         passes = [(count, weight * cfg.train.passes_per_epoch) for count, weight in train_set.parts]
-        self.sampler = EpochSampler(passes, cfg.train.batch_size, cfg.seed, *ranks)
+        mixed = cfg.data.shards_mixed
+        self.sampler = EpochSampler(passes, cfg.train.batch_size, cfg.seed, *ranks, train_set.shards, mixed)
         self.loader = build_loader(train_set, self.sampler, cfg.data.workers, cfg.train.accumulate)
         val_set = SampleDataset(validation, self.tasks, self.tokenizers, cfg, augment=False, replace_unreadable=True)
-        val_sampler = EpochSampler(len(val_set), cfg.train.batch_size, cfg.seed)
+        val_sampler = EpochSampler(len(val_set), cfg.train.batch_size, cfg.seed, shards=val_set.shards, mixed=mixed)
         val_sampler.set_epoch(0, cfg.model.image_size, max(cfg.train.eval_images // cfg.train.batch_size, 1))
         self.val_loader = build_loader(val_set, val_sampler, 0)
         self.examples = Examples(validation, self.tasks, cfg.train.example_images)
@@ -281,14 +282,24 @@ class Trainer:
             if self.finite.is_lost:
                 resume.go_back(self)
             self.step, self.seen = self.step + 1, self.seen + images
+            is_removed = self._make_folder_again()
             self.progress.step_done(self.step, losses, rate, grad_norm, counts, steps_left(self.cfg, self.step, total))
             is_due = self.clock.is_due(self.step) and not self.finite.in_a_row  # else the last one may be a way out
-            is_due, is_asked = distributed.any_of([is_due, bool(stop.signal)])
+            is_due, is_asked = distributed.any_of([is_due or is_removed, bool(stop.signal)])
             if is_due or is_asked:
                 self.save()
             if is_asked:
                 return self._stop(stop)
         self.progress, self.recent = None, []
+
+    def _make_folder_again(self) -> bool:
+        """Whether the first process found that somebody had removed the run's folder. What was learned is not lost with
+        it: the run goes on, and a checkpoint of now is due."""
+        if not self.run_folder or not self.run_folder.make_again():
+            return False
+        write_whole(self.folder / SETTINGS, to_json(self.cfg))
+        self.metrics.begin(self.step, [])
+        return True
 
     def _stop(self, stop: StopRequest) -> None:
         """Remember the signal that asked some process to stop."""
@@ -403,6 +414,7 @@ class Trainer:
         losses = self.validate(counts, average)
         numbers = {f"val/{task}": loss for task, loss in losses.items()}
         numbers |= {f"val_{name}": value for name, value in token_numbers(counts).items()}
+        self._make_folder_again()
         self.metrics.add(self.step, numbers)
         print("validation:", ", ".join(f"{task} {loss:.3f}" for task, loss in losses.items()))
         total = sum(self.loss_weights[task] * loss for task, loss in losses.items())

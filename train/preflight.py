@@ -122,7 +122,7 @@ def failures(cfg: CFG) -> Iterator[None]:
             raise
         raise UserError(f"the disk is full ({error}); the last checkpoint is kept: make room and {go_on}") from None
     except Exception as error:
-        reason = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0].rstrip(" .")
         if lacks_memory(error):
             raise UserError(
                 f"there is not enough memory for --batch-size {cfg.train.batch_size} at --image-size "

@@ -18,7 +18,7 @@ from pix2seq.metadata import ClassId, Keypoints, Text
 from pix2seq.runtime import distributed
 from pix2seq.runtime.checkpoint import CHECKPOINT, PREVIOUS, load_checkpoint
 from pix2seq.runtime.run_folder import SETTINGS, newest
-from pix2seq.schema import convert
+from pix2seq.schema import convert, read_bytes
 from pix2seq.tokenizers.captioning import TextVocabulary, read_text
 from pix2seq.train.parallel import load_whole, whole
 
@@ -79,7 +79,7 @@ def after_restart(cfg: CFG) -> CFG:
     folder = newest(Path(cfg.train.run_dir))
     if not any((folder / name).is_file() for name in (CHECKPOINT, PREVIOUS)):
         return replace(cfg, run_dir=str(folder), overwrite=True)
-    cfg = from_json((folder / SETTINGS).read_text(encoding="utf-8"))
+    cfg = from_json(read_bytes(folder / SETTINGS).decode())
     return replace(cfg, run_dir=str(folder), resume=True, overwrite=False)
 
 

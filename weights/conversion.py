@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import codecs
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pix2seq.config import CFG, replace
 from pix2seq.errors import UserError
+from pix2seq.metadata import ClassId
+from pix2seq.schema import decode, read_bytes
 from pix2seq.weights.official_config import OfficialConfig, config_of
 from pix2seq.weights.tf_checkpoint import ObjectCheckpoint, open_checkpoint
 
@@ -77,12 +79,10 @@ def read_class_names(classes: str) -> dict[int, str]:
     if classes == "objects365":  # its two versions number classes differently, and which was used is not published
         return {number: f"class {number}" for number in range(1, OBJECTS365_CLASSES + 1)}
     try:
-        names = json.loads(Path(classes).read_text(encoding="utf-8-sig"))
-        return {int(number): str(name) for number, name in names.items()}
+        text = read_bytes(Path(classes)).removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise UserError(f"--classes expects coco, objects365 or a file, got {classes} ({error.strerror})") from None
-    except (ValueError, AttributeError) as error:
-        raise UserError(f'{classes} is not a JSON object such as {{"1": "person"}} ({error}); correct it') from None
+    return decode(text, dict[ClassId, str], classes, 'write a JSON object such as {"1": "person"}')
 
 
 def _with_text(cfg: CFG, text_model: Path | None) -> tuple[CFG, dict[str, Any]]:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from pix2seq import config
 from pix2seq.config import CFG
+from pix2seq.infer import output
 from pix2seq.infer import run as script
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.models.weights import Weights, save_weights
@@ -39,13 +40,13 @@ def test_two_thousand_images_take_the_memory_of_a_hundred(
     save_weights(tmp_path / "w.safetensors", Weights(tiny_model, short, *described))
     cfg = config.replace(short, weights=str(tmp_path / "w.safetensors"), output_dir=str(tmp_path / "out"))
     cfg = config.replace(cfg, image=(str(folder),), num_samples=1, score_threshold=0.0)
-    write = script.write_result
+    write = output.write_result
 
     def write_and_measure(*arguments: object) -> list[Path]:
         used.append(resident_bytes())
         return write(*arguments)
 
-    monkeypatch.setattr(script, "write_result", write_and_measure)
+    monkeypatch.setattr(output, "write_result", write_and_measure)
     with contextlib.redirect_stdout(io.StringIO()):
         script.run(cfg)
     assert len(used) == IMAGES and len(list((tmp_path / "out").glob("*/result.json"))) == IMAGES

@@ -16,8 +16,8 @@ from PIL import Image
 from pix2seq import config
 from pix2seq.infer.image_names import image_ids, unique_names
 from pix2seq.infer.load import load_predictor
+from pix2seq.infer.output import NAMED, is_done
 from pix2seq.infer.predictor import Predictor
-from pix2seq.infer.run import LISTED, is_done
 from pix2seq.runtime.files import output_folder
 from pix2seq.runtime.paths import ROOT
 from pix2seq.tasks import choose_tasks
@@ -133,7 +133,8 @@ def test_each_of_several_images_has_its_folder(run_script, responsive, image, ou
     (other / "notes.txt").write_text("no image", encoding="utf-8")
     run_script("object_detection", "--image", image, other)
     names = ["000000000042", "000000000042_2", "000000000042_3"]
-    assert files(out) == {f"{name}/{file}" for name in names for file in ("object_detection.png", "result.json")}
+    expected = {f"{name}/{file}" for name in names for file in ("object_detection.png", "result.json")}
+    assert files(out) == expected | {"results.jsonl"}
 
 
 def wrote(capsys) -> str:
@@ -158,9 +159,9 @@ def test_the_last_line_names_the_first_few_of_many_files(run_script, responsive,
     run_script("multi_task", "--image", folder)
     names, more = wrote(capsys).split(" and ")
     named = names.split(", ")
-    assert (len(named), more) == (LISTED, f"{3 * 4 - LISTED} more")
+    assert (len(named), more) == (NAMED, f"{1 + 3 * 4 - NAMED} more")
     assert all(Path(name).is_file() for name in named)
-    assert [Path(name).parent.name for name in named] == ["a"] * 4 + ["b"] * 4
+    assert [Path(name).parent.name for name in named] == [out.name] + ["a"] * 4 + ["b"] * 3
 
 
 def test_names_are_unique_even_if_a_numbered_name_exists():
@@ -335,7 +336,8 @@ def test_one_bad_image_does_not_take_the_good_ones_with_it(run_script, responsiv
     assert stop.value.code == 3
     assert "1 of 2 images" not in printed and "1 of 3 images could not be used" in printed and "b.jpg" in printed
     assert "2 files are of formats that cannot be read, such as d.heic" in printed
-    assert files(out) == {f"{name}/{file}" for name in "ac" for file in ("object_detection.png", "result.json")}
+    expected = {f"{name}/{file}" for name in "ac" for file in ("object_detection.png", "result.json")}
+    assert files(out) == expected | {"results.jsonl"}
 
 
 @pytest.mark.parametrize(
@@ -346,14 +348,14 @@ def test_an_image_that_needs_too_much_memory_is_named(
 ):
     large = tmp_path / "large.png"
     Image.new("L", (99, 9)).save(large)
-    describe = Predictor.describe
+    describe = Predictor.describe_images
 
-    def fail(self: Predictor, pixels: np.ndarray, *rest: object) -> object:
-        if pixels.shape[1] == 99:
+    def fail(self: Predictor, images: list[np.ndarray], *rest: object) -> object:
+        if any(pixels.shape[1] == 99 for pixels in images):
             raise error
-        return describe(self, pixels, *rest)
+        return describe(self, images, *rest)
 
-    monkeypatch.setattr(Predictor, "describe", fail)
+    monkeypatch.setattr(Predictor, "describe_images", fail)
     with pytest.raises(SystemExit, match="3"):
         run_script("caption", "--image", large, image)
     assert f"{large} needs more memory than there is; make it smaller" in capsys.readouterr().err
@@ -385,6 +387,7 @@ def test_images_that_are_done_can_be_skipped(run_script, responsive, capsys, ima
     run_script("caption", "--image", image, other, "--skip-existing")
     assert "as it was" in done.read_text(encoding="utf-8") and left.is_file()
     assert "1 of 2 images were left out" in capsys.readouterr().err
+    assert len((out / "results.jsonl").read_text(encoding="utf-8").splitlines()) == 2
     run_script("object_detection", "--image", image, other, "--skip-existing")  # results of another task do not count
     assert (out / "other" / "result_detection.json").is_file() and "left out" not in capsys.readouterr().err
     (tmp_path / "notes.png").write_text("no image", encoding="utf-8")

@@ -1,6 +1,7 @@
 """A run folder has one owner, and what an earlier run wrote is not overwritten in silence."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,17 @@ def test_a_lock_that_cannot_be_made_is_a_sentence(tmp_path: Path, kind: str):
         claim(tmp_path)
 
 
+def test_links_and_pipes_in_a_strangers_folder_are_neither_followed_nor_waited_for(tmp_path: Path):
+    theirs, other = tmp_path / "run", tmp_path / "precious"
+    theirs.mkdir()
+    other.write_text("kept", encoding="utf-8")
+    (theirs / ".owner").symlink_to(other)
+    claim(theirs, resume=True).close()
+    assert other.read_text(encoding="utf-8") == "kept"
+    os.mkfifo(theirs / ".owner")
+    claim(theirs, resume=True).close()
+
+
 def test_a_new_run_in_a_used_folder_gets_another_one(tmp_path: Path, capsys: pytest.CaptureFixture):
     for expected in ("run", "run-2", "run-3"):
         folder = claim(tmp_path / "run")
@@ -54,6 +66,30 @@ def test_a_new_run_in_a_used_folder_gets_another_one(tmp_path: Path, capsys: pyt
         folder = claim(tmp_path / "run", **values)
         assert folder.path == tmp_path / "run"
         folder.close()
+
+
+@pytest.mark.parametrize("remove", ["folder", "files"])
+def test_a_folder_that_was_removed_is_made_again_and_locked(tmp_path: Path, remove: str, capsys: pytest.CaptureFixture):
+    path = tmp_path / "run"
+    folder = claim(path)
+    (path / "cfg.json").touch()
+    assert not folder.make_again()
+    shutil.rmtree(path) if remove == "folder" else (path / "cfg.json").unlink()
+    assert folder.make_again()
+    assert "run was removed: it is made again" in capsys.readouterr().err
+    with pytest.raises(UserError, match="in use by"):
+        claim(path, resume=True)
+    folder.close()
+
+
+def test_a_removed_folder_where_another_run_has_begun_is_left_to_it(tmp_path: Path):
+    mine = claim(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run")
+    other = claim(tmp_path / "run")
+    (tmp_path / "run" / "cfg.json").touch()
+    with pytest.raises(UserError, match=f"in use by process {os.getpid()}"):
+        mine.make_again()
+    other.close()
 
 
 def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path):

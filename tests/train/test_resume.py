@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import shutil
 import signal
 import struct
 import subprocess
@@ -206,6 +207,24 @@ def test_one_process_goes_on_from_the_checkpoint_of_sharded_ones(
     assert final(tmp_path / "run")["epoch"] == 2
 
 
+def test_a_run_whose_folder_is_removed_loses_nothing_that_it_has_learned(
+    run_cfg: CFG, whole: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    """It makes the folder again, with a checkpoint of the same step, from which it can go on."""
+    cfg, run = config.replace(run_cfg, run_dir=str(tmp_path / "run"), save_steps=0), tmp_path / "run"
+
+    def remove_then_stop() -> None:
+        shutil.rmtree(run)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    train_until(cfg, 4, monkeypatch, remove_then_stop)
+    assert capsys.readouterr().err.count("was removed: it is made again") == 1
+    train(resumed(run))
+    found = final(run)
+    assert [row[0] for row in found["metrics"]] == ["step", *(row[0] for row in whole["metrics"][2:])]
+    assert_same({**found, "metrics": [], "rows": 0}, {**whole, "metrics": [], "rows": 0})
+
+
 # With what changes
 
 
@@ -304,6 +323,18 @@ def test_damaged_rows_of_metrics_stop_no_resume(copied: Path, capsys: pytest.Cap
         file.write(b'x,1,2\n\0\0\0\n\xff\xfe\n"' + b"9" * 200_000 + b"\n3")
     Trainer(resumed(copied)).close()
     assert "rows were damaged and are left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["pipe", "endless"])
+def test_metrics_that_are_no_file_of_rows_are_left_out(copied: Path, kind: str, capsys: pytest.CaptureFixture):
+    (copied / "metrics.csv").unlink()
+    if kind == "pipe":
+        os.mkfifo(copied / "metrics.csv")
+    else:
+        (copied / "metrics.csv").touch()
+        os.truncate(copied / "metrics.csv", 2**40)
+    Trainer(resumed(copied)).close()
+    assert "metrics.csv cannot be read (it" in capsys.readouterr().err
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_and_nothing_else(

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -553,7 +554,11 @@ def test_class_names(tmp_path: Path):
     file = tmp_path / "names.json"
     file.write_text('{"3": "kettle"}', encoding="utf-8")
     assert read_class_names(str(file)) == {3: "kettle"}
-    file.write_text('["kettle"]', encoding="utf-8")
-    for path in (file, tmp_path / "missing.json"):
+    os.mkfifo(tmp_path / "pipe.json")
+    for path in (tmp_path / "missing.json", tmp_path / "pipe.json"):
         with pytest.raises(UserError, match=path.name):
             read_class_names(str(path))
+    for text in ('["kettle"]', "[" * 100_000, '{"3": ' * 100_000, '{"-1": "kettle"}'):
+        file.write_text(text, encoding="utf-8")
+        with pytest.raises(UserError, match=r"names\.json .*; write a JSON object"):
+            read_class_names(str(file))

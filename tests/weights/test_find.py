@@ -18,9 +18,9 @@ from pix2seq.weights import official, official_fetch
 from pix2seq.weights.find import describe_names, find_weights
 from pix2seq.weights.tensor_bundle import Bundle
 from pix2seq.weights.tf_checkpoint import OBJECT_GRAPH
+from tests.server import COMMIT, Server
 from tests.weights.bundle_writer import write_checkpoint
 from tests.weights.official_vit import Sizes, vit_arrays
-from tests.weights.server import COMMIT, Server
 
 NAME, FOLDER = "coco-vit-b-640", "/coco_det_finetune/vit_b_640x640"
 MULTI, MULTI_FOLDER = "multi-vit-b-640", "/multi_task/ckpt/vit_b_640x640"
@@ -90,6 +90,11 @@ def test_a_fetched_config_json_that_cannot_be_used_is_asked_for_again(published:
         find_weights(NAME)
     published.files[f"{FOLDER}/config.json"] = b'{"model": {"image_size": 704}}'
     assert load_weights(find_weights(NAME)).cfg.model.image_size == 704
+
+
+def test_a_server_without_the_files_is_named_with_the_way_out(server: Server, cache: Path) -> None:
+    with pytest.raises(UserError, match=r"the server responded 404 .*; name a mirror with PIX2SEQ_BASE_URL$"):
+        find_weights(NAME)
 
 
 def test_a_multi_task_name_has_captions(multi_task: Server, cache: Path) -> None:
@@ -299,6 +304,14 @@ def test_a_file_comes_from_the_hub_once_and_is_there_offline_then(server: Server
     ) and "hf://nobody/here cannot be had" in nobody.stderr
 
 
+@pytest.mark.parametrize(("at", "path"), [("v1", "v1"), (COMMIT, COMMIT), ("refs/pr/3", "refs%2Fpr%2F3")])
+def test_a_revision_is_asked_for(server: Server, tmp_path: Path, at: str, path: str) -> None:
+    server.files[f"/owner/repo/resolve/{path}/other.safetensors"] = weights_path("scenes")
+    environment = os.environ | {"HF_ENDPOINT": server.url, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
+    run = found(f"hf://owner/repo@{at}/other.safetensors", environment)
+    assert run.returncode == 0 and Path(run.stdout.strip()).name == "other.safetensors", run.stderr
+
+
 @pytest.mark.parametrize(
     ("address", "file"), [("hf://owner/repo", "model"), ("hf://owner/repo/other.safetensors", "other")]
 )
@@ -314,7 +327,9 @@ def test_what_the_hub_s_cache_lacks_is_one_line_offline(hub: dict[str, str]) -> 
     assert run.stderr.startswith("error: hf://owner/unknown cannot be had: it is not in the hub's cache")
 
 
-@pytest.mark.parametrize("address", ["hf://", "hf://owner", "hf://owner/", "hf://a b/c"])
+@pytest.mark.parametrize(
+    "address", ["hf://", "hf://owner", "hf://owner/", "hf://a b/c", "hf://a/b@", "hf://a/b@@/c", "hf://a/b/../c"]
+)
 def test_what_is_no_address_on_the_hub_is_refused(address: str) -> None:
     with pytest.raises(UserError, match="is no address on the Hugging Face hub"):
         find_weights(address)

@@ -3,10 +3,11 @@
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TypeVar
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"  # what the Hugging Face hub says of every file
 
@@ -101,10 +102,13 @@ class Handler(BaseHTTPRequestHandler):
         """Log nothing."""
 
 
+ServerT = TypeVar("ServerT", bound=Server)
+
+
 @contextmanager
-def running() -> Iterator[Server]:
+def running(kind: Callable[[], ServerT] = Server) -> Iterator[ServerT]:
     """A server that answers until the block ends."""
-    with Server() as server:
+    with kind() as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

@@ -1,0 +1,85 @@
+"""What a Ray worker does with a batch of images. Nothing here knows of Ray."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from pix2seq.config import CFG
+from pix2seq.dataset.images import IMAGE_SUFFIXES, Content
+from pix2seq.errors import UserError
+from pix2seq.infer.image_names import WebImage, image_ids, read_named
+from pix2seq.infer.load import load_predictor
+from pix2seq.infer.pipeline import READERS, Answer, Failed, Job, Loaded, answer_batch, batched, in_order, memory_for
+from pix2seq.infer.results import coco_results
+
+FILE_NAME, SOURCE = "file_name", "source"  # of a row: what the image is called, and its path, address or bytes
+COLUMNS = {"file_name": str, "width": np.int64, "height": np.int64, "results": str, "error": str}
+
+
+class Worker:
+    """Holds a predictor; called with a batch of columns FILE_NAME and SOURCE, it returns those of COLUMNS.
+
+    `results` are COCO's, as JSON. Of an image that cannot be used there are none, the size is 0, and `error` says why.
+    """
+
+    def __init__(self, cfg: CFG) -> None:
+        self.cfg, self.predictor = cfg, load_predictor(cfg)
+
+    def __call__(self, batch: Mapping[str, Sequence]) -> dict[str, np.ndarray]:
+        """A row for each image, in the order of the batch."""
+        jobs = [_job(name, source) for name, source in zip(batch[FILE_NAME], batch[SOURCE], strict=True)]
+        rows: list[tuple] = []
+        with ThreadPoolExecutor(READERS) as readers:
+            loaded = in_order(readers, self._load, jobs, READERS)
+            for part in batched(loaded, self.predictor.settings.eval_batch_size):
+                rows += [self._row(item) for item in answer_batch(self.predictor, self.cfg.tasks, part)]
+        return {
+            name: np.array([row[number] for row in rows], dtype=object if kind is str else kind)
+            for number, (name, kind) in enumerate(COLUMNS.items())
+        }
+
+    def _load(self, job: Job) -> Loaded | Failed:
+        try:
+            with memory_for(job.file_name):
+                return Loaded(job, read_named(job.image, self.cfg.infer))
+        except UserError as error:
+            return Failed(job, str(error))
+
+    def _row(self, item: Answer | Failed) -> tuple:
+        if isinstance(item, Failed):
+            return item.job.file_name, 0, 0, "[]", item.why
+        loaded, result = item
+        entries = coco_results(loaded.job.image_id, result, self.predictor.tasks, self.predictor.category_ids)
+        height, width = loaded.pixels.shape[:2]
+        return loaded.job.file_name, width, height, json.dumps(entries), ""
+
+
+def _job(file_name: Any, source: Any) -> Job:
+    """What is to be read: bytes, also as Hugging Face's data sets hold them, or a path or an address."""
+    if isinstance(source, Mapping):
+        source = source.get("bytes") or source.get("path") or b""
+    file_name = str(file_name)
+    if isinstance(source, str):
+        image = WebImage(source) if "://" in source else Path(source)
+    else:
+        image = Content(file_name, bytes(source))
+    (image_id,) = image_ids([Path(PurePosixPath(file_name).name)])
+    return Job(image, file_name, "", image_id)
+
+
+def read_shards(batch: Mapping[str, Sequence[str]]) -> Iterator[dict[str, list]]:
+    """Rows of the images in tar files, in WebDataset's layout or any other; each is called by its shard and name."""
+    for shard in batch[SOURCE]:
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                if member.isfile() and PurePosixPath(member.name).suffix.lower() in IMAGE_SUFFIXES:
+                    name = f"{Path(shard).name}/{member.name}"
+                    data = np.array([tar.extractfile(member).read()], dtype=object)
+                    yield {FILE_NAME: [name], SOURCE: data}
