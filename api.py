@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,11 +19,12 @@ from pix2seq.errors import UserError
 from pix2seq.infer.foreign import to_detections, to_key_points
 from pix2seq.infer.image_names import Named, find_images, image_ids, is_one, read_named
 from pix2seq.infer.load import load_predictor
+from pix2seq.infer.output import write_result
+from pix2seq.infer.pipeline import Failed, Job, Loaded, process
 from pix2seq.infer.predictor import Predictor
 from pix2seq.infer.prompts import Class, pointed_at
-from pix2seq.infer.results import Instances, coco_results
+from pix2seq.infer.results import Instances
 from pix2seq.infer.results import Result as Described
-from pix2seq.infer.run import write_result
 from pix2seq.infer.sentences import Sentence, sentences_of
 from pix2seq.runtime.files import move_contents, output_folder, writing
 from pix2seq.runtime.threads import let_threads_sleep
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     import supervision
 
 ImageLike = str | Path | Image.Image | np.ndarray
-BATCH_MEGAPIXELS = 64  # images of more are described in several batches, whatever --eval-batch-size is
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,7 @@ class Result:
 
     def to_coco(self, image_id: int | str | None = None) -> list[dict]:
         """In COCO's results format, with the category ids of the dataset that the model was trained on."""
-        image_id = self.image_id if image_id is None else image_id
-        return coco_results(image_id, self.described, self.predictor.tasks, self.predictor.category_ids)
+        return self.predictor.to_coco(self.image_id if image_id is None else image_id, self.described)
 
     def to_supervision(self) -> supervision.Detections:
         """The instances for the package supervision."""
@@ -123,18 +122,13 @@ class Result:
 
     def plot(self) -> np.ndarray:
         """The image (H, W, 3) uint8 RGB with all that was predicted drawn into it."""
-        drawn = self.image
-        for name, predictions in self.described.predictions.items():
-            inference = self.predictor.tasks[name].inference
-            if inference.IMAGE_FILE:
-                drawn = inference.draw(drawn, self.described.instances, predictions, self.predictor.drawing)
-        return drawn
+        return self.predictor.draw(self.image, self.described)
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write what the scripts write, `result.json` and a PNG for each task, all or none; return where they are."""
         target = Path(folder)
         with output_folder(target) as staging, writing(target):
-            files = write_result(staging, target, self.image_id, self.image, self.described, self.predictor)
+            files = write_result(staging, target, self.to_coco(), self.image, self.described, self.predictor)
             move_contents(staging, target)
         return files
 
@@ -232,8 +226,7 @@ class Model:
         the first image that cannot be used. `return_tokens` has results hold the sequences that were decoded.
         """
         results = self.stream(images, tasks, return_tokens)
-        is_single = _is_pixels(images) or (isinstance(images, (str, Path)) and is_one(str(images)))
-        return next(results) if is_single else list(results)
+        return next(results) if _is_single(images) else list(results)
 
     def stream(
         self,
@@ -245,18 +238,23 @@ class Model:
         names = [tasks] if isinstance(tasks, str) else list(tasks or self.tasks)
         self.predictor.require(names)
         predictor = self.predictor.with_answers() if return_tokens else self.predictor
-        for batch in self._batches(_listed(images)):
-            found = predictor.describe_images([pixels for pixels, _, _ in batch], names)
-            for described, (pixels, name, image_id) in zip(found, batch, strict=True):
-                yield Result(pixels, described, predictor, name, image_id)
+        jobs = [_job(image) for image in _listed(images)]
+        for item in process(predictor, names, jobs, self._load, lambda item: item):
+            if isinstance(item, Failed):
+                raise UserError(item.why)
+            loaded, described = item
+            yield Result(loaded.pixels, described, predictor, loaded.job.file_name, loaded.job.image_id)
 
     def set_image(self, image: ImageLike) -> EncodedImage:
         """The image that `detect`, `segment`, `keypoints` and `caption` are about from now on.
 
         It is returned too, and has the same methods: with several images, or threads, use what is returned.
         """
-        (listed,) = _listed([image])
-        self.current = EncodedImage(self.predictor, *self._read(listed))
+        if not _is_single(image):
+            raise UserError("set_image expects a single image; call the model with several")
+        (listed,) = _listed(image)
+        job = _job(listed)
+        self.current = EncodedImage(self.predictor, self._pixels(job), job.file_name, job.image_id)
         return self.current
 
     def detect(self, return_tokens: bool = False) -> Result:
@@ -290,23 +288,31 @@ class Model:
             raise UserError("there is no image to ask about; call set_image first")
         return self.current
 
-    def _batches(self, images: Sequence[Named | Any]) -> Iterator[list[tuple[np.ndarray, str, int | str]]]:
-        """Images that are described together: of no more pixels than fit well into memory."""
-        batch, pixels = [], 0
-        for image in images:
-            batch.append(self._read(image))
-            pixels += batch[-1][0].size // 3
-            if len(batch) == self.predictor.settings.eval_batch_size or pixels > BATCH_MEGAPIXELS * 1e6:
-                yield batch
-                batch, pixels = [], 0
-        if batch:
-            yield batch
+    def _load(self, job: Job) -> Loaded | Failed:
+        try:
+            return Loaded(job, self._pixels(job))
+        except UserError as error:
+            return Failed(job, str(error))
 
-    def _read(self, image: Named | Any) -> tuple[np.ndarray, str, int | str]:
-        """Pixels, name and id of an image."""
-        if isinstance(image, Named):
-            return read_named(image, self.predictor.settings), str(image), image_ids([image])[0]
-        return to_pixels(image), "", 0
+    def _pixels(self, job: Job) -> np.ndarray:
+        """Pixels (H, W, 3) of an image."""
+        if isinstance(job.image, Given):
+            return to_pixels(job.image.image)
+        return read_named(job.image, self.predictor.settings)
+
+
+@dataclass(frozen=True)
+class Given:
+    """An image that came without a name."""
+
+    image: Any
+
+    def __str__(self) -> str:
+        return "an image"
+
+
+def _job(image: Named | Given) -> Job:
+    return Job(image, "", "", 0) if isinstance(image, Given) else Job(image, str(image), "", image_ids([image])[0])
 
 
 def checked(settings: dict[str, Any]) -> dict[str, Any]:
@@ -315,21 +321,26 @@ def checked(settings: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
+def _is_single(images: Any) -> bool:
+    """Whether one image was given, rather than several."""
+    return (
+        is_one(str(images))
+        if isinstance(images, (str, Path))
+        else not isinstance(images, Iterable) or _is_pixels(images)
+    )
+
+
 def _is_pixels(image: Any) -> bool:
     return isinstance(image, (Image.Image, np.ndarray))
 
 
-def _listed(images: Any) -> list[Named | Any]:
-    """One by one what was given: files and addresses by their names, others as they are."""
-    if _is_pixels(images):
-        return [images]
+def _listed(images: Any) -> list[Named | Given]:
+    """One by one what was given."""
     if isinstance(images, (str, Path)):
         return find_images([str(images)])
-    try:
-        given = list(images)
-    except TypeError:
-        given = [images]
-    return [one for image in given for one in (_listed(image) if isinstance(image, (str, Path)) else [image])]
+    if _is_single(images):
+        return [Given(images)]
+    return [one for image in images for one in ([Given(image)] if _is_pixels(image) else _listed(image))]
 
 
 def to_pixels(image: Image.Image | np.ndarray) -> np.ndarray:

@@ -86,7 +86,7 @@ def names_of(*groups: str) -> tuple[str, ...]:
 # Which data, of whatever split.
 SOURCE = (
     *("data_root", "train_split", "val_split", "train_json", "val_json", "train_images", "val_images", "classes"),
-    *("val_share", "outside_images", "scenes_train", "scenes_val", "scenes_seed"),
+    *("val_share", "outside_images", "shard_cache_gb", "scenes_train", "scenes_val", "scenes_seed"),
 )
 # What of a model's settings has to do with images and sequences: all but the network.
 SEQUENCES = (
@@ -109,7 +109,7 @@ TRAINING = Uses(
         "max_images",
     ),
     trains=True,
-)
+).without("shard_size")
 INFERENCE = Uses(
     essential=(
         *("image", "weights", "output_dir", "box", "box_class", "score_threshold", "end_threshold", "num_samples"),
@@ -125,11 +125,17 @@ INFERENCE = Uses(
     ),
     detects=True,
 )
+VIDEO = dataclasses.replace(
+    INFERENCE.without(*("image", "box", "box_class", "skip_existing", "max_megabytes", "num_captions", "pictures")),
+    essential=(
+        *("video", "weights", "output_dir", "stride", "max_frames", "eval_batch_size", "score_threshold"),
+        *("end_threshold", "num_samples", "task", "seed", "device"),
+    ),
+)
 RAY_INFERENCE = dataclasses.replace(
     INFERENCE,
     essential=("image", "weights", "output_dir", "task", "ray_address", "ray_workers", *INFERENCE.essential[3:]),
 ).without("box", "box_class", "pictures")
-
 EVALUATION = Uses(
     essential=(
         *("weights", "output_dir", "watch", "max_images", "eval_batch_size", "score_threshold", "end_threshold"),
@@ -234,6 +240,8 @@ def settings_of_run(folder: Path, only: str = "") -> CFG | None:
 def _named_run(given: dict[str, Any]) -> dict[str, Any]:
     """The settings that `--resume RUN` stands for."""
     run = given.get("resume")
+    if run and given.get("overwrite"):
+        raise UserError("--resume goes on with a run, --overwrite begins one in its place; leave one of them out")
     if not isinstance(run, str):
         return {}
     if Path(given.get("run_dir", run)) != Path(run):

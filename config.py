@@ -137,7 +137,7 @@ class DataCFG:
     """Images, annotations and how they become sequences."""
 
     data_root: str = setting(
-        "", "folder of COCO, Pascal VOC, YOLO or your own data, several with commas; empty: synthetic scenes"
+        "", "folder of COCO, Pascal VOC, YOLO, shards or your own data, several with commas; empty: synthetic scenes"
     )
     data_weights: str = setting(
         "", "how often an epoch has the images of each folder of data_root, such as 1,2,0.5; empty: once"
@@ -163,6 +163,9 @@ class DataCFG:
         high=0.9,
     )
     workers: int = setting(2, "data loading processes", low=0, high=1024)
+    shards_mixed: int = setting(16, "shards from which images come at a time, in training", low=1, high=65536)
+    shard_cache_gb: float = setting(20.0, "disk space for shards that are fetched from an address, GB", low=0)
+    shard_size: int = setting(1000, "images of a shard that is packed", low=1, high=10**6)
     cache_gb: float = setting(0.0, "disk space for decoded training images, GB; 0: no cache", low=0)
     check_data: bool = setting(True, "check the annotations and headers of images before training")
     crops_per_image: int = setting(1, "prompted instances that are cropped from each image", low=1, tasks=PROMPTED)
@@ -343,6 +346,9 @@ class InferCFG:
 
     weights: str = setting("photos", "weights: a file, a name (--list-weights), or hf://owner/repo[/file]")
     image: tuple[str, ...] = setting((), "images: files, folders, patterns such as 'photos/*.jpg', https:// addresses")
+    video: str = setting("", "a video file, or the number of a camera, such as 0")
+    stride: int = setting(1, "every N-th frame of the video", low=1, high=100_000)
+    max_frames: int = setting(0, "most frames that are computed; 0: all", low=0)
     skip_existing: bool = setting(False, "leave out images whose results are in the output folder")
     ray_address: str = setting("", "address of a Ray cluster, or auto; empty: this machine becomes one")
     ray_workers: int = setting(0, "Ray workers, each with a model; 0: one per GPU, or per two processors", low=0)

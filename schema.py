@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,8 +29,17 @@ _PLACE = re.compile(r"^(?P<reason>.*?)(?: - at `(?P<place>.*)`)?$", re.DOTALL)
 def decode(text: str | bytes, kind: type[Kind] | Any, source: str, advice: str = "get it again") -> Kind:
     """The value of `kind` that a JSON text holds; if it has none, raise UserError, which names `source` and field and
     gives the `advice`."""
+    return _decoded(partial(msgspec.json.decode, text, type=kind), source, advice)
+
+
+def decode_lines(text: bytes, kind: type[Kind] | Any, source: str, advice: str = "get it again") -> list[Kind]:
+    """The values of `kind` that the lines of a text hold, each a JSON of its own; raise UserError as `decode` does."""
+    return _decoded(partial(msgspec.json.Decoder(kind).decode_lines, text), source, advice)
+
+
+def _decoded(read: Callable[[], Kind], source: str, advice: str) -> Kind:
     try:
-        return msgspec.json.decode(text, type=kind)
+        return read()
     except RecursionError:
         raise UserError(f"{source} is nested too deep to be read; {advice}") from None
     except (msgspec.DecodeError, UnicodeError) as error:  # a ValidationError is a DecodeError

@@ -151,6 +151,15 @@ if __name__ == "__main__":
         trains=True,
     )
     uses = uses.without(
-        "run_dir", "resume", "overwrite", "start_from", "pretrained", "epochs", "limit_minutes", "eval_every", "store"
+        "shard_size",
+        "run_dir",
+        "resume",
+        "overwrite",
+        "start_from",
+        "pretrained",
+        "epochs",
+        "limit_minutes",
+        "eval_every",
+        "store",
     )
     command_line(main, __doc__, uses, scenes_train=640, scenes_val=32)

@@ -1,9 +1,9 @@
 """Measure a decoding step beside other algorithms and beside the time that reading its weights and caches takes.
 
 python bench/decoding.py --quick
-python bench/decoding.py --device cuda --output results/decoding
+python bench/decoding.py --device cuda --output results/bench
 
-Writes decoding.json and decoding.png (milliseconds of a step over the bytes that it reads, with the bandwidth of this
+Writes bench.json and decoding.png (milliseconds of a step over the bytes that it reads, with the bandwidth of this
 run as a line). Models are of real sizes with random weights. All figures of a model are from one run, medians with
 quartiles; those with a busy process share the processor with one that never waits.
 """
@@ -12,18 +12,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import multiprocessing
-import platform
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from timing import bandwidth, machine, record, seconds, spread
+
 from pix2seq.command_line import run_script
 from pix2seq.config import PRESETS, replace
-from pix2seq.runtime.files import write_whole
 
 if TYPE_CHECKING:
     import torch
@@ -35,8 +33,6 @@ if TYPE_CHECKING:
 MODELS = {"demo": 192, "deit3-small": 384, "resnet50": 640, "vit-b": 640, "vit-b, 1024 px": 1024}
 QUICK = ("deit3-small", "resnet50", "vit-b")
 SEQUENCES, LENGTH, COORDINATES = (1, 8, 64), 250, range(1000, 2000)
-SECONDS = 2.0  # of each figure, at least FEWEST calls
-FEWEST = 5
 
 
 def main() -> None:
@@ -44,7 +40,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="three models, one sequence")
     parser.add_argument("--compile", action="store_true", help="steps by torch.compile, too")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--output", type=Path, default=Path("results/decoding"), help="folder")
+    parser.add_argument("--output", type=Path, default=Path("results/bench"), help="folder")
     options = parser.parse_args()
     import torch
 
@@ -52,7 +48,6 @@ def main() -> None:
 
     device = pick_device(options.device)
     torch.manual_seed(0)
-    options.output.mkdir(parents=True, exist_ok=True)
     report: dict[str, Any] = {**machine(device), "read_gb_s": bandwidth(device), "rows": []}
     print(f"{report['processor']}, {report['instructions']}; reads {report['read_gb_s']:.1f} GB/s")
     for name in QUICK if options.quick else MODELS:
@@ -61,50 +56,8 @@ def main() -> None:
             report["rows"].append(row)
             times = f"{row['ms']:9.2f} ms ({row['low']:.2f} to {row['high']:.2f})"
             print(f"{row['model']:<16}{row['sequences']:>3}  {row['way']:<34}{times:<34}limit {row['limit_ms']:.2f}")
-    write_whole(options.output / "decoding.json", json.dumps(report, indent=1))
+    record(options.output, "decoding", report)
     draw(report, options.output / "decoding.png")
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """What measures."""
-    import torch
-
-    processor = platform.processor() or platform.machine()
-    if device.type == "cuda":
-        processor = torch.cuda.get_device_name(device)
-    elif Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        processor = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), processor)
-    known = {name for name, has in getattr(torch.cpu, "get_capabilities", dict)().items() if has is True}
-    instructions = sorted(name for name in known if name.startswith(("avx512_bf16", "amx", "avx2", "avx512_f")))
-    return {
-        "processor": processor,
-        "instructions": ", ".join(instructions) or torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
-
-
-def bandwidth(device: torch.device) -> float:
-    """GB/s at which a sum reads memory."""
-    import torch
-
-    numbers = torch.ones(64_000_000, device=device)
-    return 4 * len(numbers) / min(seconds(numbers.sum, device)) / 1e9
-
-
-def seconds(work: Callable[[], object], device: torch.device) -> list[float]:
-    """What each of several calls of `work` takes, after one to warm up."""
-    import torch
-
-    times: list[float] = []
-    while len(times) <= FEWEST or sum(times) < SECONDS:
-        started = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - started)
-    return times[1:]
 
 
 def measure(name: str, device: torch.device, counts: tuple[int, ...], compiled: bool) -> Iterator[dict[str, Any]]:
@@ -126,10 +79,8 @@ def measure(name: str, device: torch.device, counts: tuple[int, ...], compiled: 
         def row(
             way: str, work: Callable[[], object], read: float, count: int = count, memory: Tensor = memory
         ) -> dict[str, Any]:
-            times = sorted(1e3 * spent for spent in seconds(work, device))
-            low, high = (times[round(share * (len(times) - 1))] for share in (0.25, 0.75))
             about = {"model": name, "sequences": count, "memory": memory.shape[1], "way": way, "bytes": read}
-            return {**about, "ms": statistics.median(times), "low": low, "high": high}
+            return {**about, **spread(seconds(work, device))}
 
         fp32 = step_of(decoders["fp32"], memory)
         size = bytes_of(decoders["fp32"], memory)

@@ -103,5 +103,5 @@ if __name__ == "__main__":
         essential=("data_root", "train_split", "task", "seed", "preset", "image_size", "cache_gb"),
         others=(*names_of("data"), *SEQUENCES),
         trains=True,
-    ).without("workers", "check_data", "copy_paste", "mosaic")
+    ).without("workers", "check_data", "copy_paste", "mosaic", "shard_size")
     command_line(main, __doc__, uses, task="detection", cache_gb=1.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from pix2seq.dataset.sampler import EpochSampler
 from pix2seq.dataset.samples import Sample, SampleDataset
+from pix2seq.dataset.shards_ahead import fetched_ahead
 from pix2seq.dataset.views import CanvasObjects
-from pix2seq.errors import UserError
+from pix2seq.errors import Unreadable, UserError
 from pix2seq.packing import Packing, Tensors, pack
 from pix2seq.tokenizers.vocabulary import TokenSequence
 
@@ -152,6 +153,16 @@ class Readable(Dataset):
             return error
 
 
+def read_items(items: Iterable[Any]) -> list[Any]:
+    """Items of Readable, among which Unreadable may stand; raise any other error: it is not about one item alone, such
+    as that of a server without an answer."""
+    items = list(items)
+    for item in items:
+        if isinstance(item, UserError) and not isinstance(item, Unreadable):
+            raise item
+    return items
+
+
 class BatchLoader(DataLoader):
     """Batches of a SampleDataset; raises the UserError of a sample that cannot be made."""
 
@@ -169,7 +180,7 @@ def build_loader(dataset: SampleDataset, sampler: EpochSampler, workers: int, pa
         atexit.register(_end_loading)
     return BatchLoader(
         Readable(dataset),
-        batch_sampler=sampler,
+        batch_sampler=fetched_ahead(sampler, dataset),
         num_workers=workers,
         collate_fn=partial(_collate_sound, parts),
         persistent_workers=workers > 0,

@@ -8,12 +8,12 @@ import json
 import os
 import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 
+from pix2seq.runtime.alone import locked
 from pix2seq.runtime.paths import cache_folder, writable_folder
 
 try:
@@ -53,7 +53,7 @@ class DecodedCache:
         self.file = folder / (self._name(paths) + SUFFIX)
         if self.size:
             writable_folder(folder, "--cache-gb")
-            with _locked_folder(folder):
+            with locked(folder / LOCK):  # no other process creates or removes caches meanwhile
                 _make_room(folder, self.file, limit_bytes - self.size)
                 self._create()
                 self._in_use = self.file.open("rb")  # until this process and those that it forks are done
@@ -126,18 +126,6 @@ def _stamp(path: Path) -> tuple[int, int]:
     except OSError:
         return 0, 0
     return state.st_size, state.st_mtime_ns
-
-
-@contextlib.contextmanager
-def _locked_folder(folder: Path) -> Iterator[None]:
-    """Keep other processes from creating or removing caches meanwhile."""
-    lock = FileLock(folder / LOCK)
-    with contextlib.suppress(OSError, NotImplementedError):  # some network file systems have no locks
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _make_room(folder: Path, keep: Path, room_bytes: int) -> None:

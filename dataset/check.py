@@ -57,5 +57,5 @@ if __name__ == "__main__":
         ),
         others=(*names_of("data"), *SEQUENCES),
         trains=True,
-    ).without("cache_gb", "check_data")
+    ).without("cache_gb", "check_data", "shards_mixed", "shard_size")
     command_line(main, __doc__, uses, output_dir="results/check")

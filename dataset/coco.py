@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ from pix2seq.errors import Unreadable, UserError
 from pix2seq.names import match_names
 
 if TYPE_CHECKING:
+    from pix2seq.dataset.shard_files import StoredFile
     from pix2seq.task import Task
 
 LOOKED_FOR = 100  # images of a file, some of which may be missing, that are tried to find their folder
@@ -101,6 +102,7 @@ class ImageDataset:
     may_leave = False  # whether they may lie outside of both
     to_draw = 0  # images that are drawn when they are first loaded
     caption_words: Sequence[str] = ()  # every word of the captions, if known without reading them
+    shard_files: Sequence[StoredFile] = ()  # that hold the images, if they are no files of their own
 
     def __init__(
         self,
@@ -139,8 +141,7 @@ class ImageDataset:
         """Read the objects, or read them anew because sizes of images have changed."""
         found, count = Problems(), len(self.own_skeleton)
         strange = self._wanted.keys() - self._class_ids.keys() if self.class_names else ()
-        labeled = 0 if self.skeleton_fault else count
-        self._reader = ObjectReader(self._listed, self._known, self._class_ids, labeled, found, strange)
+        self._reader = self._new_reader(found, strange)
         self.objects, self.crowds = self._sound_objects(contents)
         for where in self._reader.spoiled.values():
             found.add("image that is not trained on, as an object of it cannot be used", where)
@@ -148,6 +149,10 @@ class ImageDataset:
         self._of_objects = found
         posed = [entry["keypoints"] for entries in self.objects.values() for entry in entries if "keypoints" in entry]
         self._own_labeled_points = (np.array(posed).reshape(-1, count, 3)[:, :, 2] > 0).any(axis=0)
+
+    def _new_reader(self, problems: Problems, strange: Collection[int] = ()) -> ObjectReader:
+        labeled = 0 if self.skeleton_fault else len(self.own_skeleton)
+        return ObjectReader(self._listed, self._known, self._class_ids, labeled, problems, strange)
 
     def _sound_objects(self, contents: Iterable[dict]) -> tuple[dict[int, list[dict]], dict[int, int]]:
         """Objects by image, and the number of crowds of each image, which only the evaluation uses."""
@@ -298,6 +303,14 @@ class ImageDataset:
         """The path of an image file."""
         return self.folder / self.images[index]["file_name"]
 
+    def cached_as(self, index: int) -> Path:
+        """A path that tells the image from others, such as a newer one of its name, if no file at `path` does."""
+        return self.path(index)
+
+    def shard_numbers(self) -> np.ndarray:
+        """Which of the `shard_files` each image (n,) is in; -1: it is a file of its own."""
+        return np.full(len(self), -1)
+
     def target(self, index: int) -> Example:
         """The example of an image without reading its pixels: `image` is empty, (0, 0, 3)."""
         objects, captions = self.annotations(index)
@@ -328,13 +341,17 @@ class ImageDataset:
         image = self.cache.get(index, shrink) if self.cache else None
         if image is not None:
             return target.shrunk(image, shrink)
-        as_stored, path = self.images[index].get("as_stored", False), self.path(index)
-        if self._is_outside(path):
-            raise Unreadable(f"{path} lies outside of {self.root or self.folder}; --outside-images reads it")
-        image, factor = read_reduced(path, shrink, as_stored=as_stored)
+        image, factor = self.read_pixels(index, shrink)
         if self.cache and factor == shrink:
             self.cache.put(index, shrink, image)
         return target.shrunk(image, factor)
+
+    def read_pixels(self, index: int, shrink: int = 1) -> tuple[np.ndarray, int]:
+        """The pixels of an image as `read_reduced` reads them from its file, and how many times smaller they are."""
+        as_stored, path = self.images[index].get("as_stored", False), self.path(index)
+        if self._is_outside(path):
+            raise Unreadable(f"{path} lies outside of {self.root or self.folder}; --outside-images reads it")
+        return read_reduced(path, shrink, as_stored=as_stored)
 
     def _is_outside(self, path: Path) -> bool:
         """Whether an image is not to be opened because of where it lies."""
@@ -384,8 +401,13 @@ class ImageDataset:
         for entry, shrink in zip(self.images, shrinks, strict=True):
             sides = entry.get("height"), entry.get("width")
             shapes.append(tuple(-(-side // shrink) for side in sides) if all(sides) else None)
-        paths = [self.path(index) for index in range(len(self))]
+        paths = [self.cached_as(index) for index in range(len(self))]
         self.cache = DecodedCache(paths, shapes, shrinks, int(limit_gb * 1e9))
+
+    def every_object(self) -> list[dict]:
+        """The valid objects of all images, crowds among them, with the keypoints in the files' own order."""
+        reader = self._new_reader(Problems())
+        return list(filter(None, map(reader.read, join_objects(self._contents().values(), Problems()))))
 
     def ground_truth(self, file: str, keypoints: bool = False) -> dict:
         """The ground truth for evaluation from `file` (`instances`, …), in COCO's format with the files' own category
@@ -395,8 +417,7 @@ class ImageDataset:
         marked as crowds, which COCO's evaluation ignores.
         """
         content = self.read.get(file, next(iter(self.read.values())))()
-        labeled = self._reader.num_points
-        reader = ObjectReader(self._reader.images, self._known, self._class_ids, labeled, Problems())
+        reader = self._new_reader(Problems())
         sound = filter(None, map(reader.read, filter(is_object, content["annotations"])))
         complete = {"num_keypoints": 0, "keypoints": [0] * 3 * len(self.skeleton)} if keypoints else {}
         annotations = []

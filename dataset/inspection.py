@@ -12,9 +12,9 @@ import numpy as np
 from pix2seq.config import CFG
 from pix2seq.dataset.annotations import Problems
 from pix2seq.dataset.coco import ImageDataset
-from pix2seq.dataset.images import UNREADABLE, read_image
+from pix2seq.dataset.images import UNREADABLE
 from pix2seq.dataset.mixture import Mixture, sources_of, teaches
-from pix2seq.errors import UserError
+from pix2seq.errors import Unreadable
 from pix2seq.runtime.console import bar
 from pix2seq.tokenizers.build import Tokenizers
 
@@ -151,8 +151,8 @@ def read_all(examples: ImageDataset | Mixture, workers: int) -> Problems:
     def check(index: int) -> tuple[str, str] | None:
         entry = examples.images[index]
         try:
-            image = read_image(examples.path(index), as_stored=entry.get("as_stored", False))
-        except UserError as error:
+            image, _ = examples.read_pixels(index)
+        except Unreadable as error:
             return UNREADABLE, str(error)
         (height, width), brightest = image.shape[:2], int(image.max())
         annotated = entry.get("width", width), entry.get("height", height)
@@ -162,8 +162,9 @@ def read_all(examples: ImageDataset | Mixture, workers: int) -> Problems:
             return "image that is nearly black; scale its values", f"{examples.name_of(index)}: none above {brightest}"
         return None
 
+    in_order = np.argsort(examples.shard_numbers(), kind="stable").tolist()  # one shard after the other
     with ThreadPoolExecutor(max(workers, 1)) as pool:
-        for found in tqdm(pool.map(check, range(len(examples))), "reading", len(examples), unit=" images"):
+        for found in tqdm(pool.map(check, in_order), "reading", len(examples), unit=" images"):
             if found:
                 problems.add(*found)
     return problems

@@ -36,6 +36,7 @@ HEAD_BYTES = 2**16
 SHAPES = re.compile(r'\{.*?"shapes"\s*:\s*\[', re.DOTALL)
 TRIED = 20  # JSON files of a folder that are looked at to tell whether they are labelme's
 FOLDERS = (".", "annotations", "Annotations", "labels", "json", "jsons")
+LINES = ("point", "points", "line", "linestrip")
 AREAS = ("polygon", "rectangle", "oriented_rectangle", "circle", "mask")
 ALL = "all"  # the split of a folder that has none
 
@@ -113,7 +114,7 @@ def _add_shapes(drawings: Drawings, shapes: Sequence[dict]) -> None:
     for number, shape in enumerate(shapes):
         kind, group = shape.get("shape_type") or "polygon", shape.get("group_id")
         if kind not in AREAS and shape.get("points"):
-            drawings.leave_out(kind if isinstance(kind, str) else "shape")
+            drawings.leave_out(kind if kind in LINES else "shape of another kind")
             continue
         entry = _shape(shape, kind)
         is_part = "segmentation" in entry and isinstance(group, (int, str))

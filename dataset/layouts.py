@@ -15,6 +15,8 @@ from pix2seq.dataset.coco_layouts import CocoLayout, FileLayout
 from pix2seq.dataset.foreign import what_is_there
 from pix2seq.dataset.labelme import LabelmeLayout
 from pix2seq.dataset.layout import ChosenLabels, Layout
+from pix2seq.dataset.shard_format import INDEX
+from pix2seq.dataset.shards import ShardLayout
 from pix2seq.dataset.splits import TRAIN, VAL, Part, role_of
 from pix2seq.dataset.voc_layouts import VocLayout
 from pix2seq.dataset.yolo_layout import find_yolo
@@ -79,6 +81,8 @@ class DataFolder:
     def layouts(self) -> list[Layout]:
         """The layouts that the folder has, the most telling one first; YOLO's is looked for where there is no other."""
         root = self.root
+        if (root / INDEX).exists():
+            return [ShardLayout(root, self.data)]
         found: list[Layout] = [CocoLayout(root, self.tasks), VocLayout(root), FileLayout(root), LabelmeLayout(root)]
         found = [layout for layout in found if layout.splits]
         return found or list(filter(None, [find_yolo(root)]))

@@ -19,6 +19,7 @@ from pix2seq.errors import UserError
 from pix2seq.names import match_names
 
 if TYPE_CHECKING:
+    from pix2seq.dataset.shard_files import StoredFile
     from pix2seq.task import Task
 
 
@@ -103,6 +104,25 @@ class Mixture:
         """The path of an image file."""
         source, number = self.locate(index)
         return source.dataset.path(number)
+
+    def shard_numbers(self) -> np.ndarray:
+        """Which of the `shard_files` of all sources each image (n,) is in; -1: it is a file of its own."""
+        found, first = [], 0
+        for dataset in (source.dataset for source in self.sources):
+            numbers = dataset.shard_numbers()
+            found.append(np.where(numbers < 0, numbers, numbers + first))
+            first += len(dataset.shard_files)
+        return np.concatenate(found)
+
+    @property
+    def shard_files(self) -> list[StoredFile]:
+        """Those of all sources."""
+        return [file for source in self.sources for file in source.dataset.shard_files]
+
+    def read_pixels(self, index: int, shrink: int = 1) -> tuple[np.ndarray, int]:
+        """The pixels of an image; see ImageDataset."""
+        source, number = self.locate(index)
+        return source.dataset.read_pixels(number, shrink)
 
     def target(self, index: int) -> Example:
         """The example of an image without its pixels."""

@@ -27,7 +27,7 @@ from pix2seq.dataset.plausibility import (
 )
 from pix2seq.dataset.transforms import Jitter, jitter_colors, rand_augment
 from pix2seq.dataset.views import CanvasObjects, View, is_shown, object_boxes
-from pix2seq.errors import UserError
+from pix2seq.errors import Unreadable, UserError
 from pix2seq.runtime.console import tell
 from pix2seq.tokenizers.build import Tokenizers
 from pix2seq.tokenizers.vocabulary import TokenSequence
@@ -105,8 +105,10 @@ class SampleDataset(Dataset):
         """Which images may be put together: some share a mosaic, and on some the objects of `donors` are pasted.
 
         Only images whose objects are known: others would get captions that no longer fit, and objects without a label.
+        An image in a shard gets partners of its shard alone: others may not be here.
         """
         data, examples = self.cfg.data, self.examples
+        self.shard_of = examples.shard_numbers()
         self.in_mosaics, self.gets_pasted = np.zeros((2, len(examples)), dtype=bool)
         finding = [task for task in self.image_tasks if task.finds_instances]
         if data.mosaic and finding:
@@ -114,13 +116,21 @@ class SampleDataset(Dataset):
         if data.copy_paste:
             about_objects = [task for task in self.tasks.values() if task.about_objects]
             self.gets_pasted[examples.indices_for(about_objects, data.train_difficult)] = True
-            self.donors = [number for number in np.flatnonzero(self.gets_pasted).tolist() if self._has_masks(number)]
+            donors = [number for number in np.flatnonzero(self.gets_pasted).tolist() if self._has_masks(number)]
+            self.donors = self._by_shard(donors)
             if not self.donors:
                 raise UserError(
                     f"--copy-paste {data.copy_paste} needs objects with masks, but {examples.folder} has none for "
                     f"--task {','.join(self.tasks)}; leave it out"
                 )
-        self.mosaic_images = np.flatnonzero(self.in_mosaics).tolist()
+        self.mosaic_images = self._by_shard(np.flatnonzero(self.in_mosaics).tolist())
+
+    def _by_shard(self, numbers: Sequence[int]) -> dict[int, list[int]]:
+        """Images by the number of their shard."""
+        found: dict[int, list[int]] = {}
+        for number in numbers:
+            found.setdefault(int(self.shard_of[number]), []).append(number)
+        return found
 
     def _has_masks(self, number: int) -> bool:
         """Whether an image has an object with a mask; of one that is not drawn yet it is not known."""
@@ -156,6 +166,11 @@ class SampleDataset(Dataset):
         counts = np.diff(np.searchsorted(self.indices, ends)).tolist()
         return [(count, source.weight) for count, source in zip(counts, sources, strict=True)]
 
+    @property
+    def shards(self) -> np.ndarray:
+        """The number of the shard (n,) that each image lies in, -1 if in none: for EpochSampler."""
+        return self.examples.shard_numbers()[self.indices]
+
     def __getitem__(self, key: tuple[int, ...]) -> Sample:
         """`key` is (epoch, index, canvas size in pixels), and a number if the image comes again in the epoch."""
         epoch, index, size, *turn = key
@@ -176,7 +191,7 @@ class SampleDataset(Dataset):
             try:
                 example = self.examples.load(number, self.shrinks[number])
                 return number, example if with_difficult else example.without(example.difficult)
-            except UserError as error:
+            except Unreadable as error:
                 if not self.replace_unreadable:
                     raise
                 if not self.reported[number]:
@@ -188,12 +203,14 @@ class SampleDataset(Dataset):
         """Every task's canvases of the image and the sequences about them; no prompted instance is on a mosaic, which
         is too coarse for crops."""
         data = self.cfg.data
-        if self.augment and self.gets_pasted[number] and rng.random() < data.copy_paste:
-            _, donor = self._read(self.donors, rng.integers(len(self.donors)))
+        shard = int(self.shard_of[number]) if self.augment else -1
+        if self.augment and self.gets_pasted[number] and rng.random() < data.copy_paste and shard in self.donors:
+            donors = self.donors[shard]
+            _, donor = self._read(donors, rng.integers(len(donors)))
             example = copy_paste(example, donor, data, rng)
         if tasks := example.unlabeled.taught(self.image_tasks):
             if self.augment and self.in_mosaics[number] and rng.random() < data.mosaic:
-                view = self._mosaic_view(sample, example, size, rng)
+                view = self._mosaic_view(sample, example, self.mosaic_images[shard], size, rng)
             else:
                 view = self._whole_view(sample, example, size, Jitter.of_images(data), rng)
             self._add_sequences(sample, tasks, view, rng)
@@ -244,11 +261,13 @@ class SampleDataset(Dataset):
         geometry = Geometry.letterbox(width, height, size)
         return self._view(sample, example, geometry, geometry.apply([width, height]), jitter, rng)
 
-    def _mosaic_view(self, sample: Sample, example: Example, size: int, rng: np.random.Generator) -> View:
-        """Add a mosaic of the image and random others as a canvas."""
+    def _mosaic_view(
+        self, sample: Sample, example: Example, others: Sequence[int], size: int, rng: np.random.Generator
+    ) -> View:
+        """Add a mosaic of the image and random `others`, by their numbers, as a canvas."""
         model, data = self.cfg.model, self.cfg.data
-        chosen = rng.integers(len(self.mosaic_images), size=IMAGES - 1)
-        parts = [example, *(self._read(self.mosaic_images, index)[1] for index in chosen)]
+        chosen = rng.integers(len(others), size=IMAGES - 1)
+        parts = [example, *(self._read(others, index)[1] for index in chosen)]
         parts = [
             dataclasses.replace(part, image=rand_augment(part.image, data.rand_augment, data.rand_magnitude, rng))
             for part in parts

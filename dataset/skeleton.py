@@ -10,7 +10,8 @@ from typing import Any
 
 from pix2seq import coco_person
 from pix2seq.dataset.annotations import Problems
-from pix2seq.errors import UserError, plain
+from pix2seq.dataset.mending import are_numbers
+from pix2seq.errors import UserError, plain, shown
 from pix2seq.names import match_names
 from pix2seq.token_ids import MOST_KEYPOINTS
 
@@ -204,19 +205,19 @@ def _indices(names: Sequence[str], pair: Sequence[int | str], first: int) -> tup
     """A pair of points, by name or by number counted from `first`, as indices."""
     try:
         one, other = (names.index(plain(end)) if isinstance(end, str) else int(end) - first for end in pair)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         one, other = -1, -1
     if not (0 <= one < len(names) and 0 <= other < len(names)):
         raise UserError(
             f"a pair of keypoints must be two names or numbers of the {len(names)} points, counted from {first}; "
-            f"got {pair}"
+            f"got {shown(pair)}"
         )
     return one, other
 
 
 def _sigmas(names: Sequence[str], sigmas: Sequence[float]) -> tuple[float, ...]:
-    if sigmas and (len(sigmas) != len(names) or min(sigmas) <= 0):
-        raise UserError(f"sigmas must be {len(names)} numbers above zero, one for each keypoint; got {sigmas}")
+    if sigmas and (len(sigmas) != len(names) or not are_numbers(sigmas) or min(sigmas) <= 0):
+        raise UserError(f"sigmas must be {len(names)} numbers above zero, one for each keypoint; got {shown(sigmas)}")
     if not sigmas and tuple(names) != coco_person.KEYPOINTS:
         return (MEAN_SIGMA,) * len(names)
     return tuple(map(float, sigmas))

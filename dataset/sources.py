@@ -12,6 +12,7 @@ from pix2seq.dataset.coco_layouts import FileLayout
 from pix2seq.dataset.layout import ChosenLabels
 from pix2seq.dataset.layouts import DataFolder, Found, may_hold_out, refuse_images
 from pix2seq.dataset.scenes import SceneDataset, complete_scenes
+from pix2seq.dataset.shard_files import folder_of, is_address
 from pix2seq.dataset.skeleton import Skeleton
 from pix2seq.dataset.splits import TRAIN, VAL, Part
 from pix2seq.errors import UserError
@@ -50,7 +51,7 @@ def open_split(
         raise UserError("--data-weights weighs several folders of --data-root; leave it out for one dataset")
     labels = ChosenLabels(class_names, chosen_classes(cfg), skeleton)
     _check_split_names(cfg)
-    folder = folder or DataFolder(Path(cfg.data.data_root), cfg.data, tasks)
+    folder = folder or DataFolder(next(iter(roots), Path()), cfg.data, tasks)
     images = _explicit_images(cfg, split)
     if found := _explicit_json(cfg, split, hold_out) or (folder.require(split, hold_out) if roots else None):
         opened = found.dataset(cfg.data, tasks, labels, images)
@@ -63,13 +64,22 @@ def open_split(
     return opened
 
 
+def labeled_tasks(cfg: CFG, split: str, tasks: Mapping[str, Task]) -> dict[str, Task]:
+    """Those of `tasks` for whose annotations a split of one dataset has a place."""
+    roots = data_roots(cfg)
+    if len(roots) != 1 or cfg.data.train_json or cfg.data.val_json:
+        return dict(tasks)
+    return DataFolder(roots[0], cfg.data, tasks).require(split).tasks(tasks)
+
+
 def data_roots(cfg: CFG) -> list[Path]:
-    """The folders of `--data-root`: one, or several with commas; none for the synthetic scenes."""
+    """The folders of `--data-root`: one, or several with commas; none for the synthetic scenes. Of an address it is the
+    folder that stands for it (see `folder_of`)."""
     text = cfg.data.data_root
     if not text:
         return []
     names = [text] if Path(text).exists() else [name.strip() for name in text.split(",") if name.strip()]
-    return [Path(name) for name in names] or [Path(text)]
+    return [folder_of(name) if is_address(name) else Path(name) for name in names] or [Path(text)]
 
 
 def chosen_classes(cfg: CFG) -> tuple[str, ...]:

@@ -68,6 +68,13 @@ def role_of(split: str) -> tuple[str, ...]:
     return next((role for role in (TRAIN, VAL, TEST) if split.casefold() in role), ())
 
 
+def packed_name(split: str, role: tuple[str, ...]) -> str:
+    """What a split is called where it becomes a part of files' names: that of its role, or its own if it is a plain
+    word; else that of the `role` it is used in."""
+    own = role_of(split)
+    return own[0] if own else split if re.fullmatch(r"\w[\w.-]{0,99}", split) else role[0]
+
+
 def role_in(text: str) -> tuple[str, ...]:
     """The role that a file's name tells by one of its words, as `my_train_v2` does; nothing if it tells none or two."""
     roles = {role for word in re.findall(r"[a-z]+(?:2017)?", text.casefold()) if (role := role_of(word))}

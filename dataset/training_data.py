@@ -51,7 +51,7 @@ def describe_layouts(training: ImageDataset | Mixture, validation: ImageDataset 
                 names = [image["file_name"] for image in dataset.images]
                 listed = ", ".join(plain(name, 40) for name in names[:NAMED]) + (", …" if len(names) > NAMED else "")
                 lines.append(f"{role}: {len(names)} images of {dataset.layout}: {listed}")
-                files[role] |= {f"{dataset.folder}/{name}" for name in names}
+                files[role] |= {str(dataset.path(index)) for index in range(len(dataset))}
     if both := files["train"] & files["val"]:
         lines.append(
             f"{len(both)} of {len(files['val'])} validation images are training images, too: its figures say little"

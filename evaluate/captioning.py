@@ -1,14 +1,11 @@
 """Score captions against all reference captions: BLEU-1 to BLEU-4, ROUGE-L and CIDEr-D.
 
-The scorers are those of COCO's caption evaluation (pycocoevalcap), without its Java parts. Words are split as for
-training (`tokenizers/words.py`), and as Stanford's tokenizer does, which COCO's server runs; punctuation marks are left
-out.
+The figures are those of COCO's caption evaluation (`caption_metrics.py`). Words are split as for training
+(`tokenizers/words.py`), and as Stanford's tokenizer does, which COCO's server runs; punctuation marks are left out.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -16,6 +13,7 @@ import numpy as np
 from pix2seq.config import CFG, InferCFG
 from pix2seq.dataset.coco import Example, ImageDataset
 from pix2seq.dataset.geometry import Geometry
+from pix2seq.evaluate.caption_metrics import caption_metrics
 from pix2seq.evaluate.predictions import ImagePredictions, Scores
 from pix2seq.evaluate.tiles import text_page
 from pix2seq.tokenizers.captioning import CaptioningTokenizer
@@ -26,7 +24,6 @@ TASK = "captioning"
 # What COCO's caption evaluation takes out, and how Stanford's tokenizer spells brackets, which it does not.
 PUNCTUATION = frozenset(["'", '"', ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
-ORDERS = (1, 2, 3, 4)
 
 
 def scored_words(caption: str) -> str:
@@ -46,30 +43,10 @@ def score(predictions: Sequence[ImagePredictions], split: ImageDataset, settings
     if not referenced:
         return Scores({}, results, {})
     references = {each.image_id: [scored_words(text) for text in each.evidence[TASK]] for each in referenced}
-    captions = {each.image_id: [scored_words(each.whole[TASK].best)] for each in referenced}
+    captions = {each.image_id: scored_words(each.whole[TASK].best) for each in referenced}
     metrics, ciders = caption_metrics(references, captions)
     quality = {image_id: float(cider) / 10 for image_id, cider in zip(references, ciders, strict=True)}
     return Scores(metrics, results, quality)
-
-
-def caption_metrics(
-    references: dict[int, list[str]], captions: dict[int, list[str]]
-) -> tuple[dict[str, float], np.ndarray]:
-    """Figures of split captions, a list of one for each image, and each image's CIDEr-D.
-
-    BLEU and ROUGE-L are 0 to 1; CIDEr-D is 0 to 10, and 0 for a single image, as it weighs words by how few images
-    have them.
-    """
-    from pycocoevalcap.bleu.bleu import Bleu
-    from pycocoevalcap.cider.cider import Cider
-    from pycocoevalcap.rouge.rouge import Rouge
-
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints lengths
-        bleus, _ = Bleu(len(ORDERS)).compute_score(references, captions)
-    rouge, _ = Rouge().compute_score(references, captions)
-    cider, ciders = Cider().compute_score(references, captions)
-    named = {f"BLEU-{order}": float(value) for order, value in zip(ORDERS, bleus, strict=True)}
-    return named | {"ROUGE-L": float(rouge), "CIDEr-D": float(cider)}, ciders
 
 
 def draw_pair(

@@ -12,11 +12,11 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from pix2seq.config import CFG
-from pix2seq.dataset.batches import Batch, Readable, collate
+from pix2seq.dataset.batches import Batch, Readable, collate, read_items
 from pix2seq.dataset.coco import Example, ImageDataset
 from pix2seq.dataset.plausibility import require_plausible
 from pix2seq.dataset.samples import Sample, SampleDataset
-from pix2seq.errors import UserError
+from pix2seq.errors import Unreadable, UserError
 from pix2seq.evaluate.predictions import ImagePredictions, Scores, true_instances
 from pix2seq.evaluate.tokens import TokenCounts, UnconstrainedGenerator
 from pix2seq.infer.generator import ModelGenerator
@@ -73,9 +73,9 @@ def evaluate(predictor: Predictor, split: ImageDataset, names: Sequence[str], si
     damaged: list[tuple[int, str]] = []
     loader = DataLoader(Readable(split), batch_sampler=chunks, collate_fn=list, num_workers=sizes.workers)
     with _bar("evaluating", chunks) as bar:
-        for chunk, loaded in zip(chunks, loader, strict=True):
-            found = dict(zip(chunk, loaded, strict=True))
-            damaged += [(index, str(error)) for index, error in found.items() if isinstance(error, UserError)]
+        for chunk, items in zip(chunks, loader, strict=True):
+            found = dict(zip(chunk, read_items(items), strict=True))
+            damaged += [(index, str(error)) for index, error in found.items() if isinstance(error, Unreadable)]
             read = {index: example for index, example in found.items() if isinstance(example, Example)}
             predictions += ask(predictor, names, read)
             few = {index: example for index, example in read.items() if index < UNCONSTRAINED_IMAGES}
@@ -167,8 +167,8 @@ class TokenCounter:
         with _bar("counting tokens", chunks) as bar:
             for chunk in chunks:
                 size = self.samples.cfg.model.image_size
-                loaded = (Readable(self.samples)[0, index, size] for index in chunk)
-                samples = [sample for sample in loaded if isinstance(sample, Sample)]
+                items = read_items(Readable(self.samples)[0, index, size] for index in chunk)
+                samples = [sample for sample in items if isinstance(sample, Sample)]
                 if samples:
                     parts += [(chunk[0], *counted) for counted in self._count(collate(samples))]
                 bar.update(len(chunk))

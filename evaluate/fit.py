@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from pix2seq.config import CALIBRATION, CFG, DECODING, value_of
-from pix2seq.dataset.batches import Readable
+from pix2seq.dataset.batches import Readable, read_items
 from pix2seq.dataset.coco import Example, ImageDataset
 from pix2seq.errors import UserError
 from pix2seq.evaluate.detection import score, scores_and_outcomes
@@ -66,8 +66,10 @@ def predict_all(
     count = min(len(split), sizes.images or len(split))
     chunks = [list(range(start, min(start + sizes.chunk, count))) for start in range(0, count, sizes.chunk)]
     loader = DataLoader(Readable(split), batch_sampler=chunks, collate_fn=list, num_workers=sizes.workers)
-    for loaded, chunk in zip(loader, tqdm(chunks, desc="fitting", unit=" batches"), strict=True):
-        examples = {n: example for n, example in zip(chunk, loaded, strict=True) if isinstance(example, Example)}
+    for items, chunk in zip(loader, tqdm(chunks, desc="fitting", unit=" batches"), strict=True):
+        examples = {
+            n: example for n, example in zip(chunk, read_items(items), strict=True) if isinstance(example, Example)
+        }
         images = [example.image for example in examples.values()]
         encoded = predictor.encode_images(images)
         for trial in trials:

@@ -6,6 +6,7 @@ keypoints outside the crop.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,9 +15,9 @@ import numpy as np
 import torch
 
 from pix2seq.config import CFG
-from pix2seq.dataset.batches import Readable
 from pix2seq.dataset.coco import Example, ImageDataset
 from pix2seq.dataset.geometry import Geometry
+from pix2seq.errors import Unreadable
 from pix2seq.infer.generator import Encoded
 from pix2seq.infer.predictor import Predictor
 from pix2seq.infer.responses import Response
@@ -36,8 +37,9 @@ class GroundTruthGenerator:
         self.examples: list[Example] = []
         self.known: dict[bytes, int] = {}
         split.leave_out_unreadable()  # frames and file names are settled first, as the evaluation will have them
-        for example in map(Readable(split).__getitem__, range(len(split))):
-            if isinstance(example, Example):
+        for index in range(len(split)):
+            with contextlib.suppress(Unreadable):
+                example = split[index]
                 self.known[_digest(example.image)] = len(self.examples)
                 self.examples.append(_without_pixels(example))
 

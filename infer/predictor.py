@@ -24,7 +24,7 @@ from pix2seq.infer.draw import Drawing
 from pix2seq.infer.generator import Encoded, ModelGenerator, SequenceGenerator
 from pix2seq.infer.introduction import description
 from pix2seq.infer.responses import Response
-from pix2seq.infer.results import Answer, Canvas, Instances, Prompt, Result, prompts_for
+from pix2seq.infer.results import Answer, Canvas, Instances, Prompt, Result, coco_results, prompts_for
 from pix2seq.infer.views import MOST, Views, encode_views
 from pix2seq.models.weights import Weights
 from pix2seq.task import Task
@@ -112,6 +112,18 @@ class Predictor:
         other = copy.copy(self)
         other.settings = dataclasses.replace(self.settings, **changes)
         return other
+
+    def draw(self, image: np.ndarray, result: Result) -> np.ndarray:
+        """The image (H, W, 3) uint8 RGB with all that was predicted drawn into it."""
+        for name, predictions in result.predictions.items():
+            inference = self.tasks[name].inference
+            if inference.IMAGE_FILE:
+                image = inference.draw(image, result.instances, predictions, self.drawing)
+        return image
+
+    def to_coco(self, image_id: int | str, result: Result) -> list[dict]:
+        """A result in COCO's results format, with the category ids of the dataset that the model was trained on."""
+        return coco_results(image_id, result, self.tasks, self.category_ids)
 
     def with_answers(self) -> Predictor:
         """The same, whose results hold their `answers` too, with the probability of every token."""

@@ -19,6 +19,7 @@ from pix2seq.metadata import FORMAT, Metadata, read_metadata
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.runtime.files import replacing
 from pix2seq.runtime.finite import require_finite
+from pix2seq.runtime.light_imports import without_compiler
 
 # How safetensors names the types that floating-point and other tensors may be stored as.
 FLOATS, INTEGERS = {"F16", "BF16", "F32", "F64"}, {"I64", "I32", "I16", "I8", "U8", "BOOL"}
@@ -113,7 +114,7 @@ def check_shapes(metadata: Metadata, path: Path) -> None:
     The model is built without memory (on torch's meta device).
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), without_compiler():
             own = Pix2Seq(metadata.cfg.model).state_dict()
     except UserError as error:
         raise UserError(f"the settings in {path} describe no model: {error}") from None

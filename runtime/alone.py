@@ -42,3 +42,16 @@ def alone(file: Path, does_what: str) -> Iterator[bool]:
         yield waited
     finally:
         lock.release()
+
+
+@contextlib.contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Lock `file` for this thread for as long as a moment's work, or where others would only do the same work twice:
+    without a word where it is waited for, or where the file system has no locks."""
+    lock = FileLock(file)
+    with contextlib.suppress(OSError, NotImplementedError):
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,11 +1,12 @@
-"""Programs that only predict start without packages that timm imports but prediction never uses."""
+"""Programs start without packages that are imported on the way but never used."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.abc
 import importlib.machinery
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -55,3 +56,21 @@ def leave_out_unused(backbone: str) -> None:
     """
     if "timm" not in sys.modules and not backbone.startswith(("naflexvit", "gemma4")):
         sys.meta_path.insert(0, _Finder())
+
+
+@contextlib.contextmanager
+def without_compiler() -> Iterator[None]:
+    """Within this context torch computes shapes (on its meta device) without having imported its compiler.
+
+    Functions of that device import it when they are called first, for more than a second, only to have it leave them
+    alone: a stand-in for it does so here.
+    """
+    if (name := "torch._dynamo") in sys.modules:
+        yield
+        return
+    sys.modules[name] = stand_in = ModuleType(name)
+    stand_in.disable = lambda function, *_, **__: function
+    try:
+        yield
+    finally:
+        del sys.modules[name]

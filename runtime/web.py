@@ -26,12 +26,10 @@ HEADERS = {"Accept-Encoding": "identity", "User-Agent": "pix2seq-toolkit"}  # so
 class Redirects(HTTPRedirectHandler):
     """To addresses that are as safe as the one that was asked: from https to no other, from http to http as well."""
 
-    advice = "name another address"
-
     def redirect_request(self, req: Request, fp: BinaryIO, code: int, msg: str, headers: Message, newurl: str) -> Any:
         allowed = SCHEMES[:1] if req.full_url.startswith("https://") else SCHEMES
         if not newurl.startswith(allowed):
-            raise UserError(f"{req.full_url} leads to {plain(newurl)}, which is no https address; {self.advice}")
+            raise UserError(f"{req.full_url} leads to {plain(newurl)}, which is no https address; name another")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 

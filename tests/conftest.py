@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import socket
 import sys
 
 os.environ.setdefault("PIX2SEQ_TEST_THREADS", "1")  # tiny models lose time to threads
@@ -24,9 +25,11 @@ from sentencepiece import SentencePieceTrainer
 from pix2seq import config
 from pix2seq.config import CFG
 from pix2seq.models.pix2seq import Pix2Seq
+from pix2seq.runtime import transfer
 from pix2seq.runtime.paths import ROOT
 from pix2seq.scenes.coco_layout import write_dataset
 from tests.rounding import Rounding
+from tests.server import Server, running
 
 cv2.setNumThreads(0)
 torch.set_num_threads(int(os.environ["PIX2SEQ_TEST_THREADS"]))
@@ -110,6 +113,24 @@ def text_model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_model_cfg() -> CFG:
     """Settings of a tiny model, without a dataset."""
     return config.replace(CFG(), **TINY)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server on this machine; no pauses between tries, no proxy on the way."""
+    monkeypatch.setattr(transfer, "PAUSES_S", (0, 0, 0))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with running() as server:
+        yield server
+
+
+@pytest.fixture
+def closed_url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An address where nobody answers."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{closed.getsockname()[1]}"
 
 
 @pytest.fixture

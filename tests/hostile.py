@@ -20,6 +20,7 @@ from pix2seq.errors import UserError
 # What a fuzzer puts in place of a value: other types, ends of ranges, deep, long and unprintable ones.
 ODD = (
     *(None, True, False, 0, -1, 1, 2, 3, 7, 64, 999, 2**31, 2**63, -(2**63), 10**30, 0.5, -0.0, 1e308, -1e-308),
+    *(10**400, float("inf"), float("-inf"), float("nan")),
     *("", "x", "\x1b[31m\u202e", "\x00", "a" * 5000, "1", "nan", "../../x", "{}", "[]", "hf-hub:x/y", "/etc/passwd"),
     *([], [1], [[1]], [None], ["a", "b"], {}, {"a": 1}, {"checkpoint_path": "/etc/passwd"}, [1.5] * 50),
 )

@@ -24,8 +24,8 @@ PROGRAMS = sorted(
     for path in (ROOT / room).glob("*.py")
     if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
 )
-OWN_FLAGS = "bench/decoding.py"  # and the two of weights/
-SCRIPTS = [name for name in PROGRAMS if name != OWN_FLAGS and not name.startswith("weights/")]
+OWN_FLAGS = ("bench/decoding.py", "bench/tasks.py", "bench/training.py")  # and the two of weights/
+SCRIPTS = [name for name in PROGRAMS if name not in OWN_FLAGS and not name.startswith("weights/")]
 LINES, COLUMNS = 40, 120
 
 
@@ -65,7 +65,7 @@ def refused(run):
 
 
 def test_there_are_scripts():
-    assert len(SCRIPTS) == 29 and len(PROGRAMS) == 32
+    assert len(SCRIPTS) == 32 and len(PROGRAMS) == 35
 
 
 @pytest.mark.parametrize("script", PROGRAMS)
@@ -186,6 +186,10 @@ def test_several_images_follow_one_flag():
         ("--imagesize 1", "there is no flag --imagesize; did you mean --image-size?"),
         ("--no-lr", "there is no flag --no-lr; did you mean --lr?"),
         ("--resume yes", "there is no folder yes; --resume expects the folder of a run"),
+        (
+            "--resume yes --overwrite",
+            "--resume goes on with a run, --overwrite begins one in its place; leave one of them out",
+        ),
         ("-x", "there is no flag -x"),
         ("--resum", "there is no flag --resum; did you mean --resume?"),
     ],

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pix2seq.runtime.paths import ROOT
-from tests.weights.server import running
+from tests.server import running
 
 PAGE = ROOT / "docs" / "python.md"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)

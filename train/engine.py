@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Mapping
@@ -57,7 +56,7 @@ from pix2seq.train.finetune import lacks_backbone, start_from, table
 from pix2seq.train.finite import FiniteSteps
 from pix2seq.train.learner import Learner
 from pix2seq.train.loss import batch_losses, count_tokens
-from pix2seq.train.optimizer import Optimizers, learning_rate, update_average
+from pix2seq.train.optimizer import Optimizers, learning_rate, moving_average
 from pix2seq.train.parallel import engine_of, shard, summing, whole
 from pix2seq.train.preflight import failures, require_room, seconds_a_step, try_longest_batch
 from pix2seq.train.progress import Progress
@@ -104,7 +103,9 @@ class Trainer:
         self.model.encoder.backbone.freeze(cfg.train.frozen_stages)
         if distributed.world_size() > 1:
             join_statistics(self.model.encoder.backbone, self.device)
-        self.average = copy.deepcopy(self.model).eval() if cfg.train.ema_decay else self.model
+        decay = cfg.train.ema_decay
+        self.ema = moving_average(self.model, decay, foreach=not self.is_sharded) if decay else None
+        self.average = self.ema.module if self.ema else self.model
         self.loss_weights = dict(cfg.loss_weights)
         self.auxiliary_head = None
         if cfg.train.auxiliary_weight:
@@ -200,10 +201,11 @@ class Trainer:
         if not cfg.train.resume:
             self.cfg = cfg = self._fit(train_set, len(validation))
         passes = [(count, weight * cfg.train.passes_per_epoch) for count, weight in train_set.parts]
-        self.sampler = EpochSampler(passes, cfg.train.batch_size, cfg.seed, *ranks)
+        mixed = cfg.data.shards_mixed
+        self.sampler = EpochSampler(passes, cfg.train.batch_size, cfg.seed, *ranks, train_set.shards, mixed)
         self.loader = build_loader(train_set, self.sampler, cfg.data.workers, cfg.train.accumulate)
         val_set = SampleDataset(validation, self.tasks, self.tokenizers, cfg, augment=False, replace_unreadable=True)
-        val_sampler = EpochSampler(len(val_set), cfg.train.batch_size, cfg.seed)
+        val_sampler = EpochSampler(len(val_set), cfg.train.batch_size, cfg.seed, shards=val_set.shards, mixed=mixed)
         val_sampler.set_epoch(0, cfg.model.image_size, max(cfg.train.eval_images // cfg.train.batch_size, 1))
         self.val_loader = build_loader(val_set, val_sampler, 0)
         self.forecast = Forecast(SCENES_ARE_DRAWN if training.to_draw else "")
@@ -333,8 +335,8 @@ class Trainer:
         ):
             return {}, grad_norm
         self.optimizers.step(rate)
-        if train.ema_decay:
-            update_average(self.average, self.model, self.step, train.ema_decay)
+        if self.ema:
+            self.ema.update(self.model, self.step)
         return losses, grad_norm
 
     def backward(self, batch: Batch, counts: Mapping[str, TokenCounts] | None = None) -> dict[str, Tensor]:

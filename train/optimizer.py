@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from pix2seq.config import CFG
@@ -37,15 +38,17 @@ def learning_rate(step: int, total: int, cfg: CFG) -> float:
     return train.lr * (train.end_lr_factor + (1 - train.end_lr_factor) * falling[train.schedule])
 
 
-@torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, step: int, decay: float) -> None:
-    """Move the averaged weights towards the model's; early steps count more, so that the start is soon forgotten."""
-    decay = min(decay, (1 + step) / (10 + step))
-    for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-        if mean.is_floating_point():
-            mean.lerp_(value, 1 - decay)
-        else:
-            mean.copy_(value)
+def moving_average(model: nn.Module, decay: float, foreach: bool = True) -> ModelEmaV3:
+    """An average of parameters and buffers, a copy of `model` that is its `module`; update `step`, from 0, decays it by
+    (1 + step) / (10 + step) up to `decay`, so that the start is soon forgotten.
+
+    torch's own AveragedModel counts updates itself, which checkpoints would have to keep, copies batch norms'
+    statistics or rounds their counters, and joins parameters and buffers in one operation, which FSDP2 forbids. Without
+    `foreach` timm's average works tensor by tensor, as sharded parameters beside whole buffers need it.
+    """
+    return ModelEmaV3(
+        model, decay, use_warmup=True, warmup_gamma=9, warmup_power=1, update_after_step=-2, foreach=foreach
+    )
 
 
 class Optimizers:

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from pix2seq.errors import UserError
+from pix2seq.runtime.transfer import Missing, NoRanges, Range, fetch, fetch_text
 from pix2seq.weights.tensor_bundle import Bundle, Damaged, Entry, read_range
 from pix2seq.weights.tf_checkpoint import OBJECT_GRAPH, STATE, ObjectCheckpoint, newest
-from pix2seq.weights.transfer import Missing, NoRanges, Range, fetch, fetch_text
 
 GAP_BYTES = 1 << 20  # between two tensors: less is fetched with them, since a request of its own takes longer
 CONFIG = "config.json"

@@ -11,13 +11,13 @@ from pathlib import Path
 from pix2seq.errors import UserError
 from pix2seq.runtime.alone import alone
 from pix2seq.runtime.paths import cache_folder
+from pix2seq.runtime.transfer import Refused, Unreachable, fetch
 from pix2seq.weights.conversion import convert_checkpoint
 from pix2seq.weights.fetch_checkpoint import CONFIG, fetch_files, fetch_model
 from pix2seq.weights.official import CHECKPOINTS, MIRROR, TEXT_MODEL, Official, base_url
 from pix2seq.weights.official_config import OfficialConfig, config_of
 from pix2seq.weights.tensor_bundle import Damaged
 from pix2seq.weights.tf_checkpoint import STATE, open_checkpoint
-from pix2seq.weights.transfer import Unreachable, fetch
 
 
 def official_folder() -> Path:
@@ -35,7 +35,7 @@ def obtain(name: str, dtype: str = "fp32", text_model: Path | None = None) -> Pa
     out = folder / f"{name}{'' if dtype == 'fp32' else '-' + dtype}.safetensors"
     if out.is_file():
         return out
-    with _disk_errors(folder), _alone(folder):
+    with _disk_errors(folder), _with_way_out(), _alone(folder):
         if not out.is_file():
             _fetch_and_convert(name, item, out, dtype, text_model)
     return out
@@ -44,7 +44,7 @@ def obtain(name: str, dtype: str = "fp32", text_model: Path | None = None) -> Pa
 def obtain_files(name: str) -> Path:
     """The folder with all files of an official checkpoint as they were published, for other programs."""
     folder, item = official_folder() / name, CHECKPOINTS[name]
-    with _disk_errors(folder), _alone(folder.parent):
+    with _disk_errors(folder), _with_way_out(), _alone(folder.parent):
         fetch_files(base_url() + item.folder, folder)
     return folder
 
@@ -122,3 +122,12 @@ def _disk_errors(folder: Path) -> Iterator[None]:
             f"{error.filename or folder} cannot be written ({error.strerror or error}); "
             "fix this and run the command again: it resumes where it stopped"
         ) from None
+
+
+@contextmanager
+def _with_way_out() -> Iterator[None]:
+    """Say where else the files may be had, when a server refuses them."""
+    try:
+        yield
+    except Refused as error:
+        raise type(error)(f"{error}; name a mirror with {MIRROR}") from None

@@ -1,5 +1,6 @@
 """Annotation files that differ from good ones at random are read or refused, without traceback, hang or much memory."""
 
+import hashlib
 import json
 import random
 import re
@@ -13,9 +14,11 @@ from PIL import Image
 
 from pix2seq import config
 from pix2seq.config import CFG
+from pix2seq.dataset import pack_shards
 from pix2seq.dataset.caption_vocabulary import training_tokenizers
 from pix2seq.dataset.inspection import report
 from pix2seq.dataset.samples import SampleDataset
+from pix2seq.dataset.shard_format import INDEX
 from pix2seq.dataset.training_data import open_training
 from pix2seq.evaluate.coco_metrics import open_ground_truth
 from pix2seq.tasks import choose_tasks
@@ -208,3 +211,41 @@ def test_mutated_text_models_are_read_or_refused(tmp_path: Path, text_model_path
         used_text_model(tmp_path / "own.model")
 
     both_happen(fuzz("SentencePiece", bytes_tries(text_model_path.read_bytes(), count, seed=3), use))
+
+
+@QUICK_AND_SLOW
+def test_mutated_shards_are_read_or_refused(tmp_path: Path, count: int):
+    """The index and the members, of which half have checksums that fit what was changed, and the tar file."""
+    write_images(tmp_path / "own", "a.png", "sub/b.png")
+    (tmp_path / "own" / "train.json").write_text(json.dumps(GOOD), encoding="utf-8")
+    folder, rng = tmp_path / "shards", random.Random(8)
+    whole = config.replace(CFG(), data_root=str(tmp_path / "own"), output_dir=str(folder), shard_size=1)
+    pack_shards.main(config.replace(whole, val_split="train", train_split="train"))
+    good = {path.name: path.read_bytes() for path in folder.iterdir()}
+    index = json.loads(good[INDEX])
+    (shard, *_) = index["splits"]["train"]["shards"]
+    members, tar = shard["name"] + ".jsonl", shard["name"] + ".tar"
+
+    def tries() -> Iterator[dict[str, bytes]]:
+        for content in json_tries(index, count // 3, rng):
+            yield {INDEX: content}
+        for content in json_tries(json.loads(good[members]), count // 3, rng):
+            line = content.decode(errors="replace").replace("\n", " ").encode()
+            yield {members: line} | ({INDEX: with_checksum(index, line)} if rng.random() < 0.8 else {})
+        for content in bytes_tries(good[tar], count - 2 * (count // 3), 9):
+            yield {tar: content[: len(good[tar])].ljust(len(good[tar]), b"\0")}
+
+    def use(changed: dict[str, bytes]) -> None:
+        for name, content in (good | changed).items():
+            (folder / name).write_bytes(content)
+        used(folder, rng.choice(TASKS))
+
+    both_happen(fuzz("shards", tries(), use))
+
+
+def with_checksum(index: dict, line: bytes) -> bytes:
+    """An index whose first shard has the member `line`."""
+    changed = json.loads(json.dumps(index))
+    about = {"bytes": len(line), "sha256": hashlib.sha256(line).hexdigest()}
+    changed["splits"]["train"]["shards"][0]["members"] = about
+    return json.dumps(changed).encode()

@@ -79,6 +79,9 @@ def test_the_first_of_a_nameless_pair_is_left():
         {"keypoints": True},
         {"skeleton": 1.5},
         {"sigmas": [0.1, 0.1, 0]},
+        {"sigmas": [0.1, 0.1, float("nan")]},
+        {"sigmas": [0.1, 0.1, 10**400]},
+        {"flip_pairs": [[1, float("inf")]]},
     ],
 )
 def test_points_that_are_not_there_are_refused(values: dict):

@@ -104,6 +104,7 @@ def test_shapes_of_labelme(tmp_path: Path):
         shape("mat", [[4, 5], [6, 6]], "mask", mask=mask),
         shape("nose", [[3, 3]], "point"),
         shape("leash", [[3, 3], [4, 9]], "linestrip"),
+        shape("odd", [[3, 3], [4, 9]], "\x1b[31m"),
     ]
     labelme(tmp_path, NAMES[:1], shapes=drawn)
     content = read_labelme(tmp_path)
@@ -113,7 +114,7 @@ def test_shapes_of_labelme(tmp_path: Path):
     assert found[2]["bbox"] == pytest.approx([5, 0, 10, 10])
     assert found[3]["bbox"] == [4, 5, 3, 2]
     kinds = [kind for kind, _ in content["problems"]]
-    assert kinds == ["point that has no area, left out", "linestrip that has no area, left out"]
+    assert kinds == [f"{kind} that has no area, left out" for kind in ("point", "linestrip", "shape of another kind")]
 
 
 def test_one_bad_file_of_labelme_takes_no_other_with_it(tmp_path: Path):

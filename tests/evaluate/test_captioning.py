@@ -1,9 +1,15 @@
 """Caption metrics: the scorers, and tokenization into words as in the Penn Treebank."""
 
+import contextlib
+import io
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pix2seq.config import InferCFG
-from pix2seq.evaluate.captioning import TASK, caption_metrics, score, scored_words
+from pix2seq.evaluate.caption_metrics import caption_metrics
+from pix2seq.evaluate.captioning import TASK, score, scored_words
 from pix2seq.evaluate.predictions import ImagePredictions, Scores
 from pix2seq.infer.captioning import Captions
 
@@ -75,32 +81,32 @@ def test_rare_words_are_those_of_the_penn_treebank(caption: str, words: str):
 def test_metrics_are_those_of_penn_treebank_words():
     ours = scores_of([predicted(n, CAPTIONS[n][0], list(REFERENCES[n])) for n in REFERENCES]).metrics
     references = {n: list(pairs.values()) for n, pairs in REFERENCES.items()}
-    theirs, _ = caption_metrics(references, {n: [CAPTIONS[n][1]] for n in CAPTIONS})
+    theirs, _ = caption_metrics(references, {n: CAPTIONS[n][1] for n in CAPTIONS})
     assert ours == pytest.approx(theirs, abs=1e-9)
     assert 0 < ours["BLEU-4"] < ours["BLEU-1"] < 1 and 0 < ours["CIDEr-D"] < 10
 
 
 def test_bleu_by_hand():
     # of four words three are in the reference, of three pairs one; both are four words long
-    figures, _ = caption_metrics({1: ["a b c d"], 2: ["x y"]}, {1: ["a b d e"], 2: ["x y"]})
+    figures, _ = caption_metrics({1: ["a b c d"], 2: ["x y"]}, {1: "a b d e", 2: "x y"})
     assert figures["BLEU-1"] == pytest.approx(5 / 6)
     assert figures["BLEU-2"] == pytest.approx((5 / 6 * 2 / 4) ** 0.5)
 
 
 def test_a_short_caption_is_penalized():
-    figures, _ = caption_metrics({1: ["a b c d"]}, {1: ["a b"]})
+    figures, _ = caption_metrics({1: ["a b c d"]}, {1: "a b"})
     assert figures["BLEU-1"] == pytest.approx(2.718281828 ** (1 - 4 / 2))
 
 
 def test_rouge_by_hand():
     # the longest common subsequence "a c d" has 3 of 3 predicted words and 3 of 4 of the reference; beta is 1.2
-    figures, _ = caption_metrics({1: ["a b c d"]}, {1: ["a c d"]})
+    figures, _ = caption_metrics({1: ["a b c d"]}, {1: "a c d"})
     assert figures["ROUGE-L"] == pytest.approx((1 + 1.44) * 1 * 0.75 / (0.75 + 1.44 * 1))
 
 
 def test_cider_of_perfect_captions_is_ten():
     texts = {1: "a dog on a couch in a room", 2: "two people ride their bikes here", 3: "pizza with olives and cheese"}
-    figures, each = caption_metrics({n: [text] for n, text in texts.items()}, {n: [text] for n, text in texts.items()})
+    figures, each = caption_metrics({n: [text] for n, text in texts.items()}, texts)
     assert figures["CIDEr-D"] == pytest.approx(10)
     assert each == pytest.approx([10, 10, 10])
 
@@ -116,3 +122,41 @@ def test_images_without_references_do_not_count():
 def test_empty_captions_score_zero():
     scores = scores_of([predicted(n, "", ["a dog sits here"]) for n in (1, 2)])
     assert set(scores.metrics.values()) == {0}
+
+
+def test_metrics_are_those_of_cocos_evaluation():
+    """What pycocoevalcap 1.2 gives for these words."""
+    references = {n: list(pairs.values()) for n, pairs in REFERENCES.items()}
+    figures, ciders = caption_metrics(references, {n: words for n, (_, words) in CAPTIONS.items()})
+    expected = {
+        "BLEU-1": 0.9555630361814149,
+        "BLEU-2": 0.9038721432017026,
+        "BLEU-3": 0.7308267748354312,
+        "BLEU-4": 0.4894376041369737,
+        "ROUGE-L": 0.7171059445584412,
+        "CIDEr-D": 2.116216397519445,
+    }
+    assert figures == pytest.approx(expected, abs=1e-9)
+    assert ciders == pytest.approx([2.84456635, 1.40174447, 2.10233837], abs=1e-8)
+
+
+SENTENCES = st.lists(st.sampled_from("abcde"), max_size=12).map(" ".join)
+IMAGES = st.lists(st.tuples(SENTENCES, st.lists(SENTENCES, min_size=1, max_size=4)), min_size=1, max_size=5)
+
+
+@given(IMAGES.filter(lambda images: any(any(texts) for _, texts in images)))
+def test_metrics_equal_pycocoevalcap(images: list[tuple[str, list[str]]]):
+    """Where it is installed; without any word in all references it has no CIDEr-D."""
+    bleu, cider, rouge = (
+        pytest.importorskip(f"pycocoevalcap.{name}.{name}", reason="pycocoevalcap is not installed")
+        for name in ("bleu", "cider", "rouge")
+    )
+    references, captions = {n: texts for n, (_, texts) in enumerate(images)}, {n: c for n, (c, _) in enumerate(images)}
+    theirs = references, {n: [caption] for n, caption in captions.items()}
+    figures, ciders = caption_metrics(references, captions)
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints lengths
+        bleus, _ = bleu.Bleu(4).compute_score(*theirs)
+    cider_mean, cider_each = cider.Cider().compute_score(*theirs)
+    expected = [*bleus, rouge.Rouge().compute_score(*theirs)[0], cider_mean]
+    assert list(figures.values()) == pytest.approx(expected, abs=1e-9)
+    assert ciders == pytest.approx(cider_each, abs=1e-9)

@@ -210,6 +210,7 @@ def test_a_run_goes_on_where_it_ended(folder_cfg: CFG, tmp_path: Path, capsys):
     assert [line["file_name"] for line in lines(path)] == [line["file_name"] for line in whole]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_goes_on(folder_cfg: CFG, tmp_path: Path):
     path = tmp_path / "out" / "results.jsonl"
     flags = ["--image", folder_cfg.infer.image[0], "--weights", folder_cfg.infer.weights, "--output-dir", path.parent]
@@ -224,6 +225,7 @@ def test_a_run_that_is_killed_goes_on(folder_cfg: CFG, tmp_path: Path):
     assert sorted(names(path)) == [f"{number:03}.png" for number in range(7)]
 
 
+@pytest.mark.slow
 def test_two_processes_write_what_one_does(folder_cfg: CFG, tmp_path: Path, torchrun: list[str]):
     (Path(folder_cfg.infer.image[0]) / "bad.png").write_text("no image", encoding="utf-8")
     outputs = [tmp_path / "one", tmp_path / "two"]

@@ -11,7 +11,7 @@ from PIL import Image
 from pix2seq.config import InferCFG
 from pix2seq.errors import UserError
 from pix2seq.infer.image_names import WebImage, find_images, is_one, read_named, unique_names
-from tests.weights.server import Server, running
+from tests.server import Server, running
 
 
 @pytest.fixture

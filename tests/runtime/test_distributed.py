@@ -1,5 +1,6 @@
 """Computations of several processes together."""
 
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -60,3 +61,25 @@ def test_processes_that_were_restarted_find_nothing_of_those_before(first: int):
     with ThreadPoolExecutor(3) as processes:
         for own in ("before", "after"):
             assert list(processes.map(addresses, range(3), [own] * 3, timeout=30)) == [[own] * 3] * 3
+
+
+RESTARTED = """
+import os, signal, torch
+from pix2seq.runtime import distributed
+
+distributed.start(torch.device("cpu"))
+assert distributed.gather([distributed.rank()]) == [0, 1]
+distributed.barrier()
+if distributed.restarts() < 10:
+    os.kill(os.getpid(), signal.SIGKILL)
+distributed.stop()
+"""
+
+
+@pytest.mark.slow
+def test_processes_killed_ten_times_find_each_other_after_each_restart(torchrun: list[str], tmp_path: Path):
+    script = tmp_path / "restarted.py"
+    script.write_text(RESTARTED, encoding="utf-8")
+    command = [*torchrun, "--max-restarts", "10", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -45,3 +45,18 @@ def test_a_process_that_has_timm_keeps_everything():
     before = list(sys.meta_path)
     leave_out_unused("resnet18")
     assert sys.meta_path == before
+
+
+def test_shapes_are_computed_without_the_compiler():
+    code = """
+import torch
+from pix2seq.config import PRESETS
+from pix2seq.models.pix2seq import Pix2Seq
+from pix2seq.runtime.light_imports import without_compiler
+with torch.device("meta"), without_compiler():
+    Pix2Seq(PRESETS["demo"].model)
+print("torch._dynamo" in sys.modules)
+import torch._dynamo
+print(torch._dynamo.disable.__module__)
+"""
+    assert run(code) == "False\ntorch._dynamo.decorators\n"

@@ -13,7 +13,7 @@ import pytest
 from pix2seq.errors import UserError
 from pix2seq.runtime import web
 from pix2seq.runtime.web import fetch_bytes
-from tests.weights.server import Server, running
+from tests.server import Server, running
 
 DATA = bytes(range(256)) * 1000  # 256 kB
 

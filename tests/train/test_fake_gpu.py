@@ -17,7 +17,7 @@ from pix2seq.models import step
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.train.engine import Trainer
 from pix2seq.train.learner import Learner
-from pix2seq.train.optimizer import Optimizers, update_average
+from pix2seq.train.optimizer import Optimizers
 
 CUDA = torch.device("cuda")
 
@@ -92,14 +92,12 @@ def test_gradients_have_no_shape_that_depends_on_data(trainer: Trainer, batch: B
 def test_updates_on_a_gpu(trainer: Trainer, optimizer: str):
     with FakeTensorMode():
         model, head = learner_on(CUDA, trainer.cfg, trainer).parts
-        average = learner_on(CUDA, trainer.cfg, trainer).parts[0]
         optimizers = Optimizers(model, head, config.replace(trainer.cfg, optimizer=optimizer))
         for _ in range(2):
             for parameter in (*model.parameters(), *head.parameters()):
                 parameter.grad = torch.ones_like(parameter)
             assert nn.utils.clip_grad_norm_(model.parameters(), 1.0).device.type == "cuda"
             optimizers.step(1e-3)
-            update_average(average, model, 0, 0.9)
 
 
 def test_a_step_of_decoding_on_a_gpu(trainer: Trainer, monkeypatch: pytest.MonkeyPatch):

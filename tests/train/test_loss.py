@@ -1,10 +1,9 @@
-"""The token loss, and averaged weights."""
+"""The token loss."""
 
 import pytest
 import torch
 
 from pix2seq.token_ids import COORD_SHIFT
-from pix2seq.train.engine import update_average
 from pix2seq.train.loss import token_loss
 
 V = 2100
@@ -99,24 +98,3 @@ def test_only_coordinates_are_soft():
     logits, targets, weights = random_batch()
     targets %= COORD_SHIFT
     torch.testing.assert_close(token_loss(logits, targets, weights, 2.0), token_loss(logits, targets, weights))
-
-
-def test_averaged_weights_follow_the_decay():
-    average, model = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
-    expected = 0.9 * average.weight.detach() + 0.1 * model.weight.detach()
-    update_average(average, model, step=10_000, decay=0.9)
-    torch.testing.assert_close(average.weight.detach(), expected)
-
-
-def test_averaged_weights_soon_forget_the_initial_ones():
-    average, model = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
-    for step in range(100):
-        update_average(average, model, step, decay=0.9995)
-    torch.testing.assert_close(average.weight, model.weight, atol=1e-3, rtol=0)
-
-
-def test_without_averaging_the_weights_are_the_models():
-    average, model = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2)
-    model(torch.randn(8, 2))
-    update_average(average, model, step=0, decay=0.0)
-    assert all(map(torch.equal, average.state_dict().values(), model.state_dict().values()))

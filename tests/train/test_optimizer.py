@@ -1,4 +1,4 @@
-"""Optimizers and their learning rate."""
+"""Optimizers, their learning rate, and the average of the weights."""
 
 import math
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pix2seq import config
 from pix2seq.config import CFG
 from pix2seq.models.pix2seq import Pix2Seq
-from pix2seq.train.optimizer import Optimizers, learning_rate
+from pix2seq.train.optimizer import Optimizers, learning_rate, moving_average
 
 
 def test_warm_up_is_linear_from_zero():
@@ -183,3 +183,28 @@ def test_states_of_other_optimizers_are_refused(tiny_model, tiny_model_cfg: CFG)
     )
     with pytest.raises(ValueError):
         adamw.load_state_dict(muon.state_dict(), tiny_model_cfg)
+
+
+@pytest.mark.parametrize("foreach", [True, False])
+@pytest.mark.parametrize("step, weight", [(0, 0.9), (10, 9 / 20), (10**6, 0.0005)])
+def test_averaged_weights_and_statistics_follow_a_decay_that_grows(step: int, weight: float, foreach: bool):
+    model = torch.nn.BatchNorm1d(2)
+    average = moving_average(model, decay=0.9995, foreach=foreach)
+    before = {name: value.clone() for name, value in average.module.state_dict().items()}
+    torch.nn.init.normal_(model.weight)
+    for _ in range(3):
+        model(torch.randn(8, 2) + 5)
+    average.update(model, step)
+    found = average.module.state_dict()
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        torch.testing.assert_close(found[name], before[name].lerp(model.state_dict()[name], weight))
+    assert found["num_batches_tracked"] == 3
+
+
+def test_the_average_soon_forgets_the_initial_weights():
+    model = torch.nn.Linear(2, 2)
+    average = moving_average(model, decay=0.9995)
+    torch.nn.init.ones_(model.weight)
+    for step in range(100):
+        average.update(model, step)
+    torch.testing.assert_close(average.module.weight, model.weight, atol=1e-3, rtol=0)

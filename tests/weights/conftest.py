@@ -1,20 +1,19 @@
 """Official checkpoints, each converted once."""
 
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pix2seq.models.weights import Weights, load_weights
-from pix2seq.weights import official, transfer
+from pix2seq.weights import official
 from pix2seq.weights.conversion import convert
 from pix2seq.weights.official_config import read_config
 from tests.conftest import reference_models
+from tests.server import Server
 from tests.weights.bundle_writer import write_checkpoint
 from tests.weights.official_vit import Sizes, vit_arrays
-from tests.weights.server import Server, running
 
 
 @pytest.fixture(scope="session")
@@ -48,22 +47,10 @@ def converted(reference_model: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server on this machine; no pauses between tries, no proxy on the way."""
-    monkeypatch.setattr(transfer, "PAUSES_S", (0, 0, 0))
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with running() as server:
-        monkeypatch.setenv(official.MIRROR, server.url)
-        yield server
-
-
-@pytest.fixture
-def closed_url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """An address where nobody answers."""
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        yield f"http://127.0.0.1:{closed.getsockname()[1]}"
+def server(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """That of all tests, as the mirror of the official files."""
+    monkeypatch.setenv(official.MIRROR, server.url)
+    return server
 
 
 @pytest.fixture

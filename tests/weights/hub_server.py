@@ -4,7 +4,7 @@ import base64
 import hashlib
 import json
 
-from tests.weights.server import COMMIT, Handler, Server
+from tests.server import COMMIT, Handler, Server
 
 TOKEN = "hf_of_a_test"
 

@@ -12,7 +12,7 @@ from pix2seq.models.weights import load_weights
 from pix2seq.runtime.paths import ROOT
 from pix2seq.weights.download import download
 from pix2seq.weights.official import MIRROR, table
-from tests.weights.server import Server
+from tests.server import Server
 
 NAME, FOLDER = "coco-vit-b-640", "/coco_det_finetune/vit_b_640x640"
 

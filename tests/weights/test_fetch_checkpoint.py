@@ -15,8 +15,8 @@ from pix2seq.weights import fetch_checkpoint
 from pix2seq.weights.fetch_checkpoint import Pieces, byte_ranges, fetch_files, fetch_model
 from pix2seq.weights.tensor_bundle import Entry
 from pix2seq.weights.tf_checkpoint import ObjectCheckpoint, open_checkpoint
+from tests.server import Server
 from tests.weights.bundle_writer import write_checkpoint
-from tests.weights.server import Server
 
 FOLDER = "/coco/vit"
 STATE = b'model_checkpoint_path: "ckpt-7"\nall_model_checkpoint_paths: "ckpt-5"\nall_model_checkpoint_paths: "ckpt-7"\n'

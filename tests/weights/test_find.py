@@ -18,9 +18,9 @@ from pix2seq.weights import official, official_fetch
 from pix2seq.weights.find import describe_names, find_weights
 from pix2seq.weights.tensor_bundle import Bundle
 from pix2seq.weights.tf_checkpoint import OBJECT_GRAPH
+from tests.server import COMMIT, Server
 from tests.weights.bundle_writer import write_checkpoint
 from tests.weights.official_vit import Sizes, vit_arrays
-from tests.weights.server import COMMIT, Server
 
 NAME, FOLDER = "coco-vit-b-640", "/coco_det_finetune/vit_b_640x640"
 MULTI, MULTI_FOLDER = "multi-vit-b-640", "/multi_task/ckpt/vit_b_640x640"
@@ -90,6 +90,11 @@ def test_a_fetched_config_json_that_cannot_be_used_is_asked_for_again(published:
         find_weights(NAME)
     published.files[f"{FOLDER}/config.json"] = b'{"model": {"image_size": 704}}'
     assert load_weights(find_weights(NAME)).cfg.model.image_size == 704
+
+
+def test_a_server_without_the_files_is_named_with_the_way_out(server: Server, cache: Path) -> None:
+    with pytest.raises(UserError, match=r"the server responded 404 .*; name a mirror with PIX2SEQ_BASE_URL$"):
+        find_weights(NAME)
 
 
 def test_a_multi_task_name_has_captions(multi_task: Server, cache: Path) -> None:

@@ -23,8 +23,8 @@ from pix2seq.models.weights import Weights, load_weights, save_weights
 from pix2seq.runtime.paths import ROOT
 from pix2seq.tasks import choose_tasks
 from pix2seq.weights.card import SPECIAL, escaped, model_card
+from tests.server import running
 from tests.weights.hub_server import TOKEN, HubServer
-from tests.weights.server import running
 
 NASTY = "---\nlicense: mit\n---\n# <script>alert(1)</script> | `x` [y](http://z) \x1b[31m ‮"
 

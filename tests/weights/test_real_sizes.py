@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from pix2seq.runtime.paths import ROOT
+from tests.server import Server
 from tests.weights.bundle_writer import VALUE, Array, write_checkpoint
-from tests.weights.server import Server
 
 NAME, FOLDER = "multi-vit-b-640", "/multi_task/ckpt/vit_b_640x640"
 TEXT_MODEL = "/multi_task/data/c4_en_32k_spm.model"

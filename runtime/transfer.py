@@ -19,7 +19,6 @@ from tqdm import tqdm
 
 from pix2seq.errors import UserError, plain
 from pix2seq.runtime.web import Redirects, reason
-from pix2seq.weights.official import MIRROR
 
 TIMEOUT_S = 30
 PAUSES_S = (1, 2, 4, 8, 16)  # before each retry while a file makes no progress
@@ -33,7 +32,11 @@ class Unreachable(UserError):
     """There is no connection to the server."""
 
 
-class Missing(UserError):
+class Refused(UserError):
+    """What the server answers cannot be used; another server's answer may."""
+
+
+class Missing(Refused):
     """The server has no such file."""
 
 
@@ -49,19 +52,23 @@ class Changed(Exception):
     """The file on the server is another one than that of which a part is here; the part is gone."""
 
 
-class _Redirects(Redirects):
-    advice = f"name another mirror with {MIRROR}"
+OPENER = build_opener(Redirects)
 
 
-OPENER = build_opener(_Redirects)
-
-
-def fetch(url: str, path: Path, ranges: Sequence[Range] = (), patient: bool = True) -> None:
+def fetch(
+    url: str,
+    path: Path,
+    ranges: Sequence[Range] = (),
+    patient: bool = True,
+    size: int | None = None,
+    is_shown: bool = True,
+) -> None:
     """Download `url`, or only the `ranges` of its bytes, one after the other, to `path` unless that exists.
 
-    An interrupted transfer goes on where it stopped, in any later call. Raises UserError if the server refuses, or if
-    several tries in a row transfer no new bytes (unless `patient`, already after one), Unreachable if there were none
-    at all, and NoRanges if the server cannot send parts of a file.
+    A file that has not `size` bytes, where that is known, is refused before it arrives; `is_shown` says whether a bar
+    shows the progress. An interrupted transfer goes on where it stopped, in any later call. Raises UserError if the
+    server refuses, or if several tries in a row transfer no new bytes (unless `patient`, already after one),
+    Unreachable if there were none at all, and NoRanges if the server cannot send parts of a file.
     """
     if path.is_file():
         return
@@ -70,12 +77,12 @@ def fetch(url: str, path: Path, ranges: Sequence[Range] = (), patient: bool = Tr
     most_bytes = failures = changes = 0
     while True:
         try:
-            _transfer(url, partial, ranges)
+            _transfer(url, partial, ranges, size, is_shown)
             break
         except Changed:
             changes += 1
             if changes > len(PAUSES_S):
-                raise UserError(f"{url} is another file at every request; name a mirror with {MIRROR}") from None
+                raise Refused(f"{url} is another file at every request") from None
         except Interrupted as error:
             got_bytes = _size(partial)
             failures = 1 if got_bytes > most_bytes else failures + 1
@@ -93,27 +100,30 @@ def fetch(url: str, path: Path, ranges: Sequence[Range] = (), patient: bool = Tr
     _version_file(partial).unlink(missing_ok=True)
 
 
-def fetch_text(url: str) -> str:
-    """A small file as text, without retries, so that a missing network is reported at once."""
+def fetch_text(url: str, most: int = BLOCK_BYTES) -> str:
+    """The first `most` bytes of a file as text, without retries, so that a missing network is reported at once."""
     try:
         with _open(url) as response:
-            return response.read(BLOCK_BYTES).decode(errors="replace")
+            return response.read(most).decode(errors="replace")
     except (OSError, HTTPException, Interrupted) as error:
         raise Unreachable(f"{url} cannot be reached ({reason(error)})") from None
 
 
-def _transfer(url: str, partial: Path, ranges: Sequence[Range]) -> None:
+def _transfer(url: str, partial: Path, ranges: Sequence[Range], size: int | None, is_shown: bool) -> None:
     """Append to `partial` what it lacks; raise Changed if the remote file has changed, or cannot be resumed."""
     version_file = _version_file(partial)
     done = _size(partial) if version_file.is_file() else 0
     wanted = sum(end - start for start, end in ranges)
     look = {"desc": partial.stem, "unit": "B", "unit_scale": True, "delay": 1}  # of small files there is none to see
+    look["disable"] = not is_shown
     with tqdm(total=wanted or None, initial=done, **look) as bar:
         for start, end in _rest(ranges, done):
             with _open(url, start, end) as response:
                 first, total = _extent(response, url)
                 if ranges and response.status != 206:
                     raise NoRanges
+                if size not in (None, total):
+                    raise Refused(f"{url} has {total:,} bytes and should have {size:,}: it is cut, or another file")
                 if end is not None and end > total:
                     raise UserError(f"{url} has {total:,} bytes and should have {end:,}: it is cut on the server")
                 if ranges and first != start:
@@ -182,16 +192,16 @@ def _open(url: str, start: int = 0, end: int | None = None) -> HTTPResponse:
         answer = f"the server responded {error.code} {plain(str(error.reason))}"
         if error.code in (408, 429) or error.code >= 500:
             raise Interrupted(answer) from None
-        kind = Missing if error.code in MISSING else UserError
-        raise kind(f"{url} cannot be downloaded: {answer}; name a mirror with {MIRROR}") from None
+        kind = Missing if error.code in MISSING else Refused
+        raise kind(f"{url} cannot be downloaded: {answer}") from None
     except (OSError, HTTPException) as error:
         raise Interrupted(reason(error)) from None
     except ValueError as error:  # of an address that is none, perhaps the server's redirection to it
-        raise UserError(f"{url} leads to no address ({plain(str(error))}); name a mirror with {MIRROR}") from None
+        raise Refused(f"{url} leads to no address ({plain(str(error))})") from None
     encoding = response.headers.get("Content-Encoding", "identity")
     if encoding != "identity":
         response.close()
-        raise UserError(f"{url} comes compressed ({plain(encoding)}), unasked for; name a mirror with {MIRROR}")
+        raise Refused(f"{url} comes compressed ({plain(encoding)}), unasked for")
     return response
 
 
@@ -207,7 +217,7 @@ def _extent(response: HTTPResponse, url: str) -> tuple[int, int]:
     header = response.headers.get("Content-Range" if response.status == 206 else "Content-Length", "")
     match = re.fullmatch(r"bytes (\d+)-\d+/(\d+)" if response.status == 206 else r"()(\d+)", header)
     if match is None:
-        raise UserError(f"{url} does not report its size, so it cannot be checked; name a mirror with {MIRROR}")
+        raise Refused(f"{url} does not report its size, so it cannot be checked")
     return int(match[1] or 0), int(match[2])
 
 

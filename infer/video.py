@@ -1,0 +1,255 @@
+"""Predict on the frames of a video or a camera, and write a video with drawings and results in a line for each frame.
+
+Frames are computed a batch at a time. What a batch gives is kept in a folder of parts beside the output, so that an
+interrupted run can go on; video and results take their names when all of it is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pix2seq.config import CFG, to_json
+from pix2seq.errors import UserError, plain
+from pix2seq.runtime.console import tell
+from pix2seq.runtime.files import replacing, require_regular, write_whole, writing
+
+if TYPE_CHECKING:
+    import cv2
+
+    from pix2seq.infer.predictor import Predictor
+
+USUAL_FPS = 25.0  # of cameras that do not tell theirs
+MOST_FPS = 1000.0
+# What FFmpeg may open: files alone, and of kinds that name no other files.
+OPTIONS = (
+    "protocol_whitelist;file|format_whitelist;mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,m4v,flv,ogg,"
+    "asf,gif,h264,hevc,mjpeg"
+)
+os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = OPTIONS
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read once, when it is first used: what is wrong is said here
+PART_CODEC, CODEC = "MJPG", "mp4v"  # both are in every build of OpenCV
+
+
+@dataclass(frozen=True)
+class Video:
+    """An opened video: its `name` for files, size in pixels, frames per second, and `frames` (None: no one knows)."""
+
+    capture: cv2.VideoCapture
+    name: str
+    size: tuple[int, int]
+    fps: float
+    frames: int | None
+
+    @property
+    def is_camera(self) -> bool:
+        """Whether it has no end, and no frame comes twice."""
+        return self.frames is None
+
+    def read(self, stride: int, done: int = 0) -> Iterator[np.ndarray]:
+        """Every `stride`-th frame (H, W, 3) uint8 RGB, but the first `done` of them."""
+        number = 0
+        while self.capture.grab():
+            if number % stride == 0 and number // stride >= done:
+                _, frame = self.capture.retrieve()
+                if frame is None or frame.shape[1::-1] != self.size:
+                    return
+                yield np.ascontiguousarray(frame[:, :, ::-1])
+            number += 1
+
+
+@contextlib.contextmanager
+def open_video(name: str, max_megapixels: float) -> Iterator[Video]:
+    """A video file, or the camera of a number; raise UserError if it is none or cannot be opened."""
+    import cv2
+
+    cv2.utils.logging.setLogLevel(0)
+    is_camera = name.isdecimal() and len(name) < 4
+    if not is_camera:
+        try:
+            require_regular(Path(name))
+        except OSError as error:
+            reason = plain(error.strerror or str(error))
+            raise UserError(
+                f"--video expects a video file or a camera's number, got {plain(name)} ({reason})"
+            ) from None
+    capture = cv2.VideoCapture(int(name)) if is_camera else cv2.VideoCapture(name, cv2.CAP_FFMPEG)
+    try:
+        width, height, fps, frames = (
+            capture.get(which)
+            for which in (
+                cv2.CAP_PROP_FRAME_WIDTH,
+                cv2.CAP_PROP_FRAME_HEIGHT,
+                cv2.CAP_PROP_FPS,
+                cv2.CAP_PROP_FRAME_COUNT,
+            )
+        )
+        if not capture.isOpened() or min(width, height) < 1:
+            kind = "there is no camera" if is_camera else "no video that can be read is in"
+            raise UserError(f"{kind} {plain(name)}; expected a camera's number or a file such as an mp4, avi or mkv")
+        if width * height > max_megapixels * 1e6:
+            raise UserError(f"{plain(name)} has frames of {width:.0f} × {height:.0f} pixels; raise --max-megapixels")
+        fps = fps if 0 < fps <= MOST_FPS else USUAL_FPS
+        stem = f"camera_{name}" if is_camera else Path(name).stem
+        yield Video(capture, stem, (int(width), int(height)), fps, None if is_camera else max(int(frames), 0))
+    finally:
+        capture.release()
+
+
+def run(cfg: CFG) -> None:
+    """Do `cfg.tasks` on the frames of `--video`."""
+    if not cfg.infer.video:
+        raise UserError("--video expects a video file, or the number of a camera, got none")
+    target = Path(cfg.infer.output_dir)
+    with open_video(cfg.infer.video, cfg.infer.max_megapixels) as video:
+        from pix2seq.infer.load import load_predictor
+
+        predictor = load_predictor(cfg)
+        predictor.require(cfg.tasks)
+        with writing(target):
+            target.mkdir(parents=True, exist_ok=True)
+            parts = Parts(target / f"{video.name}.parts", video, cfg)
+            describe_frames(video, parts, predictor, cfg)
+            files = parts.join(target)
+    print(f"wrote {', '.join(plain(str(path)) for path in files)}")
+
+
+def describe_frames(video: Video, parts: Parts, predictor: Predictor, cfg: CFG) -> None:
+    """Predict on the frames that no part holds yet, and write a part for each batch."""
+    from tqdm import tqdm
+
+    stride, most, done = cfg.infer.stride, cfg.infer.max_frames, parts.done
+    expected = None if video.frames is None else -(-video.frames // stride)
+    if most:
+        expected = most if expected is None else min(expected, most)
+    if done:
+        tell(f"{done} frames are done; the run goes on behind them")
+    frames = islice(video.read(stride, done), max(most - done, 0) if most else None)
+    try:
+        with tqdm(total=expected, initial=done, unit="frame", disable=None) as bar:
+            while batch := list(islice(frames, cfg.infer.eval_batch_size)):
+                results = predictor.describe_images(batch, cfg.tasks)
+                drawn = [predictor.draw(*pair) for pair in zip(batch, results, strict=True)]
+                entries = [
+                    {
+                        "frame": (number := (done + index) * stride),
+                        "seconds": round(number / video.fps, 4),
+                        "results": predictor.to_coco(number, result),
+                    }
+                    for index, result in enumerate(results)
+                ]
+                parts.add(drawn, entries)
+                done += len(batch)
+                bar.update(len(batch))
+    except KeyboardInterrupt:
+        if not video.is_camera:
+            tell("interrupted; the same command goes on from here")
+            raise
+    if not done:
+        raise UserError(f"{plain(cfg.infer.video)} has no frame that can be read; it is damaged, or no video")
+    if expected and done < expected and not video.is_camera:
+        tell(f"{plain(cfg.infer.video)} announces {expected} frames of this stride, of which {done} could be read")
+
+
+class Parts:
+    """A folder with what is done of a video: for each batch a video, and the lines of its frames, which come last.
+
+    Those of another video, or of other settings, are refused with a UserError; a camera's are begun anew.
+    """
+
+    def __init__(self, folder: Path, video: Video, cfg: CFG) -> None:
+        self.folder, self.video, self.fps = folder, video, video.fps / cfg.infer.stride
+        about = Path("about.json")
+        stated = {"video": _identity(cfg.infer.video, video), "settings": to_json(cfg)}
+        text = json.dumps(stated)
+        if folder.is_dir() and video.is_camera:
+            shutil.rmtree(folder)
+        if folder.is_dir() and _read(folder / about) not in ("", text):
+            raise UserError(f"{folder} holds parts of a run with other settings; finish that, or delete the folder")
+        folder.mkdir(exist_ok=True)
+        write_whole(folder / about, text)
+        self.lines = sorted(folder.glob("*.jsonl"))
+        self.done = sum(path.read_text(encoding="utf-8").count("\n") for path in self.lines)
+
+    def add(self, frames: Sequence[np.ndarray], entries: Sequence[dict]) -> None:
+        """A batch: drawn `frames` (H, W, 3) and what is known about each."""
+        path = self.folder / f"{len(self.lines):06d}.jsonl"
+        with write_video(path.with_suffix(".avi"), PART_CODEC, self.fps, self.video.size) as write:
+            for frame in frames:
+                write(frame)
+        write_whole(path, "".join(json.dumps(entry) + "\n" for entry in entries))
+        self.lines.append(path)
+
+    def join(self, target: Path) -> list[Path]:
+        """Make one video and one file of lines of all parts, in `target`, and remove the parts."""
+        video, lines = target / f"{self.video.name}.mp4", target / f"{self.video.name}.jsonl"
+        with write_video(self.folder / video.name, CODEC, self.fps, self.video.size) as write:
+            for path in self.lines:
+                for frame in _frames(path.with_suffix(".avi")):
+                    write(frame)
+        with replacing(lines) as unfinished, unfinished.open("w", encoding="utf-8") as file:
+            for path in self.lines:
+                file.write(path.read_text(encoding="utf-8"))
+        os.replace(self.folder / video.name, video)
+        shutil.rmtree(self.folder)
+        return [video, lines]
+
+
+@contextlib.contextmanager
+def write_video(path: Path, codec: str, fps: float, size: tuple[int, int]) -> Iterator:
+    """A function that appends a frame (H, W, 3) RGB to a video file; OSError if the file cannot be written."""
+    import cv2
+
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*codec), fps, size)
+    if not writer.isOpened():
+        raise OSError(None, f"no {codec} video of {size[0]} × {size[1]} pixels can be written", str(path))
+    written = 0
+
+    def write(frame: np.ndarray) -> None:
+        nonlocal written
+        writer.write(np.ascontiguousarray(frame[:, :, ::-1]))
+        written += 1
+
+    try:
+        yield write
+    finally:
+        writer.release()
+    if _count(path) != written:  # OpenCV does not tell of a full disk
+        raise OSError(None, "the disk may be full", str(path))
+
+
+def _count(path: Path) -> int:
+    """Frames of a video file."""
+    return sum(1 for _ in _frames(path))
+
+
+def _frames(path: Path) -> Iterator[np.ndarray]:
+    import cv2
+
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    try:
+        while (read := capture.read())[0]:
+            yield read[1][:, :, ::-1]
+    finally:
+        capture.release()
+
+
+def _identity(name: str, video: Video) -> list:
+    """What tells whether a file is the one that a run began with."""
+    if video.is_camera:
+        return [name]
+    state = Path(name).stat()
+    return [str(Path(name).resolve()), state.st_size, state.st_mtime_ns]
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
