@@ -56,7 +56,7 @@ def environment(hub: HubServer, tmp_path: Path) -> dict[str, str]:
 
 def push(*args: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
     command = [sys.executable, ROOT / "weights" / "push.py", *args]
-    return subprocess.run([str(part) for part in command], capture_output=True, text=True, env=env, timeout=120)
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, env=env, timeout=600)
 
 
 def parts(card: str) -> tuple[dict, list[str]]:
@@ -152,7 +152,7 @@ def test_what_was_pushed_loads_again_from_the_hub(hub: HubServer, path: Path, en
         "pix2seq.load('hf://owner/tiny', device='cpu')\n"
         "print(find_weights('hf://owner/tiny@main/model.safetensors'))"
     )
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=600)
     assert loaded.returncode == 0, loaded.stderr
     again, once = load_weights(Path(loaded.stdout.strip())), load_weights(path)
     state = once.model.state_dict()
@@ -169,7 +169,7 @@ UPLOAD = (
 
 def upload(env: dict[str, str], **options: bool) -> subprocess.CompletedProcess:
     code = UPLOAD.replace("OPTIONS", repr(options))
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=60)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=600)
 
 
 def test_files_on_the_hub_stay_without_overwrite(hub: HubServer, environment: dict[str, str]):
