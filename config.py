@@ -137,7 +137,7 @@ class DataCFG:
     """Images, annotations and how they become sequences."""
 
     data_root: str = setting(
-        "", "folder of COCO, Pascal VOC, YOLO, shards or your own data, several with commas; empty: synthetic scenes"
+        "", "folder of COCO, VOC, YOLO, shards or your own data, several with commas; empty: drawn scenes"
     )
     data_weights: str = setting(
         "", "how often an epoch has the images of each folder of data_root, such as 1,2,0.5; empty: once"

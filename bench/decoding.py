@@ -18,8 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from timing import bandwidth, machine, record, seconds, spread
-
+from pix2seq.bench.timing import bandwidth, machine, record, seconds, spread
 from pix2seq.command_line import run_script
 from pix2seq.config import PRESETS, replace
 

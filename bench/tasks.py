@@ -12,8 +12,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from timing import machine, record, seconds, spread
-
+from pix2seq.bench.timing import machine, record, seconds, spread
 from pix2seq.command_line import run_script
 from pix2seq.runtime.paths import ROOT
 

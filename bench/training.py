@@ -21,8 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from timing import machine, record, seconds, spread
-
+from pix2seq.bench.timing import machine, record, seconds, spread
 from pix2seq.command_line import run_script
 from pix2seq.config import PRESETS, replace
 

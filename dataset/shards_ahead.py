@@ -34,7 +34,7 @@ class FetchedAhead(Sampler):
 
     def __iter__(self) -> Iterator[list[tuple[int, ...]]]:
         drawn: deque[list[tuple[int, ...]]] = deque()
-        needed: Counter[int] = Counter()  # batches drawn, but not passed on yet, by shard
+        needed: Counter[int] = Counter()  # batches drawn, but not read yet, by shard
         waiting: SimpleQueue[int | None] = SimpleQueue()
         for _ in range(FETCHERS):
             Thread(target=self._fetch_all, args=(waiting,), daemon=True).start()  # none delays the end of a run
@@ -48,9 +48,9 @@ class FetchedAhead(Sampler):
                 drawn.append(batch)
                 needed.update(shards)
                 while len(needed) > self.most:
-                    yield self._next(drawn, needed)
-            while drawn:
-                yield self._next(drawn, needed)
+                    yield drawn[0]
+                    self._forget(drawn.popleft(), needed)  # only now is it read
+            yield from drawn
         finally:
             with suppress(Empty):
                 while True:
@@ -58,12 +58,10 @@ class FetchedAhead(Sampler):
             for _ in range(FETCHERS):
                 waiting.put(None)
 
-    def _next(self, drawn: deque[list[tuple[int, ...]]], needed: Counter[int]) -> list[tuple[int, ...]]:
-        batch = drawn.popleft()
+    def _forget(self, batch: list[tuple[int, ...]], needed: Counter[int]) -> None:
         needed.subtract(self._shards_of(batch))
         for number in [number for number, batches in needed.items() if not batches]:
             del needed[number]
-        return batch
 
     def _shards_of(self, batch: list[tuple[int, ...]]) -> set[int]:
         numbers = self.sampler.shards[[key[1] for key in batch]]

@@ -29,7 +29,7 @@ class Redirects(HTTPRedirectHandler):
     def redirect_request(self, req: Request, fp: BinaryIO, code: int, msg: str, headers: Message, newurl: str) -> Any:
         allowed = SCHEMES[:1] if req.full_url.startswith("https://") else SCHEMES
         if not newurl.startswith(allowed):
-            raise UserError(f"{req.full_url} leads to {plain(newurl)}, which is no https address; name another")
+            raise UserError(f"{req.full_url} leads to {plain(newurl)}, which is no https address; name another address")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 

@@ -275,7 +275,8 @@ def test_written_commands_have_flags_that_their_scripts_take_and_numbers_in_rang
     text = (ROOT / name).read_text(encoding="utf-8").replace("\\\n", " ")
     for script, flags in re.findall(r"(\w+/\w+\.py)\b([^\n|`#]*)", text):
         if script in SCRIPTS:
-            taken = flags_in(run(script, "--help-all")[1]) | {"--no-check-data"}
+            taken = flags_in(run(script, "--help-all")[1])
+            taken |= {flag.replace("--", "--no-", 1) for flag in taken}
             assert set(re.findall(r"--[a-z][a-z-]*", flags)) - {"--nproc-per-node"} <= taken, script
     kinds = {name: {"int": int, "float": float}.get(member.type) for name, member in FIELDS.items()}
     found = [(word.replace("-", "_"), number) for word, number in re.findall(r"--([a-z-]+) (-?\d[\d.]*)", text)]

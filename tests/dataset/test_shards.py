@@ -234,7 +234,7 @@ def test_shards_are_packed_alike_and_into_no_folder_with_files(scenes_root: Path
 
 
 def test_any_reader_of_webdataset_finds_images_with_their_annotations(shards_root: Path):
-    with tarfile.open(shards_root / "train-000001.tar") as archive:
+    with tarfile.open(shards_root / "train-000001.tar", encoding="utf-8") as archive:
         files = {member.name: archive.extractfile(member).read() for member in archive}
     keys = [name.partition(".")[0] for name in files]
     assert keys == [f"{number:09d}" for number in range(4, 8) for _ in range(2)]  # the files of a key side by side

@@ -29,9 +29,15 @@ from tests.weights.hub_server import TOKEN, HubServer
 NASTY = "---\nlicense: mit\n---\n# <script>alert(1)</script> | `x` [y](http://z) \x1b[31m ‮"
 
 
+def text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
 @pytest.fixture(scope="session")
 def weights(tiny_model: Pix2Seq, tiny_model_cfg: CFG) -> Weights:
-    return Weights(tiny_model, tiny_model_cfg, {1: "cat", 2: "dog"}, {"words": ["a"]}, step=7, licence="Apache-2.0")
+    return Weights(
+        tiny_model, tiny_model_cfg, {1: "cat", 2: "dog"}, {"words": ["<unk>", "a"]}, step=7, licence="Apache-2.0"
+    )
 
 
 @pytest.fixture
@@ -112,16 +118,22 @@ def test_a_folder_gets_the_hub_s_files(path: Path, tmp_path: Path):
     assert run.returncode == 0, run.stderr
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"model.safetensors", "README.md", "config.json"}
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == path.read_bytes()
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["id2label"] == {"1": "cat", "2": "dog"}
+    assert json.loads(text_of(tmp_path / "out" / "config.json"))["id2label"] == {
+        "1": "cat",
+        "2": "dog",
+    }
 
 
 def test_files_that_are_there_stay_without_overwrite(path: Path, tmp_path: Path):
-    (tmp_path / "README.md").write_text("mine")
-    (tmp_path / "other.txt").write_text("mine")
+    (tmp_path / "README.md").write_text("mine", encoding="utf-8")
+    (tmp_path / "other.txt").write_text("mine", encoding="utf-8")
     run = push("--weights", path, "--to", tmp_path)
     assert (run.returncode, run.stdout) == (2, "") and "has README.md already" in run.stderr
     assert push("--weights", path, "--to", tmp_path, "--overwrite").returncode == 0
-    assert (tmp_path / "README.md").read_text().startswith("---\n") and (tmp_path / "other.txt").read_text() == "mine"
+    assert (
+        text_of(tmp_path / "README.md").startswith("---\n")
+        and (tmp_path / "other.txt").read_text(encoding="utf-8") == "mine"
+    )
 
 
 def test_what_is_no_weights_file_leaves_nothing(tmp_path: Path):
@@ -135,7 +147,9 @@ def test_places_on_a_machine_and_a_missing_licence_are_reported(weights: Weights
     save_weights(tmp_path / "w.safetensors", with_fields(weights, cfg=cfg, licence=""))
     run = push("--weights", tmp_path / "w.safetensors", "--to", tmp_path / "out")
     assert "name no licence" in run.stdout and "--data-root" in run.stdout and "jane" not in run.stdout
-    assert "jane" not in (tmp_path / "out" / "config.json").read_text() + (tmp_path / "out" / "README.md").read_text()
+    assert "jane" not in text_of(tmp_path / "out" / "config.json") + (tmp_path / "out" / "README.md").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_what_was_pushed_loads_again_from_the_hub(hub: HubServer, path: Path, environment: dict[str, str]):
