@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     import supervision
 
 ImageLike = str | Path | Image.Image | np.ndarray
+Boxes = np.ndarray | Sequence[Sequence[float]]  # (n, 4) x1 y1 x2 y2 in pixels
+Classes = Class | Sequence[Class]  # one name or id for all boxes, or one for each
 
 
 @dataclass(frozen=True)
@@ -151,22 +153,12 @@ class EncodedImage:
         """The objects."""
         return self._ask(["detection"], None, return_tokens)
 
-    def segment(
-        self,
-        boxes: np.ndarray | Sequence[Sequence[float]],
-        classes: Class | Sequence[Class] = "person",
-        return_tokens: bool = False,
-    ) -> Result:
+    def segment(self, boxes: Boxes, classes: Classes = "person", return_tokens: bool = False) -> Result:
         """A mask for each of `boxes` (n, 4) x1 y1 x2 y2 in pixels; `classes` is one name or id for all or one for
         each."""
         return self._ask(["segmentation"], self._pointed_at(boxes, classes), return_tokens)
 
-    def keypoints(
-        self,
-        boxes: np.ndarray | Sequence[Sequence[float]],
-        classes: Class | Sequence[Class] = "person",
-        return_tokens: bool = False,
-    ) -> Result:
+    def keypoints(self, boxes: Boxes, classes: Classes = "person", return_tokens: bool = False) -> Result:
         """Keypoints for each of `boxes`, as `segment` takes them; raises UserError for classes without keypoints."""
         instances = self._pointed_at(boxes, classes, self.predictor.skeleton.class_ids)
         return self._ask(["keypoint"], instances, return_tokens)
@@ -175,7 +167,7 @@ class EncodedImage:
         """A caption, or several that are sampled."""
         return self._ask(["captioning"], None, return_tokens, num_captions=num_captions)
 
-    def _pointed_at(self, boxes: Any, classes: Any, allowed: Sequence[int] | None = None) -> Instances:
+    def _pointed_at(self, boxes: Boxes, classes: Classes, allowed: Sequence[int] | None = None) -> Instances:
         height, width = self.pixels.shape[:2]
         return pointed_at(boxes, classes, self.predictor.class_names, width, height, allowed)
 
@@ -261,21 +253,11 @@ class Model:
         """See `EncodedImage.detect`."""
         return self._current().detect(return_tokens)
 
-    def segment(
-        self,
-        boxes: np.ndarray | Sequence[Sequence[float]],
-        classes: Class | Sequence[Class] = "person",
-        return_tokens: bool = False,
-    ) -> Result:
+    def segment(self, boxes: Boxes, classes: Classes = "person", return_tokens: bool = False) -> Result:
         """See `EncodedImage.segment`."""
         return self._current().segment(boxes, classes, return_tokens)
 
-    def keypoints(
-        self,
-        boxes: np.ndarray | Sequence[Sequence[float]],
-        classes: Class | Sequence[Class] = "person",
-        return_tokens: bool = False,
-    ) -> Result:
+    def keypoints(self, boxes: Boxes, classes: Classes = "person", return_tokens: bool = False) -> Result:
         """See `EncodedImage.keypoints`."""
         return self._current().keypoints(boxes, classes, return_tokens)
 
