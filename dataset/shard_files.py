@@ -22,6 +22,7 @@ from pix2seq.runtime.console import tell
 from pix2seq.runtime.files import require_regular, write_whole
 from pix2seq.runtime.paths import cache_folder, writable_folder
 from pix2seq.runtime.transfer import Missing, Unreachable, fetch, fetch_text
+from pix2seq.runtime.web import is_web
 from pix2seq.schema import MOST_BYTES, decode, read_bytes
 
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
@@ -189,8 +190,7 @@ def folder_of(url: str) -> Path:
 
     Without a connection it is as it was; raise UserError if there is none yet, or if the address has no such dataset.
     """
-    parts = urlsplit(url)
-    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in HERE):
+    if not (is_web(url) and (url.lower().startswith("https:") or urlsplit(url).hostname in HERE)):
         raise UserError(f"--data-root expects a folder, or the https address of one with {INDEX}; got {plain(url)}")
     url = url.rstrip("/")
     name = re.sub(r"[^\w.-]+", "-", url.rpartition("/")[2])[:40]

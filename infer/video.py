@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -77,7 +77,7 @@ def open_video(name: str, max_megapixels: float) -> Iterator[Video]:
     is_camera = name.isdecimal() and len(name) < 4
     if not is_camera:
         try:
-            require_regular(Path(name))
+            require_regular(Path(_as_text(name)))
         except OSError as error:
             reason = plain(error.strerror or str(error))
             raise UserError(
@@ -189,6 +189,8 @@ class Parts:
         folder.mkdir(exist_ok=True)
         write_whole(folder / about, text)
         self.lines = sorted(folder.glob("*.jsonl"))
+        if self.lines != [folder / f"{number:06d}.jsonl" for number in range(len(self.lines))]:
+            raise UserError(f"{folder} lacks some of its parts; delete the folder, and the run begins anew")
         self.done = sum(_read(path).count("\n") for path in self.lines)
 
     def add(self, frames: Sequence[np.ndarray], entries: Sequence[dict]) -> None:
@@ -205,8 +207,7 @@ class Parts:
         video, lines = outputs(target, self.video)
         with write_video(self.folder / video.name, CODEC, self.fps, self.video.size) as write:
             for path in self.lines:
-                for frame in _frames(path.with_suffix(".avi")):
-                    write(frame)
+                self._copy(path, write)
         with replacing(lines) as unfinished, unfinished.open("w", encoding="utf-8") as file:
             for path in self.lines:
                 file.write(_read(path))
@@ -214,13 +215,23 @@ class Parts:
         shutil.rmtree(self.folder)
         return [video, lines]
 
+    def _copy(self, lines: Path, write: Callable[[np.ndarray], None]) -> None:
+        """Write the frames of a part; raise UserError if there are not as many as lines about them."""
+        part, count = lines.with_suffix(".avi"), 0
+        for frame in _frames(part):
+            if frame.shape[1::-1] == self.video.size:
+                write(frame)
+                count += 1
+        if count != _read(lines).count("\n"):
+            raise UserError(f"{part} is damaged; delete the folder {self.folder}, and the run begins anew")
+
 
 @contextlib.contextmanager
 def write_video(path: Path, codec: str, fps: float, size: tuple[int, int]) -> Iterator:
     """A function that appends a frame (H, W, 3) RGB to a video file; OSError if the file cannot be written."""
     import cv2
 
-    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*codec), fps, size)
+    writer = cv2.VideoWriter(_as_text(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*codec), fps, size)
     if not writer.isOpened():
         raise OSError(None, f"no {codec} video of {size[0]} × {size[1]} pixels can be written", str(path))
     written = 0
@@ -252,6 +263,13 @@ def _frames(path: Path) -> Iterator[np.ndarray]:
             yield read[1][:, :, ::-1]
     finally:
         capture.release()
+
+
+def _as_text(name: str | Path) -> str:
+    """A name for OpenCV, where one that is no text ends the process; raise OSError for that."""
+    if not str(name).isascii() and str(name) != os.fsencode(name).decode(errors="replace"):
+        raise OSError(None, "its name is not in UTF-8", str(name))
+    return str(name)
 
 
 def _is_same(path: Path, name: str) -> bool:

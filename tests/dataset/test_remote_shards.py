@@ -219,6 +219,8 @@ def test_a_newer_dataset_at_an_address_takes_the_place_of_the_old_one(
     [
         ("http://example.com/shards", "--data-root expects a folder, or the https address"),
         ("ftp://127.0.0.1/shards", "--data-root expects a folder, or the https address"),
+        ("https://[x", "--data-root expects a folder, or the https address"),
+        ("https://a/\udcff", "--data-root expects a folder, or the https address"),
         ("file:///etc", "--data-root expects a folder, or the https address"),
     ],
 )
