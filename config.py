@@ -341,6 +341,11 @@ class TrainCFG:
         low=0,
         high=64,
     )
+    tracker: str = setting(
+        "none",
+        "also show metrics and images in this package; what wandb gets stays here unless WANDB_MODE=online",
+        choices=("none", "trackio", "wandb"),
+    )
     eval_every: int = setting(0, "epochs between two full evaluations; 0: losses only", low=0)
     log_steps: int = setting(50, "steps between two rows of metrics; less in a short run", low=1)
     small_epochs: int = setting(0, "first epochs, on a canvas of two thirds of the size (convnets only)", low=0)
