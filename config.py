@@ -501,8 +501,8 @@ class CFG:
     device: str = setting("auto", "device: cpu, cuda, cuda:1, ...; auto: cuda where there is one")
     precision: str = setting(
         "auto",
-        "auto: bf16 to train, fp32 to predict; int8: weights of decoding",
-        choices=("auto", "fp32", "bf16", "int8"),
+        "auto: bf16 to train, fp32 to predict; fp16, int8: weights of decoding",
+        choices=("auto", "fp32", "bf16", "fp16", "int8"),
     )
     compile: bool = setting(False, "torch.compile of the decoding or training step: minutes first, then quicker")
     model: ModelCFG = field(default_factory=ModelCFG)
@@ -651,8 +651,8 @@ def parse_grid(text: str) -> tuple[int, int] | None:
 def check_training(cfg: CFG) -> None:
     """Raise UserError for training settings that do not fit together."""
     model, data, train, window = cfg.model, cfg.data, cfg.train, cfg.infer.coord_window
-    if cfg.precision == "int8":
-        raise UserError("--precision int8 is for inference; train with bf16 or fp32")
+    if cfg.precision in ("fp16", "int8"):
+        raise UserError(f"--precision {cfg.precision} is for inference; train with bf16 or fp32")
     for prefix, low, high in (
         ("", data.min_scale, data.max_scale),
         ("crop-", data.crop_min_scale, data.crop_max_scale),
