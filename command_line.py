@@ -141,15 +141,7 @@ APP = Uses(
         *("weights", "host", "port", "queue_size", "max_sessions", "max_megabytes", "max_megapixels"),
         *("score_threshold", "top_p", "task", "seed", "device"),
     ),
-    others=(
-        "precision",
-        "compile",
-        "temperature",
-        "end_threshold",
-        "coord_window",
-        "mask_threshold",
-        "eval_batch_size",
-    ),
+    others=("precision", "compile", "temperature", "coord_window", "mask_threshold", "eval_batch_size"),
     detects=True,
 )
 EVALUATION = Uses(

@@ -13,6 +13,7 @@ const calm = matchMedia("(prefers-reduced-motion: reduce)");
 let scene = null;
 let spoken = new Set(); // identities of sentences that were shown to their end
 let telling = 0; // which telling of the sentences is going on: a newer one ends it
+let labelled = []; // where tags are: a new one goes beneath those that it would cover
 let drawing = null; // the box that is being drawn, {x1, y1, x2, y2}
 
 function make(tag, attributes = {}, ...children) {
@@ -94,10 +95,18 @@ function label(object) {
   const tag = make("span", { style: `left: ${(100 * x1) / scene.width}%; top: ${(100 * y1) / scene.height}%` }, text);
   tag.style.setProperty("--color", object.color);
   part("labels").append(tag);
+  let { left, right, top, bottom } = tag.getBoundingClientRect();
+  const height = bottom - top, start = top;
+  const overlaps = (place) => left < place.right && right > place.left && top < place.bottom && bottom > place.top;
+  for (const place of labelled) if (overlaps(place)) [top, bottom] = [place.bottom, place.bottom + height];
+  tag.style.marginTop = `${top - start}px`;
+  labelled.push({ left, right, top, bottom });
+  labelled.sort((one, other) => one.top - other.top);
 }
 
 function drawObject(object) {
-  const look = { style: `--color: ${object.color}` };
+  const isAside = !object.pointed && scene.objects.some(({ pointed }) => pointed); // another one is pointed at
+  const look = { style: `--color: ${object.color}; opacity: ${isAside ? 0.35 : 1}` };
   if (object.outlines) {
     const path = object.outlines.map((points) => `M${points.join("L")}Z`).join("");
     shape("path", { class: "mask", d: path, ...look });
@@ -105,7 +114,7 @@ function drawObject(object) {
   box(object.box, { class: object.pointed ? "box pointed" : "box", ...look });
   for (const [x1, y1, x2, y2, color] of object.bones ?? []) line(x1, y1, x2, y2, { class: "bone", style: `--color: ${color}` });
   for (const [x, y, color] of object.points ?? []) dot([x, y], { style: `--color: ${color}` });
-  label(object);
+  if (!isAside) label(object);
 }
 
 // What the first `count` tokens of a sentence have said so far.
@@ -137,6 +146,7 @@ function drawCorners([x1, y1, x2, y2], roles) {
 function clear() {
   part("drawing").replaceChildren();
   part("labels").replaceChildren();
+  labelled = [];
 }
 
 function drawAll() {

@@ -45,13 +45,19 @@ class Page:
                 elem_id="viewer",
                 limit=self.settings.max_megabytes,
             )
-            with gr.Row(elem_id="controls"):
-                tasks = gr.CheckboxGroup(label="Tasks", elem_id="tasks", **self._tasks_of(first))
-                threshold, nucleus, samples = self._sliders(first)
+            with gr.Row(elem_classes="controls"):
+                tasks = gr.CheckboxGroup(
+                    label="Tasks", elem_id="tasks", scale=2, min_width=320, **self._tasks_of(first)
+                )
                 weights = gr.Dropdown(
                     list(self.models.names), value=self.models.first, label="Weights", elem_id="weights"
                 )
                 drawn = gr.Dropdown(label="What is in a drawn box", elem_id="class", **self._classes_of(first))
+            with gr.Row(elem_classes="controls"):
+                own = first.predictor.settings
+                threshold = gr.Slider(0, 1, own.score_threshold, step=0.01, label="Lowest score", elem_id="threshold")
+                samples = gr.Slider(1, MOST_SAMPLES, 1, step=1, label="Samples that vote", elem_id="samples")
+                nucleus = gr.Slider(0.05, 1, own.top_p, step=0.05, label="Nucleus of samples", elem_id="nucleus")
             about = gr.Markdown(first.predictor.about, elem_id="about", sanitize_html=True)
             wishes = [weights, tasks, threshold, nucleus, samples]
             self._connect(viewer, wishes, drawn)
@@ -66,15 +72,6 @@ class Page:
 
     def _classes_of(self, model: Model) -> dict[str, Any]:
         return {"choices": [AS_FOUND, *model.predictor.class_names.values()], "value": AS_FOUND}
-
-    def _sliders(self, model: Model) -> tuple[gr.Slider, gr.Slider, gr.Slider]:
-        own = model.predictor.settings
-        about_samples = "1: the likeliest sequence; more are drawn from the nucleus, and vote"
-        return (
-            gr.Slider(0, 1, own.score_threshold, step=0.01, label="Threshold", info="lowest score of an object"),
-            gr.Slider(0.05, 1, own.top_p, step=0.05, label="Nucleus", info="probability that samples are drawn from"),
-            gr.Slider(1, MOST_SAMPLES, 1, step=1, label="Samples", info=about_samples),
-        )
 
     def _connect(self, viewer: gr.HTML, wishes: list[gr.Component], drawn: gr.Dropdown) -> None:
         """The events of the viewer, and of the controls that change what it shows."""

@@ -35,8 +35,9 @@ MOST_CAPTIONS = 3
 MIN_SCORE = 0.05  # of an object that a click can mean although it is not shown
 MIN_IOU = 0.3  # of a drawn box and an object that was found, to be of its class
 AS_FOUND = "as found there"  # instead of a class: that of the object in a drawn box
-# One greedy sequence of each prompt, from one view, unless a user wants several.
+# One greedy sequence of each prompt, from one view, which ends where that is likeliest, unless a user wants several.
 PLAIN = dict(
+    end_threshold=0.0,
     **dict.fromkeys(("views", "detection_votes", "num_samples", "keypoint_votes", "caption_votes"), 1),
     **dict.fromkeys(("detection_top_p", "keypoint_top_p", "caption_top_p"), 0.0),
 )
