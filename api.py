@@ -77,7 +77,11 @@ class Result:
         masks = self.described.predictions.get("segmentation")
         if masks is None:
             return None
-        return np.array([decode_mask(mask.rle) for mask in masks], dtype=bool).reshape(-1, *self.image.shape[:2])
+        return np.array([self.mask(index) for index in range(len(masks))]).reshape(-1, *self.image.shape[:2])
+
+    def mask(self, index: int) -> np.ndarray:
+        """(H, W) bool: one of `masks`, which need not all be in memory."""
+        return decode_mask(self.described.predictions["segmentation"][index].rle)
 
     @cached_property
     def keypoints(self) -> np.ndarray | None:
@@ -172,6 +176,22 @@ class EncodedImage:
         """A caption, or several that are sampled."""
         return self._ask(["captioning"], None, return_tokens, num_captions=num_captions)
 
+    def ask(
+        self,
+        tasks: Sequence[str],
+        boxes: Boxes | None = None,
+        classes: Classes = "person",
+        return_tokens: bool = False,
+        **settings: Any,
+    ) -> Result:
+        """The named tasks, with other `settings` of inference for this time, by name.
+
+        Masks and keypoints are those of `boxes`, as `segment` takes them, or of the objects found if there are none; an
+        object without keypoints has none.
+        """
+        instances = None if boxes is None else self._pointed_at(boxes, classes)
+        return self._ask(list(tasks), instances, return_tokens, **settings)
+
     def _pointed_at(self, boxes: Boxes, classes: Classes, allowed: Sequence[int] | None = None) -> Instances:
         height, width = self.pixels.shape[:2]
         return pointed_at(boxes, classes, self.predictor.class_names, width, height, allowed)
@@ -180,7 +200,10 @@ class EncodedImage:
         self.predictor.require(names)
         predictor = self.predictor.with_answers() if return_tokens else self.predictor
         predictor = predictor.with_settings(**checked(settings))
-        seen = [name for name in names if not predictor.tasks[name].is_cropped(predictor.trained.model)]
+        tasks = [predictor.tasks[name] for name in names]
+        seen = [task.name for task in tasks if not task.is_cropped(predictor.trained.model)]
+        if instances is None and any(task.about_objects for task in tasks):
+            seen.append(predictor.finder.name)
         whole = self._encoded(predictor, seen) if seen else None
         found = predictor.describe_images([self.pixels], names, None if instances is None else [instances], whole)
         return Result(self.pixels, found[0], predictor, self.name, self.image_id)
