@@ -21,7 +21,7 @@ from pix2seq.infer.output import Output, named_failures, summary
 from pix2seq.metadata import read_metadata
 from pix2seq.runtime.console import tell
 from pix2seq.runtime.files import output_folder
-from pix2seq.runtime.light_imports import leave_out_unused
+from pix2seq.runtime.light_imports import leave_out_unused, without_garbage
 from pix2seq.weights.find import find_weights
 
 if TYPE_CHECKING:
@@ -41,20 +41,19 @@ def run(cfg: CFG) -> None:
     weights = find_weights(cfg.infer.weights)
     metadata = read_metadata(weights)  # a file that is none is refused before torch is imported
     leave_out_unused(metadata.cfg.model.backbone)
-    from pix2seq.tasks import choose_tasks
-
+    with without_garbage():
+        from pix2seq.infer.load import load_predictor
+        from pix2seq.runtime import distributed
+        from pix2seq.runtime.device import pick_device
+        from pix2seq.tasks import choose_tasks
     tasks, jobs = choose_tasks(cfg.tasks), jobs_of(images)
     if cfg.infer.pictures:
         require_kept(jobs, target, tasks)
     box = parse_box(cfg, tasks)
-    from pix2seq.runtime import distributed
-    from pix2seq.runtime.device import pick_device
 
     device = distributed.start(pick_device(cfg.device))
     try:
         with output_folder(target) as staging:
-            from pix2seq.infer.load import load_predictor
-
             predictor = load_predictor(dataclasses.replace(cfg, device=str(device)))
             predictor.require(needed(tasks, box))
             output = Output(target, staging, tasks, predictor, cfg.infer.pictures, len(images) > 1)
