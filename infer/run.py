@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -39,21 +40,25 @@ def run(cfg: CFG) -> None:
     """
     images, target = find_images(cfg.infer.image), Path(cfg.infer.output_dir)
     weights = find_weights(cfg.infer.weights)
-    metadata = read_metadata(weights)  # a file that is none is refused before torch is imported
-    leave_out_unused(metadata.cfg.model.backbone)
+    if not (exported := weights.is_dir()):  # torch is not imported for an exported model, nor for a file that is none
+        leave_out_unused(read_metadata(weights).cfg.model.backbone)
     from pix2seq.tasks import choose_tasks
 
     tasks = choose_tasks(cfg.tasks)
     box = parse_box(cfg, tasks)
     from pix2seq.runtime import distributed
-    from pix2seq.runtime.device import pick_device
 
-    device = distributed.start(pick_device(cfg.device))
+    if exported:
+        require_one_process(weights)
+    else:
+        from pix2seq.runtime.device import pick_device
+
+        cfg = dataclasses.replace(cfg, device=str(distributed.start(pick_device(cfg.device))))
     try:
         with output_folder(target) as staging:
             from pix2seq.infer.load import load_predictor
 
-            predictor = load_predictor(dataclasses.replace(cfg, device=str(device)))
+            predictor = load_predictor(cfg)
             predictor.require(needed(tasks, box))
             output = Output(target, staging, tasks, predictor, cfg.infer.pictures, len(images) > 1)
             failures = describe_all(cfg, jobs_of(images), box, output, weights)
@@ -61,6 +66,12 @@ def run(cfg: CFG) -> None:
         distributed.stop()
     if failures:
         raise shown_once(PartlyFailed(named_failures(failures, len(images))))
+
+
+def require_one_process(exported: Path) -> None:
+    """Raise UserError where torchrun started this process: an exported model knows nothing of others."""
+    if "WORLD_SIZE" in os.environ:
+        raise UserError(f"{exported} is an exported model, which predicts in one process; start it without torchrun")
 
 
 def describe_all(cfg: CFG, jobs: Sequence[Job], box: Sequence[float], output: Output, weights: Path) -> list[str]:
