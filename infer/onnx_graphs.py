@@ -147,6 +147,7 @@ def _export(
             verbose=False,
         )
     graph = program.model_proto
+    del graph.metadata_props[:], graph.graph.metadata_props[:], graph.graph.value_info[:]
     for node in graph.graph.node:  # where in torch's source it came from
         del node.metadata_props[:]
         node.doc_string = ""
