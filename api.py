@@ -26,6 +26,7 @@ from pix2seq.infer.prompts import Class, pointed_at
 from pix2seq.infer.results import Instances
 from pix2seq.infer.results import Result as Described
 from pix2seq.infer.sentences import Sentence, sentences_of
+from pix2seq.infer.views import Views
 from pix2seq.runtime.files import move_contents, output_folder, writing
 from pix2seq.runtime.threads import let_threads_sleep
 
@@ -76,7 +77,11 @@ class Result:
         masks = self.described.predictions.get("segmentation")
         if masks is None:
             return None
-        return np.array([decode_mask(mask.rle) for mask in masks], dtype=bool).reshape(-1, *self.image.shape[:2])
+        return np.array([self.mask(index) for index in range(len(masks))]).reshape(-1, *self.image.shape[:2])
+
+    def mask(self, index: int) -> np.ndarray:
+        """(H, W) bool: one of `masks`, which need not all be in memory."""
+        return decode_mask(self.described.predictions["segmentation"][index].rle)
 
     @cached_property
     def keypoints(self) -> np.ndarray | None:
@@ -136,7 +141,8 @@ class Result:
 
 
 class EncodedImage:
-    """One image, of which tasks are asked one after the other: it is encoded when that is first needed, and once.
+    """One image, of which tasks are asked one after the other: it is encoded when that is first needed, and
+    again only for tasks that use more views than all before them.
 
     Masks and keypoints read a crop around each box, which is encoded for each call. With `return_tokens` results hold
     the sequences too.
@@ -144,10 +150,13 @@ class EncodedImage:
 
     def __init__(self, predictor: Predictor, pixels: np.ndarray, name: str, image_id: int | str) -> None:
         self.predictor, self.pixels, self.name, self.image_id = predictor, pixels, name, image_id
+        self._whole: Views | None = None
 
-    @cached_property
-    def _whole(self) -> Any:
-        return self.predictor.encode_images([self.pixels])
+    def _encoded(self, predictor: Predictor, names: Sequence[str]) -> Views:
+        """The whole image in as many views as the tasks use, or more."""
+        if self._whole is None or self._whole.count < predictor.views_of(names):
+            self._whole = predictor.encode_images([self.pixels], names)
+        return self._whole
 
     def detect(self, return_tokens: bool = False) -> Result:
         """The objects."""
@@ -167,6 +176,22 @@ class EncodedImage:
         """A caption, or several that are sampled."""
         return self._ask(["captioning"], None, return_tokens, num_captions=num_captions)
 
+    def ask(
+        self,
+        tasks: Sequence[str],
+        boxes: Boxes | None = None,
+        classes: Classes = "person",
+        return_tokens: bool = False,
+        **settings: Any,
+    ) -> Result:
+        """The named tasks, with other `settings` of inference for this time, by name.
+
+        Masks and keypoints are those of `boxes`, as `segment` takes them, or of the objects found if there are none; an
+        object without keypoints has none.
+        """
+        instances = None if boxes is None else self._pointed_at(boxes, classes)
+        return self._ask(list(tasks), instances, return_tokens, **settings)
+
     def _pointed_at(self, boxes: Boxes, classes: Classes, allowed: Sequence[int] | None = None) -> Instances:
         height, width = self.pixels.shape[:2]
         return pointed_at(boxes, classes, self.predictor.class_names, width, height, allowed)
@@ -175,10 +200,12 @@ class EncodedImage:
         self.predictor.require(names)
         predictor = self.predictor.with_answers() if return_tokens else self.predictor
         predictor = predictor.with_settings(**checked(settings))
-        sees_whole = not all(predictor.tasks[name].is_cropped(predictor.trained.model) for name in names)
-        found = predictor.describe_images(
-            [self.pixels], names, None if instances is None else [instances], self._whole if sees_whole else None
-        )
+        tasks = [predictor.tasks[name] for name in names]
+        seen = [task.name for task in tasks if not task.is_cropped(predictor.trained.model)]
+        if instances is None and any(task.about_objects for task in tasks):
+            seen.append(predictor.finder.name)
+        whole = self._encoded(predictor, seen) if seen else None
+        found = predictor.describe_images([self.pixels], names, None if instances is None else [instances], whole)
         return Result(self.pixels, found[0], predictor, self.name, self.image_id)
 
 

@@ -136,6 +136,14 @@ RAY_INFERENCE = dataclasses.replace(
     INFERENCE,
     essential=("image", "weights", "output_dir", "task", "ray_address", "ray_workers", *INFERENCE.essential[3:]),
 ).without("box", "box_class", "pictures")
+APP = Uses(
+    essential=(
+        *("weights", "host", "port", "queue_size", "max_sessions", "max_megabytes", "max_megapixels"),
+        *("score_threshold", "top_p", "task", "seed", "device"),
+    ),
+    others=("precision", "compile", "temperature", "coord_window", "mask_threshold", "eval_batch_size"),
+    detects=True,
+)
 EVALUATION = Uses(
     essential=(
         *("weights", "output_dir", "watch", "max_images", "eval_batch_size", "score_threshold", "end_threshold"),

@@ -341,6 +341,11 @@ class TrainCFG:
         low=0,
         high=64,
     )
+    tracker: str = setting(
+        "none",
+        "also show metrics and images in this package; what wandb gets stays here unless WANDB_MODE=online",
+        choices=("none", "trackio", "wandb"),
+    )
     eval_every: int = setting(0, "epochs between two full evaluations; 0: losses only", low=0)
     log_steps: int = setting(50, "steps between two rows of metrics; less in a short run", low=1)
     small_epochs: int = setting(0, "first epochs, on a canvas of two thirds of the size (convnets only)", low=0)
@@ -360,7 +365,17 @@ class InferCFG:
     ray_workers: int = setting(0, "Ray workers, each with a model; 0: one per GPU, or per two processors", low=0)
     pictures: bool = setting(True, "draw results as PNGs; of a large folder they take most of the room")
     max_megapixels: float = setting(200.0, "largest image that is read, in millions of pixels", low=0.001, high=4000)
-    max_megabytes: float = setting(50.0, "largest file that is fetched from the web, in MB", low=0.001, high=4000)
+    max_megabytes: float = setting(
+        50.0, "largest file that is fetched from the web, or uploaded, in MB", low=0.001, high=4000
+    )
+    host: str = setting("127.0.0.1", "address that the page is served at; 0.0.0.0: every one of this machine")
+    port: int = setting(7860, "port that the page is served at", low=1, high=65535)
+    queue_size: int = setting(
+        16, "most requests of the page that wait at a time; others are refused", low=1, high=10_000
+    )
+    max_sessions: int = setting(
+        32, "browser tabs whose image is kept; the one unused longest is forgotten", low=1, high=10_000
+    )
     box: str = setting("", "x,y,w,h in pixels: box of the instance; empty: detect instances first", tasks=PROMPTED)
     box_class: str = setting("person", "class name of the box, as it is, with its commas", tasks=PROMPTED)
     output_dir: str = setting(".", "folder for the output files")
@@ -496,8 +511,8 @@ class CFG:
     device: str = setting("auto", "device: cpu, cuda, cuda:1, ...; auto: cuda where there is one")
     precision: str = setting(
         "auto",
-        "auto: bf16 to train, fp32 to predict; int8: weights of decoding",
-        choices=("auto", "fp32", "bf16", "int8"),
+        "auto: bf16 to train, fp32 to predict; fp16, int8: weights of decoding",
+        choices=("auto", "fp32", "bf16", "fp16", "int8"),
     )
     compile: bool = setting(False, "torch.compile of the decoding or training step: minutes first, then quicker")
     model: ModelCFG = field(default_factory=ModelCFG)
@@ -646,8 +661,8 @@ def parse_grid(text: str) -> tuple[int, int] | None:
 def check_training(cfg: CFG) -> None:
     """Raise UserError for training settings that do not fit together."""
     model, data, train, window = cfg.model, cfg.data, cfg.train, cfg.infer.coord_window
-    if cfg.precision == "int8":
-        raise UserError("--precision int8 is for inference; train with bf16 or fp32")
+    if cfg.precision in ("fp16", "int8"):
+        raise UserError(f"--precision {cfg.precision} is for inference; train with bf16 or fp32")
     for prefix, low, high in (
         ("", data.min_scale, data.max_scale),
         ("crop-", data.crop_min_scale, data.crop_max_scale),

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 MODELS = {"demo": 192, "deit3-small": 384, "resnet50": 640, "vit-b": 640, "vit-b, 1024 px": 1024}
 QUICK = ("deit3-small", "resnet50", "vit-b")
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}  # of a weight
 SEQUENCES, LENGTH, COORDINATES = (1, 8, 64), 250, range(1000, 2000)
 
 
@@ -68,7 +69,7 @@ def measure(name: str, device: torch.device, counts: tuple[int, ...], compiled: 
 
     cfg = replace(PRESETS[name.partition(",")[0]], image_size=MODELS[name]).model
     model = Pix2Seq(cfg).eval().to(device)
-    decoders = {way: model.prepare(way) for way in ("fp32", "bf16", "int8")}
+    decoders = {way: model.prepare(way) for way in precisions(device)}
     decoders |= {f"{way}, compiled": model.prepare(way, True) for way in ("fp32", "int8") if compiled}
     for count in counts:
         images = torch.rand(1, 3, cfg.image_size, cfg.image_size, device=device)
@@ -101,6 +102,13 @@ def measure(name: str, device: torch.device, counts: tuple[int, ...], compiled: 
         threads.ONE_THREAD = usual
 
 
+def precisions(device: torch.device) -> list[str]:
+    """Those that the device has."""
+    from pix2seq.runtime.device import computes_fp16
+
+    return [way for way in BYTES if way != "fp16" or computes_fp16(device)]
+
+
 def step_of(decoder: StepDecoder, memory: Tensor, whole: bool = False) -> Callable[[], object]:
     """A step of one token for each image, in the middle of a response of LENGTH, that chooses a coordinate."""
     import torch
@@ -120,7 +128,7 @@ def step_of(decoder: StepDecoder, memory: Tensor, whole: bool = False) -> Callab
 
 def bytes_of(decoder: StepDecoder, memory: Tensor) -> float:
     """What a step reads: weights of layers, rows of the output, keys and values."""
-    weights = sum(part.nbytes for name, part in decoder.layers.named_buffers() if ".memory." not in name)
+    weights = decoder.multiplications * BYTES[decoder.precision]
     width = decoder.embedding.shape[1]
     kept = 2 * len(memory) * (memory.shape[1] + LENGTH // 2) * width * len(decoder.layers)
     return weights + len(COORDINATES) * width * decoder.embedding.itemsize + kept * decoder.dtype.itemsize

@@ -156,7 +156,7 @@ def main(cfg: CFG) -> None:
     predictor, tasks = load_predictor(cfg), choose_tasks(cfg.tasks)
     split = open_split(cfg, cfg.data.val_split, tasks, predictor.class_names, skeleton=predictor.skeleton)
     generator, sequences = predictor.generator, predictor.settings.detection_votes
-    memory = predictor.encode_images([split[0].image]).first.memory
+    memory = predictor.encode_images([split[0].image], list(tasks)).first.memory
     times = {
         ahead: milliseconds(generator.decoder, memory, sequences, 1 + ahead) for ahead in sorted({w[0] for w in WAYS})
     }

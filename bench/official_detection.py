@@ -44,7 +44,7 @@ def main(cfg: CFG) -> None:
     image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
     for run in ("first", "second"):
         started = time.perf_counter()
-        encoded = predictor.encode_images([image])
+        encoded = predictor.encode_images([image], ["detection"])
         encoding_s = time.perf_counter() - started
         started = time.perf_counter()
         predictor.predict("detection", [image], encoded=encoded)

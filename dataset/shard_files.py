@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from pix2seq.runtime.console import tell
 from pix2seq.runtime.files import require_regular, write_whole
 from pix2seq.runtime.paths import cache_folder, writable_folder
 from pix2seq.runtime.transfer import Missing, Unreachable, fetch, fetch_text
+from pix2seq.runtime.web import is_web
 from pix2seq.schema import MOST_BYTES, decode, read_bytes
 
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
@@ -47,37 +49,51 @@ class StoredFile:
         """Where the file is, to which it is fetched first if need be; raise UserError if it cannot be had."""
         if not self.url:
             return self.folder / self.name
+        self.fetch()
+        self.keep()
+        return self._kept_path
+
+    def fetch(self, is_needed: Callable[[], bool] = lambda: True) -> None:
+        """Fetch a file of a server if it is not here, which is no use of it, and still needed once no other process or
+        thread fetches it; raise UserError if it cannot be had."""
         path = self._kept_path
         if not path.is_file():
             with locked(path.with_name(f".{path.name}.lock")):
-                if not path.is_file():
+                if is_needed() and not path.is_file():
                     self._fetch(path)
-        self.keep()
-        return path
 
     def keep(self) -> None:
-        """Let the file count as used just now, if it is here: others are removed first."""
+        """Let the file count as used just now, if it is here or on its way: others are removed first."""
         if self.url:
-            with contextlib.suppress(OSError):
-                os.utime(self._kept_path)
+            for path in (self._kept_path, self._place):
+                with contextlib.suppress(OSError):
+                    use_now(path)
 
     @property
     def _kept_path(self) -> Path:
         return self.folder / f"{self.about.sha256[:12]}-{self.name}"  # of a newer dataset there is another one
 
+    @property
+    def _place(self) -> Path:
+        return self.folder / f"{self._kept_path.name}{RESERVED}"
+
     def _fetch(self, path: Path) -> None:
-        arrived, place = path.with_name(f"{path.name}.arrived"), path.with_name(path.name + RESERVED)
+        arrived, place = path.with_name(f"{path.name}.arrived"), self._place
         try:
             if self.name.endswith(TAR):
                 with locked(kept_folder() / ".lock"):
                     make_room(self.limit_bytes - self.about.bytes)
                     place.touch()
                     os.truncate(place, self.about.bytes)  # takes no space, but counts
+                    use_now(place)
             fetch(f"{self.url}/{quote(self.name)}", arrived, size=self.about.bytes, is_shown=False)
             if sha256_of(arrived) != self.about.sha256:
                 arrived.unlink()
                 raise UserError(f"{self.url}/{self.name} is not the file that {INDEX} describes; upload it again")
-            os.replace(arrived, path)
+            with locked(kept_folder() / ".lock"):  # `make_room` meets the one or the other
+                use_now(arrived)
+                os.replace(arrived, path)
+                place.unlink(missing_ok=True)
         except OSError as error:
             raise UserError(
                 f"{error.filename or path} cannot be written ({error.strerror or error}); make room, lower "
@@ -141,6 +157,11 @@ def kept_folder() -> Path:
     return cache_folder("shards", in_checkout="data/shards")
 
 
+def use_now(path: Path) -> None:
+    """Set the time of a file to now, to the nanosecond: what the system notes itself is the same for milliseconds."""
+    os.utime(path, ns=(time.time_ns(),) * 2)
+
+
 def make_room(room_bytes: int) -> None:
     """Remove the fetched tar files that were not used for longest until all, with those that are being fetched, take at
     most `room_bytes`; processes that have one open read on."""
@@ -169,8 +190,7 @@ def folder_of(url: str) -> Path:
 
     Without a connection it is as it was; raise UserError if there is none yet, or if the address has no such dataset.
     """
-    parts = urlsplit(url)
-    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in HERE):
+    if not (is_web(url) and (url.lower().startswith("https:") or urlsplit(url).hostname in HERE)):
         raise UserError(f"--data-root expects a folder, or the https address of one with {INDEX}; got {plain(url)}")
     url = url.rstrip("/")
     name = re.sub(r"[^\w.-]+", "-", url.rpartition("/")[2])[:40]

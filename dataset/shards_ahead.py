@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread
 
@@ -37,13 +38,14 @@ class FetchedAhead(Sampler):
         needed: Counter[int] = Counter()  # batches drawn, but not read yet, by shard
         waiting: SimpleQueue[int | None] = SimpleQueue()
         for _ in range(FETCHERS):
-            Thread(target=self._fetch_all, args=(waiting,), daemon=True).start()  # none delays the end of a run
+            Thread(target=self._fetch_all, args=(waiting, needed), daemon=True).start()  # none delays the end of a run
         try:
             for batch in self.sampler:
                 shards = self._shards_of(batch)
                 for number in shards - needed.keys():
                     for waited_for in needed:
                         self.files[waited_for].keep()  # what was used before goes first
+                    needed[number] = 0
                     waiting.put(number)
                 drawn.append(batch)
                 needed.update(shards)
@@ -67,10 +69,10 @@ class FetchedAhead(Sampler):
         numbers = self.sampler.shards[[key[1] for key in batch]]
         return {number for number in np.unique(numbers).tolist() if number >= 0 and self.files[number].url}
 
-    def _fetch_all(self, waiting: SimpleQueue[int | None]) -> None:
+    def _fetch_all(self, waiting: SimpleQueue[int | None], needed: Counter[int]) -> None:
         while (number := waiting.get()) is not None:
-            with suppress(UserError):
-                self.files[number].path()
+            with suppress(UserError):  # by now the batches may have been read, and what they needed removed
+                self.files[number].fetch(partial(needed.__contains__, number))
 
 
 def fetched_ahead(sampler: EpochSampler, dataset: SampleDataset) -> Sampler:

@@ -119,7 +119,9 @@ def ask(
     predictions = [ImagePredictions(index, example.image_id) for index, example in examples.items()]
     tasks = [predictor.tasks[name] for name in names]
     finds = predictor.finder is not None and any(task.about_objects for task in tasks)
-    whole = predictor.encode_images(images) if finds or not all(task.is_prompted for task in tasks) else None
+    whole = None
+    if finds or not all(task.is_prompted for task in tasks):
+        whole = predictor.encode_images(images, [*names, *([predictor.finder.name] if finds else [])])
     for task in tasks:
         if task.is_prompted:
             chosen = [_chosen(example, task.samples.labeled(example)) for example in examples.values()]

@@ -62,6 +62,7 @@ def predict_all(
     """Each set of settings on the same images, each of which is encoded once; scores are as the model gives them."""
     trials, task = [Trial(settings) for settings in tried], predictor.finder.name
     raw = predictor.with_settings(calibration_slope=1.0, calibration_offset=0.0)
+    widest = max((raw.with_settings(**trial.settings) for trial in trials), key=lambda asked: asked.views_of([task]))
     split.leave_out_unreadable()
     count = min(len(split), sizes.images or len(split))
     chunks = [list(range(start, min(start + sizes.chunk, count))) for start in range(0, count, sizes.chunk)]
@@ -71,7 +72,7 @@ def predict_all(
             n: example for n, example in zip(chunk, read_items(items), strict=True) if isinstance(example, Example)
         }
         images = [example.image for example in examples.values()]
-        encoded = predictor.encode_images(images)
+        encoded = widest.encode_images(images, [task])
         for trial in trials:
             started = time.perf_counter()
             found = raw.with_settings(**trial.settings).predict(task, images, encoded=encoded)

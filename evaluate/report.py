@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -49,19 +50,34 @@ def write_report(target: Path, evaluation: Evaluation, grids: Mapping[str, np.nd
         save_png(target / f"{task}_grid.png", grid)
 
 
-def log_events(folder: Path, evaluation: Evaluation, grids: Mapping[str, np.ndarray], step: int) -> None:
-    """Append every metric and grid, at training `step`, to the TensorBoard events in `folder`."""
+@dataclass(frozen=True)
+class Shown:
+    """What curves show of an evaluation at training `step`: numbers, and images (H, W, 3) uint8 RGB, by name."""
+
+    step: int
+    numbers: dict[str, float]
+    pictures: dict[str, np.ndarray]
+
+
+def shown_of(evaluation: Evaluation, grids: Mapping[str, np.ndarray], step: int) -> Shown:
+    """Every metric and grid of an evaluation."""
+    numbers = {
+        f"{task}/{name}": value for task, figures in evaluation.metrics.items() for name, value in figures.items()
+    }
+    for task, counted in evaluation.tokens.items():
+        numbers |= {f"{task}/{name}": counted[name] for name in TOKEN_SCALARS}
+        numbers |= {f"{task}/accuracy {role}": value for role, value in counted["accuracy"].items()}
+    named = {f"eval/{name}": value for name, value in numbers.items()}
+    return Shown(step, named, {f"eval/{task}": grid for task, grid in grids.items()})
+
+
+def log_events(folder: Path, shown: Shown) -> None:
+    """Append what an evaluation shows to the TensorBoard events in `folder`."""
     with writing(folder), open_events(folder) as events:
-        for task, grid in grids.items():
-            add_picture(events, f"eval/{task}", grid, step)
-        for task, figures in evaluation.metrics.items():
-            for name, value in figures.items():
-                events.add_scalar(f"eval/{task}/{name}", value, step)
-        for task, counted in evaluation.tokens.items():
-            for name in TOKEN_SCALARS:
-                events.add_scalar(f"eval/{task}/{name}", counted[name], step)
-            for role, value in counted["accuracy"].items():
-                events.add_scalar(f"eval/{task}/accuracy {role}", value, step)
+        for name, picture in shown.pictures.items():
+            add_picture(events, name, picture, shown.step)
+        for name, value in shown.numbers.items():
+            events.add_scalar(name, value, shown.step)
 
 
 def tables(evaluation: Evaluation, problems: Problems) -> str:

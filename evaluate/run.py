@@ -5,11 +5,15 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pix2seq.config import CFG
 from pix2seq.errors import UserError
 from pix2seq.tasks import choose_tasks
 from pix2seq.weights.find import find_weights
+
+if TYPE_CHECKING:
+    from pix2seq.evaluate.report import Shown
 
 POLL_S = 5.0  # seconds between two checks of a watched folder
 WATCHED = "last.safetensors"
@@ -30,11 +34,12 @@ def run(cfg: CFG) -> None:
         distributed.stop()
 
 
-def evaluate_weights(cfg: CFG, run_folder: Path | None = None) -> None:
-    """Evaluate `--weights`; write to `--output-dir`, or to a folder for the weights' step below `run_folder`."""
+def evaluate_weights(cfg: CFG, run_folder: Path | None = None) -> Shown | None:
+    """Evaluate `--weights`; write to `--output-dir`, or to a folder for the weights' step below `run_folder`. The first
+    process returns what curves show of it."""
     from pix2seq.dataset.sources import open_split
     from pix2seq.evaluate.evaluation import Sizes, evaluate
-    from pix2seq.evaluate.report import draw_grids, log_events, tables, write_report
+    from pix2seq.evaluate.report import draw_grids, log_events, shown_of, tables, write_report
     from pix2seq.infer.load import load_predictor
     from pix2seq.runtime import distributed
     from pix2seq.runtime.files import output_folder, writing
@@ -54,9 +59,12 @@ def evaluate_weights(cfg: CFG, run_folder: Path | None = None) -> None:
             grids = draw_grids(evaluation, split, predictor)
             with writing(target):
                 write_report(staging, evaluation, grids, find_weights(cfg.infer.weights).name)
-    if distributed.rank() == 0:
-        log_events((run_folder or target) / "tensorboard", evaluation, grids, predictor.step)
-        print(f"{len(evaluation.predictions)} images; wrote {target / 'metrics.json'}")
+    if distributed.rank() > 0:
+        return None
+    shown = shown_of(evaluation, grids, predictor.step)
+    log_events((run_folder or target) / "tensorboard", shown)
+    print(f"{len(evaluation.predictions)} images; wrote {target / 'metrics.json'}")
+    return shown
 
 
 def watch(cfg: CFG) -> None:

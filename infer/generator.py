@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pix2seq.dataset.geometry import Geometry
 from pix2seq.infer.encoded import Encoded, draw_numbers, longest_response
@@ -17,7 +16,6 @@ from pix2seq.models.generate import generate
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.models.sampling import Sampling
 from pix2seq.runtime.device import computes_bf16, image_format
-from pix2seq.token_ids import COORD_SHIFT, COORDS, INVISIBLE, is_coord
 from pix2seq.tokenizers.vocabulary import Grammar, Tokenizer
 
 
@@ -25,7 +23,7 @@ class ModelGenerator:
     """The responses of a trained model, held to the grammars of its tokenizers.
 
     Canvases and prompts are computed `chunk_size` at a time; `seed` is that of sampling. Decoding has weights in
-    `precision` (fp32, bf16, int8), encoding computes in bf16 where that is not fp32 and the device does.
+    `precision` (fp32, bf16, fp16, int8), encoding computes in bf16 where that is not fp32 and the device does.
     """
 
     def __init__(
@@ -97,31 +95,9 @@ class ModelGenerator:
             found = generate(
                 self.decoder, memory, tokens, image_index, self.grammars[task], max_tokens, sampling, num_samples, draws
             )
-            parts = vars(found) if sampling.alternatives else {"tokens": found.tokens, "probs": found.probs}
-            if sampling.coords_too:
-                each = (tensor.repeat_interleave(num_samples, 0) for tensor in (tokens, image_index))
-                coords, probs = self._coords(memory, *each, found.tokens)
-                parts |= {"coords": coords, "coord_probs": probs}
-            rows = zip(*(tensor.cpu().numpy() for tensor in parts.values()), strict=True)
-            responses += [Response(**dict(zip(parts, row, strict=True))) for row in rows]
+            names = ["tokens", "probs"]
+            names += ["alternatives", "alternative_probs"] if sampling.alternatives else []
+            names += ["coords", "coord_probs"] if sampling.coords_too else []
+            rows = zip(*(getattr(found, name).cpu().numpy() for name in names), strict=True)
+            responses += [Response(**dict(zip(names, row, strict=True))) for row in rows]
         return responses
-
-    @torch.inference_mode()
-    def _coords(self, memory: Tensor, prompts: Tensor, image_index: Tensor, response: Tensor) -> tuple[Tensor, Tensor]:
-        """The coordinates of the `response` (S, T), the likeliest one where it has none, and their probabilities in
-        the softmax without INVISIBLE.
-
-        As in the official evaluation, which however draws the missing ones from a nucleus, and lets more than that
-        through.
-        """
-        tokens = torch.cat([prompts, response[:, :-1]], dim=1)
-        logits = self.model.decode_groups(memory, [(tokens, image_index)])[0][:, -response.shape[1] :]
-        return coords_of(response, logits)
-
-
-def coords_of(tokens: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """`tokens` (…) where they are coordinates, elsewhere the likeliest coordinates of `logits` (…, V), and their
-    probabilities in the softmax without INVISIBLE."""
-    probs = logits.float().index_fill(-1, torch.tensor(INVISIBLE, device=logits.device), -torch.inf).softmax(-1)
-    coords = torch.where(is_coord(tokens), tokens, probs[..., COORDS].argmax(-1) + COORD_SHIFT)
-    return coords, probs.gather(-1, coords[..., None])[..., 0]

@@ -60,6 +60,6 @@ def inference_precision(cfg: CFG, device: torch.device) -> str:
     if cfg.precision == "auto":
         return "fp32"
     if cfg.precision == "bf16" and not computes_bf16(device):
-        tell("--precision bf16 is computed as fp32: this processor has no bf16 arithmetic; --precision int8 is quicker")
+        tell("--precision bf16 is computed as fp32: this processor has no bf16 arithmetic; --precision fp16 is quicker")
         return "fp32"
     return cfg.precision

@@ -15,7 +15,7 @@ from pix2seq.infer.onnx_folder import DESCRIPTION, ENCODER, STEP, describe
 from pix2seq.infer.onnx_predictor import Graphs, Stepper
 from pix2seq.infer.predictor import Predictor
 from pix2seq.models.pix2seq import Pix2Seq
-from pix2seq.models.weights import Weights, described, load_weights
+from pix2seq.models.weights import Weights, load_weights, metadata_of
 from pix2seq.runtime.files import output_folder, writing
 from pix2seq.tasks import TASKS
 from pix2seq.token_ids import CLASS_SHIFT, COORD_BINS, COORD_SHIFT, END, INVISIBLE, SEPARATOR, TEXT_SHIFT
@@ -28,8 +28,8 @@ TRIED = 6  # tokens of the comparison
 def export(cfg: CFG) -> None:
     """Write the weights that `cfg` names into `--output-dir`; raise UserError if the graphs do not compute what PyTorch
     does."""
-    if cfg.precision == "bf16":
-        raise UserError("--precision bf16 is no precision of exported models; expected fp32 or int8")
+    if cfg.precision in ("bf16", "fp16"):
+        raise UserError(f"--precision {cfg.precision} is none of exported models; expected fp32 or int8")
     try:
         from pix2seq.infer.onnx_graphs import make_encoder, make_step
         from pix2seq.infer.onnx_int8 import with_int8_weights
@@ -57,7 +57,7 @@ def export(cfg: CFG) -> None:
 
 
 def _description(weights: Weights, cfg: CFG, graphs: Mapping[str, bytes]) -> str:
-    return describe(described(weights), graphs, vocabulary(weights), with_decoding(cfg, weights.decoding).infer)
+    return describe(metadata_of(weights), graphs, vocabulary(weights), with_decoding(cfg, weights.decoding).infer)
 
 
 def vocabulary(weights: Weights) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class Exported:
 def describe(
     described: Mapping[str, str], graphs: Mapping[str, bytes], vocabulary: Mapping[str, Any], settings: InferCFG
 ) -> str:
-    """The text of `model.json` for the metadata of a weights file, as `models.weights.described` gives them.
+    """The text of `model.json` for the metadata of a weights file, as `models.weights.metadata_of` gives them.
 
     For other programs it also has every setting of decoding (`inference`) and what token ids mean (`vocabulary`).
     """

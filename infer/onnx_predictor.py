@@ -41,7 +41,7 @@ def load_exported(folder: Path, cfg: CFG) -> Predictor:
         raise UserError(
             f"--device {cfg.device} cannot run {folder}: exported models run on the processor; leave it out"
         )
-    if cfg.precision in ("bf16", "int8"):
+    if cfg.precision not in ("auto", "fp32"):
         raise UserError(
             f"--precision {cfg.precision} is none of {folder}, whose precision infer/export_onnx.py decided"
         )

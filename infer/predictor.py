@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pix2seq.metadata import Metadata
     from pix2seq.models.weights import Weights
 
-OF_CROPS = 2  # views of a crop, whose object fills it already, and of what is not about objects
+OF_OTHERS = 2  # views of a crop, whose object fills it already, and of what is not about objects
 
 
 class Predictor:
@@ -163,8 +163,16 @@ class Predictor:
                 known = ", ".join(self.tasks)
                 raise UserError(f"the weights were trained for {known}, not for {name}; name others with --weights")
 
-    def encode_images(self, images: Sequence[np.ndarray]) -> Views:
-        """Whole images, one query each."""
+    def views_of(self, names: Iterable[str]) -> int:
+        """How many views the named tasks use: no more than they have samples."""
+        used = 1
+        for task in (self.tasks[name] for name in names):
+            samples = task.inference.sampling(self.settings)[1]
+            used = max(used, min(samples, MOST if task.finds_instances else OF_OTHERS))
+        return min(used, self.settings.views)
+
+    def encode_images(self, images: Sequence[np.ndarray], names: Iterable[str] | None = None) -> Views:
+        """Whole images, one query each, in as many views as the named tasks use, by default all that see them."""
 
         def place(size: int, mirrored: bool) -> list[Geometry]:
             placed = [Geometry.letterbox(image.shape[1], image.shape[0], size) for image in images]
@@ -172,10 +180,15 @@ class Predictor:
             ends = [geometry.apply((image.shape[1], 0))[0] for geometry, image in pairs]
             return [geometry.flip(end) for geometry, end in zip(placed, ends, strict=True)] if mirrored else placed
 
-        return self._encode(images, place, self.settings.views)
+        model = self.trained.model
+        whole = [name for name in names or self.tasks if not self.tasks[name].is_cropped(model)]
+        return self._encode(images, place, self.views_of(whole))
 
-    def encode_crops(self, images: Sequence[np.ndarray], prompts: Sequence[Prompt]) -> Views:
-        """A crop for each prompt, one query each; what is in it has the right size already."""
+    def encode_crops(
+        self, images: Sequence[np.ndarray], prompts: Sequence[Prompt], names: Iterable[str] | None = None
+    ) -> Views:
+        """A crop for each prompt, one query each, in as many views as the named tasks use, by default all that see
+        crops; what is in them has the right size already."""
         model, prompted = self.trained.model, [images[prompt.image_number] for prompt in prompts]
 
         def place(size: int, mirrored: bool) -> list[Geometry]:
@@ -183,7 +196,8 @@ class Predictor:
             placed = [Geometry.for_instance(prompt.box, image, model, size) for prompt, image in pairs]
             return [geometry.flip() for geometry in placed] if mirrored else placed
 
-        return self._encode(prompted, place, min(self.settings.views, OF_CROPS))
+        cropped = [name for name in names or self.tasks if self.tasks[name].is_cropped(model)]
+        return self._encode(prompted, place, self.views_of(cropped))
 
     def _encode(
         self, images: Sequence[np.ndarray], place: Callable[[int, bool], Sequence[Geometry]], count: int
@@ -194,16 +208,22 @@ class Predictor:
         return encode_views(encode, place, self.trained.model.image_size, count)
 
     def encode_prompts(
-        self, task: str, images: Sequence[np.ndarray], prompts: Sequence[Prompt], whole: Views | None = None
+        self,
+        task: str,
+        images: Sequence[np.ndarray],
+        prompts: Sequence[Prompt],
+        whole: Views | None = None,
+        names: Sequence[str] = (),
     ) -> Views:
         """What an instance task sees for each prompt: its crop, or its whole image if the model was trained so.
 
-        `whole` is what `encode_images` returned for the images, if they were encoded already.
+        Crops have as many views as the task and those in `names` use. `whole` is what `encode_images` returned for the
+        images, if they were encoded already.
         """
         if self.tasks[task].is_cropped(self.trained.model):
-            return self.encode_crops(images, prompts)
+            return self.encode_crops(images, prompts, [task, *names])
         asked = sorted({prompt.image_number for prompt in prompts})
-        whole = whole.take(asked) if whole else self.encode_images([images[number] for number in asked])
+        whole = whole.take(asked) if whole else self.encode_images([images[number] for number in asked], [task])
         return whole.take([asked.index(prompt.image_number) for prompt in prompts])
 
     def predict(
@@ -232,10 +252,10 @@ class Predictor:
             encoded = encoded or self.encode_prompts(task, images, prompts)
             asked = [images[prompt.image_number] for prompt in prompts]
         else:
-            encoded = encoded or self.encode_images(images)
+            encoded = encoded or self.encode_images(images, [task])
             asked, prompts = images, [None] * len(images)
         sampling, count = part.inference.sampling(self.settings)
-        views = encoded.at_most(min(count, MOST if part.finds_instances else OF_CROPS))
+        views = encoded.at_most(self.views_of([task]))
         found: list[list[tuple[Canvas, np.ndarray, Response]]] = [[] for _ in asked]
         for view in views.encoded if len(asked) else ():
             repeats, each = len(view) // len(asked), math.ceil(count / views.count)
@@ -286,9 +306,10 @@ class Predictor:
         tasks = [self.tasks[name] for name in names]
         of_image = [task.name for task in tasks if not task.about_objects]
         find = instances is None and any(task.about_objects for task in tasks)
-        if whole is None and (find or of_image):
-            whole = self.encode_images(images)
         finders = [self.finder.name] if find else []
+        if whole is None and (find or of_image):
+            asked = [task.name for task in tasks if not task.finds_instances]
+            whole = self.encode_images(images, [*finders, *asked])
         answers = {name: self.ask(name, images, encoded=whole) for name in [*finders, *of_image]}
         for name in finders:
             instances = [self._choose(answer.prediction, tasks) for answer in answers[name]]
@@ -358,7 +379,7 @@ class Predictor:
             if crops is not None and task.is_cropped(self.trained.model):
                 encoded = crops.take(asked)
             else:
-                encoded = self.encode_prompts(task.name, images, some, whole)
+                encoded = self.encode_prompts(task.name, images, some, whole, names)
                 if task.is_cropped(self.trained.model) and len(some) == len(prompts):
                     crops = encoded
             answers[task.name] = [None] * len(prompts)

@@ -19,10 +19,12 @@ from typing import Any
 
 from pix2seq.errors import UserError
 from pix2seq.runtime.console import tell
-from pix2seq.runtime.files import flush, replacing
+from pix2seq.runtime.files import flush, replacing, require_regular
+from pix2seq.schema import MOST_BYTES
 
 NAME = "results"
 SYNC_S = 5.0  # seconds after which lines are on the disk, whatever happens to the machine
+BEGIN = b'{"file_name": "'
 RESULTS = b', "results": '  # what follows in a line need not be read to know what the line is about
 
 
@@ -69,6 +71,8 @@ def begin(folder: Path, tasks: Sequence[str], go_on: bool) -> tuple[Path, set[st
     is moved aside. Raises UserError if the file holds anything else.
     """
     path = folder / f"{NAME}.jsonl"
+    if path.exists():
+        require_regular(path)
     if path.is_file() and {*next(_heads(path), (0, {"tasks": tasks}))[1]["tasks"]} != {*tasks}:
         path = folder / f"{NAME}_{'_'.join(tasks)}.jsonl"
     for file in (path, *_parts(path)):
@@ -118,11 +122,12 @@ def _mend(path: Path) -> None:
     """Drop a last line that was not written to its end."""
     if not path.is_file():
         return
-    end = 0
-    with path.open("rb") as file:
-        for raw in file:
-            end += len(raw) if raw.endswith(b"\n") else 0
-    if end < path.stat().st_size:
+    end, torn = 0, b""
+    for raw in _lines(path):
+        end, torn = (end + len(raw), b"") if raw.endswith(b"\n") else (end, raw)
+    if torn:
+        if not torn.startswith(BEGIN[: len(torn)]):
+            raise _no_result(path)
         os.truncate(path, end)
         tell(f"{path}: its last line was torn, and is dropped")
 
@@ -130,17 +135,30 @@ def _mend(path: Path) -> None:
 def _heads(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """For each whole line where it begins, in bytes, and what it is about; raise UserError at one that is no result."""
     start = 0
+    for number, raw in enumerate(_lines(path), 1):
+        if not raw.endswith(b"\n"):
+            return
+        about, found, _ = raw.partition(RESULTS)
+        try:
+            head = json.loads(about + b"}")
+            fine = found and all(isinstance(text, str) for text in (head["file_name"], *head["tasks"]))
+        except (ValueError, TypeError, KeyError, RecursionError):
+            fine = False
+        if not fine:
+            raise _no_result(path, number)
+        yield start, head
+        start += len(raw)
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file; raise UserError if one is longer than any result."""
     with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            if not raw.endswith(b"\n"):
-                return
-            about, found, _ = raw.partition(RESULTS)
-            try:
-                head = json.loads(about + b"}")
-                fine = found and all(isinstance(text, str) for text in (head["file_name"], *head["tasks"]))
-            except (ValueError, TypeError, KeyError, RecursionError):
-                fine = False
-            if not fine:
-                raise UserError(f"{path}, line {number}, is no result of an image; move the file to another place")
-            yield start, head
-            start += len(raw)
+        while raw := file.readline(MOST_BYTES):
+            if len(raw) == MOST_BYTES:
+                raise _no_result(path)
+            yield raw
+
+
+def _no_result(path: Path, number: int | None = None) -> UserError:
+    place = f", line {number}," if number else " holds what"
+    return UserError(f"{path}{place} is no result of an image; move the file to another place")

@@ -22,7 +22,7 @@ from pix2seq.infer.output import Output, named_failures, summary
 from pix2seq.metadata import read_metadata
 from pix2seq.runtime.console import tell
 from pix2seq.runtime.files import output_folder
-from pix2seq.runtime.light_imports import leave_out_unused
+from pix2seq.runtime.light_imports import leave_out_unused, without_garbage
 from pix2seq.weights.find import find_weights
 
 if TYPE_CHECKING:
@@ -42,26 +42,28 @@ def run(cfg: CFG) -> None:
     weights = find_weights(cfg.infer.weights)
     if not (exported := weights.is_dir()):  # torch is not imported for an exported model, nor for a file that is none
         leave_out_unused(read_metadata(weights).cfg.model.backbone)
-    from pix2seq.tasks import choose_tasks
+    with without_garbage():
+        from pix2seq.infer.load import load_predictor
+        from pix2seq.runtime import distributed
+        from pix2seq.tasks import choose_tasks
 
-    tasks = choose_tasks(cfg.tasks)
+        if not exported:
+            from pix2seq.infer import generator  # noqa: F401 - all that takes long to import
+            from pix2seq.runtime.device import pick_device
+    tasks, jobs = choose_tasks(cfg.tasks), jobs_of(images)
+    if cfg.infer.pictures:
+        require_kept(jobs, target, tasks)
     box = parse_box(cfg, tasks)
-    from pix2seq.runtime import distributed
-
     if exported:
         require_one_process(weights)
     else:
-        from pix2seq.runtime.device import pick_device
-
         cfg = dataclasses.replace(cfg, device=str(distributed.start(pick_device(cfg.device))))
     try:
         with output_folder(target) as staging:
-            from pix2seq.infer.load import load_predictor
-
             predictor = load_predictor(cfg)
             predictor.require(needed(tasks, box))
             output = Output(target, staging, tasks, predictor, cfg.infer.pictures, len(images) > 1)
-            failures = describe_all(cfg, jobs_of(images), box, output, weights)
+            failures = describe_all(cfg, jobs, box, output, weights)
     finally:
         distributed.stop()
     if failures:
@@ -129,6 +131,18 @@ def jobs_of(images: Sequence[Named]) -> list[Job]:
 
     columns = images, file_names(images), unique_names(images), image_ids(images)
     return [Job(*row) for row in zip(*columns, strict=True)]
+
+
+def require_kept(jobs: Sequence[Job], target: Path, tasks: Mapping[str, Task]) -> None:
+    """Raise UserError if a picture of the results would take the place of an image that is to be read."""
+    names = {task.inference.IMAGE_FILE for task in tasks.values()}
+    images = [job.image for job in jobs if isinstance(job.image, Path) and job.image.name in names]
+    folders = {(target / job.folder if len(jobs) > 1 else target).resolve() for job in jobs} if images else set()
+    for image in images:
+        if image.parent.resolve() in folders:
+            raise UserError(
+                f"{image} would be replaced by the results, which have its name; name another folder with --output-dir"
+            )
 
 
 def shown_once(error: UserError) -> UserError:

@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,7 @@ from pix2seq.config import CFG, to_json
 from pix2seq.errors import UserError, plain
 from pix2seq.runtime.console import tell
 from pix2seq.runtime.files import replacing, require_regular, write_whole, writing
+from pix2seq.runtime.text import read_text
 
 if TYPE_CHECKING:
     import cv2
@@ -76,7 +77,7 @@ def open_video(name: str, max_megapixels: float) -> Iterator[Video]:
     is_camera = name.isdecimal() and len(name) < 4
     if not is_camera:
         try:
-            require_regular(Path(name))
+            require_regular(Path(_as_text(name)))
         except OSError as error:
             reason = plain(error.strerror or str(error))
             raise UserError(
@@ -111,6 +112,11 @@ def run(cfg: CFG) -> None:
         raise UserError("--video expects a video file, or the number of a camera, got none")
     target = Path(cfg.infer.output_dir)
     with open_video(cfg.infer.video, cfg.infer.max_megapixels) as video:
+        if not video.is_camera and any(_is_same(path, cfg.infer.video) for path in outputs(target, video)):
+            raise UserError(
+                f"{plain(cfg.infer.video)} would be replaced by the results, which have its name; name another folder "
+                "with --output-dir"
+            )
         from pix2seq.infer.load import load_predictor
 
         predictor = load_predictor(cfg)
@@ -121,6 +127,11 @@ def run(cfg: CFG) -> None:
             describe_frames(video, parts, predictor, cfg)
             files = parts.join(target)
     print(f"wrote {', '.join(plain(str(path)) for path in files)}")
+
+
+def outputs(target: Path, video: Video) -> tuple[Path, Path]:
+    """The files of results in a folder: a video, and the lines of its frames."""
+    return target / f"{video.name}.mp4", target / f"{video.name}.jsonl"
 
 
 def describe_frames(video: Video, parts: Parts, predictor: Predictor, cfg: CFG) -> None:
@@ -173,12 +184,14 @@ class Parts:
         text = json.dumps(stated)
         if folder.is_dir() and video.is_camera:
             shutil.rmtree(folder)
-        if folder.is_dir() and _read(folder / about) not in ("", text):
+        if folder.is_dir() and (folder / about).exists() and _read(folder / about) != text:
             raise UserError(f"{folder} holds parts of a run with other settings; finish that, or delete the folder")
         folder.mkdir(exist_ok=True)
         write_whole(folder / about, text)
         self.lines = sorted(folder.glob("*.jsonl"))
-        self.done = sum(path.read_text(encoding="utf-8").count("\n") for path in self.lines)
+        if self.lines != [folder / f"{number:06d}.jsonl" for number in range(len(self.lines))]:
+            raise UserError(f"{folder} lacks some of its parts; delete the folder, and the run begins anew")
+        self.done = sum(_read(path).count("\n") for path in self.lines)
 
     def add(self, frames: Sequence[np.ndarray], entries: Sequence[dict]) -> None:
         """A batch: drawn `frames` (H, W, 3) and what is known about each."""
@@ -191,17 +204,26 @@ class Parts:
 
     def join(self, target: Path) -> list[Path]:
         """Make one video and one file of lines of all parts, in `target`, and remove the parts."""
-        video, lines = target / f"{self.video.name}.mp4", target / f"{self.video.name}.jsonl"
+        video, lines = outputs(target, self.video)
         with write_video(self.folder / video.name, CODEC, self.fps, self.video.size) as write:
             for path in self.lines:
-                for frame in _frames(path.with_suffix(".avi")):
-                    write(frame)
+                self._copy(path, write)
         with replacing(lines) as unfinished, unfinished.open("w", encoding="utf-8") as file:
             for path in self.lines:
-                file.write(path.read_text(encoding="utf-8"))
+                file.write(_read(path))
         os.replace(self.folder / video.name, video)
         shutil.rmtree(self.folder)
         return [video, lines]
+
+    def _copy(self, lines: Path, write: Callable[[np.ndarray], None]) -> None:
+        """Write the frames of a part; raise UserError if there are not as many as lines about them."""
+        part, count = lines.with_suffix(".avi"), 0
+        for frame in _frames(part):
+            if frame.shape[1::-1] == self.video.size:
+                write(frame)
+                count += 1
+        if count != _read(lines).count("\n"):
+            raise UserError(f"{part} is damaged; delete the folder {self.folder}, and the run begins anew")
 
 
 @contextlib.contextmanager
@@ -209,7 +231,7 @@ def write_video(path: Path, codec: str, fps: float, size: tuple[int, int]) -> It
     """A function that appends a frame (H, W, 3) RGB to a video file; OSError if the file cannot be written."""
     import cv2
 
-    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*codec), fps, size)
+    writer = cv2.VideoWriter(_as_text(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*codec), fps, size)
     if not writer.isOpened():
         raise OSError(None, f"no {codec} video of {size[0]} × {size[1]} pixels can be written", str(path))
     written = 0
@@ -243,6 +265,17 @@ def _frames(path: Path) -> Iterator[np.ndarray]:
         capture.release()
 
 
+def _as_text(name: str | Path) -> str:
+    """A name for OpenCV, where one that is no text ends the process; raise OSError for that."""
+    if not str(name).isascii() and str(name) != os.fsencode(name).decode(errors="replace"):
+        raise OSError(None, "its name is not in UTF-8", str(name))
+    return str(name)
+
+
+def _is_same(path: Path, name: str) -> bool:
+    return path.exists() and path.samefile(name)
+
+
 def _identity(name: str, video: Video) -> list:
     """What tells whether a file is the one that a run began with."""
     if video.is_camera:
@@ -252,4 +285,8 @@ def _identity(name: str, video: Video) -> list:
 
 
 def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+    """A text among the parts; raise UserError for what no run has written."""
+    try:
+        return read_text(path)
+    except (OSError, UserError):
+        raise UserError(f"{path} cannot be read; delete the folder {path.parent}, and the run begins anew") from None

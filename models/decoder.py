@@ -137,7 +137,7 @@ class Decoder(nn.Module):
         self.apply(init_weights)
         for table in (self.embedding,) if cfg.shared_embedding else (self.embedding, self.output):
             nn.init.trunc_normal_(table.weight, std=0.02)
-        if cfg.coord_init == "sincos":
+        if cfg.coord_init == "sincos" and not self.bias.is_meta:  # there nothing has values
             self._smooth_coordinates()
 
     @torch.no_grad()

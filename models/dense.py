@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -17,13 +18,14 @@ INT8_INPUTS = 32  # torch's kernel reads so many inputs at a time, and beyond th
 class Dense(nn.Module):
     """`x` (R, in) → (R, out) by a fixed `weight` (out, in) and `bias` (out,).
 
-    On a processor the product of a row and a matrix takes the time of reading the matrix, if it is read in order: where
-    there are no fewer outputs than inputs, half the time with the weights of an input side by side.
+    On a processor the product of a few rows and a matrix takes the time of reading the matrix, if it is read in order:
+    where there are more outputs than inputs, half the time with the weights of an input side by side.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        self.by_input = weight.device.type == "cpu" and weight.shape[0] >= weight.shape[1]
+        self.multiplications = weight.numel()
+        self.by_input = weight.device.type == "cpu" and weight.shape[0] > weight.shape[1]
         self.register_buffer("weight", weight.t().contiguous() if self.by_input else weight)
         self.register_buffer("bias", bias)
 
@@ -35,15 +37,14 @@ class Dense(nn.Module):
     def single(self, x: np.ndarray) -> np.ndarray:
         """One row (in,) → (out,), on a processor in fp32."""
         weight, bias = self._parts
-        product = np.dot(x, weight)
+        product = np.dot(x, weight) if self.by_input else np.vecdot(weight, x)
         if bias is not None:
             product += bias
         return product
 
     @cached_property
     def _parts(self) -> tuple[np.ndarray, np.ndarray | None]:
-        weight = self.weight if self.by_input else self.weight.t()
-        return weight.numpy(), None if self.bias is None else self.bias.numpy()
+        return self.weight.numpy(), None if self.bias is None else self.bias.numpy()
 
 
 class Int8Dense(nn.Module):
@@ -55,6 +56,7 @@ class Int8Dense(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
+        self.multiplications = weight.numel()
         wide = weight.float()
         scale = wide.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / INT8_MAX
         narrow = (wide / scale[:, None]).round().to(torch.int8)
@@ -74,9 +76,9 @@ class Int8Dense(nn.Module):
     def single(self, x: np.ndarray) -> np.ndarray:
         """One row (in,) → (out,), on a processor in fp32."""
         if self.missing:
-            return self(torch.from_numpy(x)[None])[0].numpy()
+            return self(torch.from_numpy(x[None]))[0].numpy()
         weight, scale, bias = self._parts
-        product = torch._weight_int8pack_mm(torch.from_numpy(x).bfloat16()[None], weight, scale).float().numpy()[0]
+        product = torch._weight_int8pack_mm(torch.from_numpy(x[None]).bfloat16(), weight, scale).float().numpy()[0]
         if bias is not None:
             product += bias
         return product
@@ -86,15 +88,49 @@ class Int8Dense(nn.Module):
         return self.weight, self.scale, None if self.bias is None else self.bias.numpy()
 
 
-def dense(weight: Tensor, bias: Tensor | None, precision: str) -> Dense | Int8Dense:
-    """The layer in one of PRECISIONS."""
+class HalfDense(nn.Module):
+    """`Dense` with weights in fp16, by torch's FBGEMM on a processor; `x` and the result are fp32.
+
+    On one thread the kernel is called by a function that torch has announced to remove, as the one to stay takes longer
+    for a call than for the product of a row. That one uses all threads.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.multiplications = weight.numel()
+        self.bias = weight.new_zeros(len(weight)) if bias is None else bias
+        self.packed = torch.ops.quantized.linear_prepack_fp16(weight, self.bias)
+        with warnings.catch_warnings():  # of the removal: each function warns once in a process
+            warnings.simplefilter("ignore")
+            self.weight = torch.fbgemm_pack_gemm_matrix_fp16(weight)
+            self._on_one_thread(weight[:1])
+
+    def _on_one_thread(self, x: Tensor) -> Tensor:
+        return torch.fbgemm_linear_fp16_weight_fp32_activation(x, self.weight, self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.get_num_threads() == 1:
+            return self._on_one_thread(x)
+        return torch.ops.quantized.linear_dynamic_fp16(x, self.packed)
+
+    def single(self, x: np.ndarray) -> np.ndarray:
+        """One row (in,) → (out,)."""
+        return self._on_one_thread(torch.from_numpy(x[None])).numpy()[0]
+
+
+def dense(weight: Tensor, bias: Tensor | None, precision: str) -> Dense | Int8Dense | HalfDense:
+    """The layer with weights in a precision: fp32, bf16, fp16 or int8."""
+    if precision == "fp16":
+        return HalfDense(weight, bias)
     if precision == "int8":
         return Int8Dense(weight, bias)
     dtype = torch.bfloat16 if precision == "bf16" else weight.dtype
     return Dense(weight.to(dtype), None if bias is None else bias.to(dtype))
 
 
-def joined(linears: Sequence[nn.Linear], precision: str, scales: Sequence[float] | None = None) -> Dense | Int8Dense:
+def joined(
+    linears: Sequence[nn.Linear], precision: str, scales: Sequence[float] | None = None
+) -> Dense | Int8Dense | HalfDense:
     """One layer for several that read the same input; their outputs, times `scales`, stand side by side."""
     scales = scales or [1.0] * len(linears)
     weight = torch.cat([linear.weight.detach() * scale for linear, scale in zip(linears, scales, strict=True)])

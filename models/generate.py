@@ -11,7 +11,7 @@ from torch import Tensor
 from pix2seq.models.choices import Choice, GrammarTables, Part
 from pix2seq.models.sampling import GREEDY, Sampling
 from pix2seq.models.step import Cache
-from pix2seq.token_ids import COORDS, END, INVISIBLE
+from pix2seq.token_ids import COORD_SHIFT, COORDS, END, INVISIBLE, is_coord
 
 CHECK_EVERY = 4  # steps between two checks which sequences have ended: each check makes a GPU wait
 LEAVING = 0.25  # share of sequences that have ended at which these are dropped
@@ -24,12 +24,15 @@ class Generation:
     A probability is that of the softmax over the whole vocabulary, before grammar, temperature and truncation; NaN
     where the grammar wants none, as it would cost the logits of the whole vocabulary. The likeliest tokens that it
     permits are `alternatives` (S, T, A), and `alternative_probs`: where it wants probabilities, elsewhere both are 0.
+    `coords` (S, T) and `coord_probs` are those of `coords_of`, 0 unless they are asked for.
     """
 
     tokens: Tensor
     probs: Tensor
     alternatives: Tensor
     alternative_probs: Tensor
+    coords: Tensor
+    coord_probs: Tensor
 
     @classmethod
     def empty(cls, rows: int, length: int, alternatives: int, device: torch.device) -> Generation:
@@ -37,7 +40,8 @@ class Generation:
         tokens = torch.zeros(rows, length, dtype=torch.long, device=device)
         probs = torch.zeros(rows, length, device=device)
         shape = rows, length, alternatives
-        return cls(tokens, probs, tokens.new_zeros(shape), probs.new_zeros(shape))
+        alternatives = tokens.new_zeros(shape), probs.new_zeros(shape)
+        return cls(tokens, probs, *alternatives, torch.zeros_like(tokens), torch.zeros_like(probs))
 
     def report(
         self, rows: Tensor, position: int, choice: Choice, chosen: Tensor, permitted: Tensor, probs: Tensor
@@ -103,6 +107,17 @@ def choose_likeliest(logits: Tensor, sampling: Sampling, part: Part) -> Tensor:
     return torch.where((chosen >= first) & (chosen <= last), mean.nan_to_num().long(), chosen)
 
 
+def coords_of(tokens: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """`tokens` (…) where they are coordinates, elsewhere the likeliest coordinates of `logits` (…, V), and their
+    probabilities in the softmax without INVISIBLE.
+
+    As in the official evaluation, which however draws the missing ones from a nucleus, and lets more than that through.
+    """
+    probs = logits.float().index_fill(-1, torch.tensor(INVISIBLE, device=logits.device), -torch.inf).softmax(-1)
+    coords = torch.where(is_coord(tokens), tokens, probs[..., COORDS].argmax(-1) + COORD_SHIFT)
+    return coords, probs.gather(-1, coords[..., None])[..., 0]
+
+
 class Decoding(Protocol):
     """What `generate` decodes with: a `StepDecoder`."""
 
@@ -142,18 +157,21 @@ def generate(
     cache = decoder.start(memory, image_index, prompts.shape[1] + max_tokens)
     state, following = torch.zeros_like(rows), prompts
     for position, choice in zip(range(max_tokens), grammar.choices(), strict=False):
-        logits = decoder.step(following, cache, None if choice.whole else choice.part).float()
-        total = logits.logsumexp(-1, keepdim=True) if choice.whole else None
-        logits = logits[:, choice.part.ids] if choice.whole else logits
+        whole = choice.whole or sampling.coords_too
+        everything = decoder.step(following, cache, None if whole else choice.part).float()
+        logits = everything[:, choice.part.ids] if whole else everything
         permitted = logits.masked_fill(~choice.allowed[state], -torch.inf)
         within = logits.masked_fill(~choice.drawable[state], -torch.inf) if sampling.read_drawn else permitted
         drawn = chosen = choose(within, sampling, draws[rows, position], choice.part)
         if sampling.read_drawn or not sampling.greedy:
             for greedy_state in grammar.greedy_states:
                 chosen = chosen.where(state != greedy_state, permitted.argmax(-1))
-        found.tokens[rows, position] = choice.part.ids[chosen]
+        found.tokens[rows, position] = tokens = choice.part.ids[chosen]
+        if sampling.coords_too:
+            found.coords[rows, position], found.coord_probs[rows, position] = coords_of(tokens, everything)
         going = state != grammar.end
         if choice.whole:
+            total = everything.logsumexp(-1, keepdim=True)
             found.report(rows, position, choice, chosen, permitted, (permitted - total).exp() * going[:, None])
         else:
             found.probs[rows, position] = torch.where(going, torch.nan, 0.0)

@@ -28,12 +28,13 @@ FEW_QUERIES = 8  # up to which plain products read keys and values faster than t
 class Pair:
     """Keys and values (B, heads, N, d) of a layer; those of the first tokens are there from the beginning, or written.
 
-    Heads of all sequences stand in one dimension, and keys are transposed, so that a step makes few tensors.
+    Heads of all sequences stand in one dimension, and keys are transposed to `columns` (B · heads, d, N), so that a
+    step makes few tensors.
     """
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         self.shape, self._keys, self._values = keys.shape[:2], keys.flatten(0, 1), values.flatten(0, 1)
-        self._columns = self._keys.transpose(1, 2)
+        self.columns = self._keys.transpose(1, 2)
 
     @property
     def places(self) -> int:
@@ -43,7 +44,7 @@ class Pair:
     @cached_property
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """Keys (heads, d, N) and values (heads, N, d) of a single row of B, on a processor, in the same memory."""
-        return self._columns.numpy(), self._values.numpy()
+        return self.columns.numpy(), self._values.numpy()
 
     def keep(self, rows: Tensor, filled: int) -> Pair:
         """Those of some rows of B, which move to the front; only the first `filled` places hold anything to be moved.
@@ -69,14 +70,21 @@ class Pair:
 
         A single token may attend to all of them; `mask` (T, length) is True where each of several may.
         """
-        columns, values = self._columns.narrow(2, 0, length), self._values.narrow(1, 0, length)
+        columns, values = self.columns.narrow(2, 0, length), self._values.narrow(1, 0, length)
         if queries.device.type != "cpu" or queries.shape[1] > FEW_QUERIES:
             parts = (part.unflatten(0, self.shape) for part in (queries, columns.transpose(1, 2), values))
             return F.scaled_dot_product_attention(*parts, attn_mask=mask, scale=1.0).flatten(0, 1)
-        weights = torch.bmm(queries, columns)
+        scores = product(queries, columns) if queries.shape[1] == 1 else torch.bmm(queries, columns)
         if mask is not None:
-            weights = weights.masked_fill(~mask, -torch.inf)
-        return torch.bmm(weights.softmax(-1), values)
+            scores = scores.masked_fill(~mask, -torch.inf)
+        return product(scores.softmax(-1), values)
+
+
+def product(x: Tensor, y: Tensor) -> Tensor:
+    """`torch.bmm` on a processor, for few rows: on one thread by numpy, which takes half the time."""
+    if torch.compiler.is_compiling() or torch.get_num_threads() > 1 or x.dtype != torch.float32:
+        return torch.bmm(x, y)
+    return torch.from_numpy(np.matmul(x.numpy(), y.numpy()))
 
 
 @dataclass
@@ -117,6 +125,8 @@ class StepLayer(nn.Module):
         self.gated = not isinstance(mlp, MLP)
         self.up = joined([mlp.gate, mlp.up] if self.gated else [mlp.up], precision)
         self.down = joined([mlp.down], precision)
+        parts = self.own, self.own_out, self.cross_query, self.cross_out, self.up, self.down
+        self.multiplications = sum(part.multiplications for part in parts)  # for a token
 
     def _split(self, x: Tensor, sequences: int) -> Tensor:
         """(S · T, D) → (S · heads, T, d)"""
@@ -175,7 +185,8 @@ class StepLayer(nn.Module):
 class StepDecoder(nn.Module):
     """A copy of the weights of `decoder` that decodes. Letters are those of `Pix2Seq`.
 
-    `precision` is that of the layers' weights, and of what passes between them (fp32 with int8 weights on a processor).
+    `precision` is that of the layers' weights, and of what passes between them (on a processor fp32 where weights are
+    fp16 or int8).
     The output projection and the norm before it are always fp32: logits of neighboring bins differ by little.
     `compiled` has torch.compile make the steps of one token, on a GPU as CUDA graphs.
     """
@@ -186,12 +197,12 @@ class StepDecoder(nn.Module):
         self.vocabulary, self.bias = table.weight.detach(), decoder.bias.detach()
         on_processor = self.bias.device.type == "cpu"
         narrow = precision == "bf16" or (precision == "int8" and not on_processor)
-        self.dtype = torch.bfloat16 if narrow else torch.float32
+        self.precision, self.dtype = precision, torch.bfloat16 if narrow else torch.float32
         self.embedding, self.norm = decoder.embedding.weight.detach(), decoder.norm
         self.heads, self.rotary = decoder.heads, decoder.rotary
         self.positions = None if self.rotary else decoder.positions
         self.layers = nn.ModuleList(StepLayer(layer, precision, self.dtype) for layer in decoder.layers)
-        self.multiplications = sum(weight.numel() for weight in self.layers.buffers() if weight.ndim == 2)
+        self.multiplications = sum(layer.multiplications for layer in self.layers)
         self.static = (
             torch.compile(self._static_run, mode=None if on_processor else "reduce-overhead") if compiled else None
         )

@@ -19,7 +19,7 @@ from pix2seq.metadata import FORMAT, Metadata, read_metadata
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.runtime.files import replacing
 from pix2seq.runtime.finite import require_finite
-from pix2seq.runtime.light_imports import without_compiler
+from pix2seq.runtime.light_imports import shapes_alone, without_random_numbers
 
 # How safetensors names the types that floating-point and other tensors may be stored as.
 FLOATS, INTEGERS = {"F16", "BF16", "F32", "F64"}, {"I64", "I32", "I16", "I8", "U8", "BOOL"}
@@ -56,12 +56,12 @@ def save_weights(path: Path, weights: Weights, dtype: torch.dtype = torch.float3
     tensors = {name: _stored(tensor, dtype).contiguous().cpu() for name, tensor in state.items()}
     try:
         with replacing(path) as unfinished:
-            save_file(tensors, unfinished, {"format": FORMAT} | described(weights))
+            save_file(tensors, unfinished, {"format": FORMAT} | metadata_of(weights))
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} cannot be written ({error}); make room, or choose another place") from None
 
 
-def described(weights: Weights) -> dict[str, str]:
+def metadata_of(weights: Weights) -> dict[str, str]:
     """What `metadata.typed` reads: JSON texts by name, but for the words of `domain` and `licence`."""
     return {
         "cfg": to_json(weights.cfg),
@@ -105,7 +105,8 @@ def load_weights(path: Path) -> Weights:
     metadata = read_metadata(path)
     check_shapes(metadata, path)
     tensors = _finite_tensors(path)
-    model = Pix2Seq(metadata.cfg.model).eval()
+    with without_random_numbers():
+        model = Pix2Seq(metadata.cfg.model).eval()
     model.load_state_dict(tensors)
     described = {member.name: getattr(metadata, member.name) for member in fields(Weights) if member.name != "model"}
     return Weights(model, **described)
@@ -117,7 +118,7 @@ def check_shapes(metadata: Metadata, path: Path) -> None:
     The model is built without memory (on torch's meta device).
     """
     try:
-        with torch.device("meta"), without_compiler():
+        with shapes_alone():
             own = Pix2Seq(metadata.cfg.model).state_dict()
     except UserError as error:
         raise UserError(f"the settings in {path} describe no model: {error}") from None

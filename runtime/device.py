@@ -37,6 +37,11 @@ def pick_device(name: str) -> torch.device:
 
 def check_precision(precision: str, device: torch.device) -> None:
     """Raise UserError if `device` cannot multiply matrices in the arithmetic of `--precision`."""
+    if precision == "fp16" and not computes_fp16(device):
+        raise UserError(
+            f"--precision fp16 cannot be used on {device}, but on processors that torch has FBGEMM for; "
+            "use --precision bf16 or fp32"
+        )
     if precision != "bf16":
         return
     try:
@@ -61,6 +66,12 @@ def computes_bf16(device: torch.device) -> bool:
     if device.type != "cpu":
         return True
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def computes_fp16(device: torch.device) -> bool:
+    """Whether products with fp16 weights and fp32 results are there, as on x86 processors."""
+    has_kernel = "fbgemm" in torch.backends.quantized.supported_engines
+    return device.type == "cpu" and has_kernel and hasattr(torch, "fbgemm_linear_fp16_weight_fp32_activation")
 
 
 def has_compiler(device: torch.device) -> bool:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.abc
 import importlib.machinery
+import importlib.util
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-# What timm imports for most of its time: image transforms and datasets, and two models that need torch's compiler.
-UNUSED = ("torchvision", "timm.models.naflexvit", "timm.models.gemma4_vit")
+# What timm imports for most of its time: image transforms and datasets, downloads, and two models that need torch's
+# compiler.
+UNUSED = ("torchvision", "torch.hub", "huggingface_hub", "timm.models.naflexvit", "timm.models.gemma4_vit")
 
 
 class _Class(type):
@@ -37,8 +42,11 @@ def _refuse(self: Any, *_: Any, **__: Any) -> None:
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    def __init__(self, unused: frozenset[str]) -> None:
+        self.unused = unused
+
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> Any:
-        if any(name == unused or name.startswith(f"{unused}.") for unused in UNUSED):
+        if name in self.unused or name.partition(".")[0] in self.unused:
             return importlib.machinery.ModuleSpec(name, self, is_package=True)
         return None
 
@@ -50,21 +58,93 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def leave_out_unused(backbone: str) -> None:
-    """Let placeholders stand for UNUSED in this process, unless timm is imported already or `backbone` is one of them.
+    """Let placeholders stand for UNUSED in this process, and for the models of timm that `backbone` is none of, unless
+    timm is imported already or `backbone` is one of UNUSED.
 
     For programs of our own alone: in a process of somebody else they may be needed.
     """
     if "timm" not in sys.modules and not backbone.startswith(("naflexvit", "gemma4")):
-        sys.meta_path.insert(0, _Finder())
+        sys.meta_path.insert(0, _Finder(frozenset({*UNUSED, *other_models(backbone)})))
 
 
 @contextlib.contextmanager
-def without_compiler() -> Iterator[None]:
-    """Within this context torch computes shapes (on its meta device) without having imported its compiler.
+def without_garbage() -> Iterator[None]:
+    """Within this context, of imports and loading, nothing becomes garbage: looking for it takes a tenth of the time.
 
-    Functions of that device import it when they are called first, for more than a second, only to have it leave them
-    alone: a stand-in for it does so here.
+    What is there at the end is never looked through again.
     """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if was_on:
+            gc.enable()
+
+
+def other_models(backbone: str) -> set[str]:
+    """The modules of timm's models that are not needed for `backbone`; none where no module defines it."""
+    found = importlib.util.find_spec("timm")
+    files = Path(found.origin).parent.glob("models/[a-z]*.py") if found else ()
+    sources = {file.stem: file.read_text(encoding="utf-8") for file in files}
+    definition = f"\ndef {backbone.partition('.')[0]}("
+    needed = {module for module, source in sources.items() if definition in source}
+    following = list(needed)
+    while following:
+        imported = re.findall(r"^\s*from (?:timm\.models)?\.(\w+) import", sources[following.pop()], re.MULTILINE)
+        new = (set(imported) & sources.keys()) - needed
+        needed |= new
+        following += new
+    return {f"timm.models.{module}" for module in sources.keys() - needed} if needed else set()
+
+
+@contextlib.contextmanager
+def without_random_numbers() -> Iterator[None]:
+    """Within this context torch draws no random numbers for tensors, all of which will be overwritten."""
+    with _mode(lambda function: function.__name__ in ("normal_", "uniform_", "kaiming_uniform_"), _unchanged):
+        yield
+
+
+def _unchanged(function: Any, *args: Any, tensor: Any = None, **_: Any) -> Any:
+    return args[0] if args else tensor
+
+
+@contextlib.contextmanager
+def shapes_alone() -> Iterator[None]:
+    """Within this context torch computes shapes (on its meta device) without having imported its compiler and sympy.
+
+    Functions of that device import these when they are called first, for more than a second, only to leave them alone:
+    there is a stand-in for the compiler, ranges are made elsewhere, and random numbers nowhere.
+    """
+    import torch
+
+    def count(function: Any, *args: Any, device: Any = None, **kwargs: Any) -> Any:
+        return function(*args, device="cpu", **kwargs).to(device or "meta")
+
+    with (
+        _standing_in_for_the_compiler(),
+        torch.device("meta"),
+        without_random_numbers(),
+        _mode(lambda function: function is torch.arange, count),
+    ):
+        yield
+
+
+def _mode(chosen: Callable[[Any], bool], instead: Callable[..., Any]) -> contextlib.AbstractContextManager:
+    """A context in which `instead(function, …)` is called instead of torch's functions that are `chosen`."""
+    from torch.overrides import TorchFunctionMode
+
+    class Mode(TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: Sequence = (), kwargs: Any = None) -> Any:
+            kwargs = kwargs or {}
+            return instead(function, *args, **kwargs) if chosen(function) else function(*args, **kwargs)
+
+    return Mode()
+
+
+@contextlib.contextmanager
+def _standing_in_for_the_compiler() -> Iterator[None]:
     if (name := "torch._dynamo") in sys.modules:
         yield
         return

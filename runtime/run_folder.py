@@ -22,8 +22,9 @@ from pix2seq.runtime.text import read_text
 
 SETTINGS, METRICS = "cfg.json", "metrics.csv"
 LAST, BEST, CURVES = "last.safetensors", "best.safetensors", "curves.png"
-WRITTEN = (SETTINGS, METRICS, CHECKPOINT, PREVIOUS, LAST, BEST, CURVES)
-FOLDERS = ("tensorboard", "evaluation")
+TRACKED_AS = "tracker.txt"
+WRITTEN = (SETTINGS, METRICS, CHECKPOINT, PREVIOUS, LAST, BEST, CURVES, TRACKED_AS)
+FOLDERS = ("tensorboard", "evaluation", "wandb")
 LOCK, OWNER = ".lock", ".owner"
 GRACE_S = 15  # data loading processes of a killed run keep its folder locked until they notice, some seconds later
 

@@ -10,7 +10,7 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, BinaryIO
 from urllib.error import HTTPError, URLError
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from pix2seq.errors import UserError, plain
@@ -36,9 +36,18 @@ class Redirects(HTTPRedirectHandler):
 OPENER = build_opener(Redirects)
 
 
+def is_web(url: str) -> bool:
+    """Whether a text is an address on the web: file:// is none, https://[x has no host, others are no text."""
+    try:
+        url.encode()
+        return url.lower().startswith(SCHEMES) and bool(urlsplit(url).hostname)
+    except ValueError:  # a UnicodeError is one
+        return False
+
+
 def check_address(url: str) -> None:
-    """Raise UserError for what is no address on the web, such as file://."""
-    if not url.lower().startswith(SCHEMES):
+    """Raise UserError for what is no address on the web."""
+    if not is_web(url):
         raise UserError(f"expected a path, or an address that begins with https:// or http://, got {plain(url)}")
 
 

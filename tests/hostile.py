@@ -42,7 +42,7 @@ def with_metadata(source: Path, target: Path, metadata: dict[str, Any]) -> Path:
 
 def mutated(value: Any, rng: random.Random) -> Any:
     """A copy of a JSON value, something in which is replaced by something odd, left out or renamed."""
-    value = copy.deepcopy(value)
+    value = _copied(value)
     places = list(_places(value))
     if not places:
         return rng.choice(ODD)
@@ -58,6 +58,13 @@ def mutated(value: Any, rng: random.Random) -> Any:
             else:
                 holder.append(holder[key])
     return value
+
+
+def _copied(value: Any) -> Any:
+    """A copy of a JSON value; what it holds in the end, such as a checkpoint's tensors, is shared."""
+    if isinstance(value, dict):
+        return {key: _copied(inner) for key, inner in value.items()}
+    return [_copied(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:

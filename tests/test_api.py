@@ -79,7 +79,7 @@ def test_images_are_described_together_as_one_by_one(model: Model):
 def test_an_image_is_set_once_and_asked_several_times(model: Model, monkeypatch: pytest.MonkeyPatch):
     encoded = []
     encode = Predictor.encode_images
-    monkeypatch.setattr(Predictor, "encode_images", lambda self, images: encoded.append(1) or encode(self, images))
+    monkeypatch.setattr(Predictor, "encode_images", lambda *asked: encoded.append(1) or encode(*asked))
     photo = model.set_image(DEMO)
     found, all_at_once = model.detect(), model(DEMO)
     assert (found.boxes == all_at_once.boxes).all() and found.masks is None

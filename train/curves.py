@@ -1,10 +1,11 @@
-"""Numbers of a run: a CSV file, TensorBoard events, and an image of the curves."""
+"""Numbers of a run: a CSV file, TensorBoard events, a tracker if there is one, and an image of the curves."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,18 +15,35 @@ from pix2seq.runtime.run_folder import METRICS
 from pix2seq.runtime.tensorboard import add_picture, open_events
 from pix2seq.schema import read_bytes
 
+if TYPE_CHECKING:
+    from pix2seq.evaluate.report import Shown
+    from pix2seq.train.trackers import Tracker
+
 
 class Metrics:
-    """Rows of named numbers by step, appended to `metrics.csv` and to TensorBoard's events in a run folder.
+    """Rows of named numbers by step, appended to `metrics.csv`, to TensorBoard's events in a run folder, and to a
+    `tracker`.
 
     After a resume at `first_step` its rows up to there are kept, at most `rows` if that many are known; damaged ones
-    are left out, which a line says.
+    are left out, which a line says. Those behind, which come again, the tracker has already.
     """
 
-    def __init__(self, folder: Path, columns: list[str], first_step: int, rows: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        columns: list[str],
+        first_step: int,
+        rows: int | None = None,
+        tracker: Tracker | None = None,
+    ) -> None:
         self.path = folder / METRICS
         self.columns = ["step", *columns]
-        self.begin(first_step, self._sound_rows(first_step)[:rows] if first_step else [])
+        found = self._sound_rows() if first_step else []
+        kept = [row for row in found if int(row[0]) <= first_step][:rows]
+        self.tracker = tracker
+        behind = found[len(kept) :] if tracker and tracker.goes_on else []
+        self.tracked = {(int(row[0]), _filled(dict(zip(columns, row[1:], strict=True)))) for row in behind}
+        self.begin(first_step, kept)
 
     def begin(self, step: int, kept: list[list[str]]) -> None:
         """Write the file anew with rows that are kept, and go on after `step`."""
@@ -33,8 +51,8 @@ class Metrics:
         self.rows = len(kept)
         write_whole(self.path, "".join(f"{','.join(row)}\n" for row in [self.columns, *kept]))
 
-    def _sound_rows(self, last_step: int) -> list[list[str]]:
-        """The file's rows up to a step, with the columns of now; later ones come again after a resume."""
+    def _sound_rows(self) -> list[list[str]]:
+        """The file's rows, with the columns of now."""
         try:
             text = read_bytes(self.path).decode(errors="replace").replace("\0", "")
         except FileNotFoundError:
@@ -47,7 +65,7 @@ class Metrics:
         sound = [row for row in sound if "step" in row]
         if len(sound) < len(lines):
             tell(f"{self.path}: {len(lines) - len(sound)} of {len(lines)} rows were damaged and are left out")
-        return [[row.get(name, "") for name in self.columns] for row in sound if int(row["step"]) <= last_step]
+        return [[row.get(name, "") for name in self.columns] for row in sound]
 
     def add(self, step: int, numbers: dict[str, float]) -> None:
         """Append one row; columns without a number stay empty."""
@@ -59,12 +77,27 @@ class Metrics:
         for name, value in numbers.items():
             self.events.add_scalar(name, value, step)
         self.events.flush()
+        if self.tracker and (step, _filled(numbers)) not in self.tracked:
+            self.tracker.add(step, numbers)
 
     def add_pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
         """Show images (H, W, 3) uint8 by name."""
         for name, picture in pictures.items():
             add_picture(self.events, name, picture, step)
         self.events.flush()
+        if self.tracker and step not in {step for step, _ in self.tracked}:
+            self.tracker.add_pictures(step, pictures)
+
+    def add_evaluation(self, shown: Shown) -> None:
+        """Show an evaluation, which has written its own events, in the tracker."""
+        if self.tracker:
+            self.tracker.add(shown.step, shown.numbers)
+            self.tracker.add_pictures(shown.step, shown.pictures)
+
+
+def _filled(cells: Mapping[str, object]) -> frozenset[str]:
+    """The names of the cells of a row that are not empty."""
+    return frozenset(name for name, cell in cells.items() if cell != "")
 
 
 def _is_row(cells: list[str]) -> bool:

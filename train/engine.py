@@ -62,6 +62,7 @@ from pix2seq.train.parallel import engine_of, shard, summing, whole
 from pix2seq.train.preflight import failures, require_room, seconds_a_step, try_longest_batch
 from pix2seq.train.progress import Progress
 from pix2seq.train.schedule import describe_choice, fit_to_data, total_steps
+from pix2seq.train.trackers import Tracker, require_tracker
 from pix2seq.weights.find import find_weights
 
 
@@ -83,6 +84,7 @@ class Trainer:
                 self._begin_files()
 
     def _claim(self, cfg: CFG) -> Path:
+        require_tracker(cfg.train.tracker)
         self.run_folder = claim(Path(cfg.train.run_dir), cfg.train.resume, cfg.train.overwrite)
         return self.run_folder.path
 
@@ -148,10 +150,13 @@ class Trainer:
         columns = [f"loss/{name}" for name in self.loss_weights] + [f"val/{task}" for task in self.cfg.tasks]
         columns += ["lr", "grad_norm", "images_per_s", "data_wait"]
         columns += [f"{kind}{name}" for kind in ("", "val_") for name in token_columns(self.tokenizers.by_task)]
-        self.metrics = Metrics(self.folder, columns, self.step, self.rows)
+        tracker = Tracker(self.cfg, self.folder) if self.cfg.train.tracker != "none" else None
+        self.metrics = Metrics(self.folder, columns, self.step, self.rows, tracker)
 
     def close(self) -> None:
         """Let other processes write to the run folder."""
+        if self.metrics and self.metrics.tracker:
+            self.metrics.tracker.close()
         if self.run_folder:
             self.run_folder.close()
 
@@ -436,10 +441,13 @@ class Trainer:
         weights = str(self.folder / LAST)
         cfg = replace(self.evaluated, weights=weights, device=str(self.device))
         try:
-            evaluate_weights(cfg, self.folder)
+            shown = evaluate_weights(cfg, self.folder)
         except UserError as error:
             if distributed.rank() == 0:
                 print(f"the evaluation failed, the training goes on: {error}")
+            return
+        if shown:
+            self.metrics.add_evaluation(shown)
 
 
 def train(cfg: CFG) -> None:

@@ -35,6 +35,14 @@ def shipped() -> list[str]:
     return sorted(path.stem for path in (ROOT / "weights").glob("*.safetensors"))
 
 
+def at_hand() -> list[str]:
+    """The names of weights that need not be fetched: shipped ones, and official checkpoints that were fetched once."""
+    from pix2seq.weights.official_fetch import official_folder
+
+    folder = official_folder()
+    return [*shipped(), *(name for name in CHECKPOINTS if (folder / f"{name}.safetensors").is_file())]
+
+
 def describe_names() -> str:
     """What `--list-weights` prints."""
     return (

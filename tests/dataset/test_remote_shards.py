@@ -21,6 +21,7 @@ from pix2seq.dataset.sources import data_roots, open_split
 from pix2seq.errors import UserError
 from pix2seq.evaluate.evaluation import Sizes, evaluate
 from pix2seq.evaluate.ground_truth import ground_truth_predictor
+from pix2seq.runtime.alone import locked
 from pix2seq.tasks import choose_tasks
 from pix2seq.train.engine import train
 from tests.dataset.test_shards import SIZE, packed, samples_of
@@ -94,7 +95,8 @@ def with_space(cfg: CFG, url: str, shards: float) -> SampleDataset:
 
 
 def kept_bytes() -> int:
-    return sum(path.stat().st_size for path in kept_folder().glob("*/*.tar"))
+    with locked(kept_folder() / ".lock"):  # no thread removes one and brings another while these are counted
+        return sum(path.stat().st_size for path in kept_folder().glob("*/*.tar"))
 
 
 def test_the_next_shards_are_fetched_while_others_are_used(tiny_cfg: CFG, url: str, server: Server) -> None:
@@ -217,6 +219,8 @@ def test_a_newer_dataset_at_an_address_takes_the_place_of_the_old_one(
     [
         ("http://example.com/shards", "--data-root expects a folder, or the https address"),
         ("ftp://127.0.0.1/shards", "--data-root expects a folder, or the https address"),
+        ("https://[x", "--data-root expects a folder, or the https address"),
+        ("https://a/\udcff", "--data-root expects a folder, or the https address"),
         ("file:///etc", "--data-root expects a folder, or the https address"),
     ],
 )

@@ -47,6 +47,9 @@ class FakeGenerator:
         samples = self.responses[task]
         return [samples[number % len(samples)] for _ in prompts for number in range(num_samples)]
 
+    def scoring_all(self) -> "FakeGenerator":
+        return self
+
 
 @pytest.fixture(scope="session")
 def weights_path(tiny_model: Pix2Seq, tiny_model_cfg: CFG, tmp_path_factory: pytest.TempPathFactory) -> Path:

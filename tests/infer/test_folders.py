@@ -163,6 +163,30 @@ def test_another_program_s_file_is_refused(tmp_path: Path):
             begin(tmp_path, TASKS, go_on=True)
 
 
+def test_what_is_no_torn_result_is_never_cut(tmp_path: Path):
+    path = tmp_path / "results.jsonl"
+    for text in ("precious, without an end of line", '{"file_name": "a"', '{"a": 1}'):
+        path.write_text(text, encoding="utf-8")
+        if text.startswith('{"file_name"'):
+            assert begin(tmp_path, TASKS, go_on=True) == (path, set())
+            continue
+        with pytest.raises(UserError, match=r"results\.jsonl holds what is no result of an image; move the file"):
+            begin(tmp_path, TASKS, go_on=True)
+        assert path.read_text(encoding="utf-8") == text
+
+
+def test_a_log_that_is_no_file_or_endless_is_refused_at_once(tmp_path: Path):
+    path = tmp_path / "results.jsonl"
+    path.touch()
+    os.truncate(path, 3 * 10**9)  # takes no space
+    with pytest.raises(UserError, match="is no result of an image"):
+        begin(tmp_path, TASKS, go_on=True)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="no regular file"):
+        begin(tmp_path, TASKS, go_on=True)
+
+
 def test_the_parts_of_several_processes_become_one_file_in_the_order_of_the_images(tmp_path: Path):
     path = tmp_path / "results.jsonl"
     add(path, "x", "a", "d")

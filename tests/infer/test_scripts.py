@@ -372,6 +372,21 @@ def test_results_of_another_task_are_not_overwritten(run_script, responsive, ima
     assert files(out) == {"object_detection.png", "result.json", "result_detection.json"}
 
 
+@pytest.mark.parametrize("others", [[], ["b.png"]])
+def test_pictures_never_replace_an_image_that_is_read(run_script, responsive, capsys, image, tmp_path, others):
+    folder = tmp_path / "b"  # where the results of b.png go; those of a single image lie in the output folder itself
+    folder.mkdir()
+    image = image.rename(folder / "object_detection.png")
+    before = image.read_bytes()
+    for name in others:
+        (folder / name).write_bytes(before)
+    names = [image, *(folder / name for name in others)]
+    with pytest.raises(SystemExit, match="2"):
+        run_script("object_detection", "--image", *names, "--output-dir", tmp_path if others else folder)
+    assert "object_detection.png would be replaced by the results" in capsys.readouterr().err
+    assert image.read_bytes() == before
+
+
 def test_ids_of_images_are_their_numbers_unless_two_have_the_same():
     paths = [Path("000000000042.jpg"), Path("1.jpg"), Path("001.jpg"), Path("cat.jpg")]
     assert image_ids(paths) == [42, "1", "001", "cat"]

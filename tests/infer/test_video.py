@@ -1,6 +1,7 @@
 """A video becomes a video with drawings and a line for each frame, whole or not at all."""
 
 import json
+import os
 import runpy
 import sys
 from collections.abc import Callable
@@ -129,6 +130,55 @@ def test_what_is_no_video_is_one_sentence(run, street: Path, tmp_path: Path, cap
     error = capfd.readouterr().err
     assert message in error and error.count("\n") == 1 and error.startswith("error: ")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["street.mp4", "street.jsonl"])
+def test_results_never_replace_the_video(run, street: Path, tmp_path: Path, name: str, capfd):
+    (tmp_path / "out").mkdir()
+    video = street.rename(tmp_path / "out" / name)
+    before = video.read_bytes()
+    with pytest.raises(SystemExit, match="2"):
+        run("--video", video)
+    assert "would be replaced" in capfd.readouterr().err
+    assert video.read_bytes() == before and names(tmp_path / "out") == [name]
+
+
+@pytest.mark.parametrize("name", ["about.json", "000000.jsonl"])
+@pytest.mark.parametrize("kind", ["bytes", "pipe"])
+def test_parts_that_no_run_wrote_are_refused(run, street: Path, tmp_path: Path, capfd, name: str, kind: str):
+    path = tmp_path / "out" / "street.parts" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"\xff") if kind == "bytes" else os.mkfifo(path)
+    with pytest.raises(SystemExit, match="2"):
+        run("--video", street)
+    error = capfd.readouterr().err
+    assert f"{name} cannot be read; delete the folder" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("damage", ["short", "lost"])
+def test_parts_that_are_damaged_are_named(run, street: Path, tmp_path: Path, monkeypatch, capfd, damage: str):
+    flags, folder = ["--video", street, "--eval-batch-size", "8"], tmp_path / "out" / "street.parts"
+    with monkeypatch.context() as patch:
+        patch.setattr(module.Parts, "join", lambda *_: [])  # as if the run had been killed before its last step
+        run(*flags)
+    if damage == "lost":
+        (folder / "000001.jsonl").unlink()
+    else:
+        with write_video(folder / "000001.avi", module.PART_CODEC, FPS, SIZE) as write:
+            write(np.zeros((*SIZE[::-1], 3), np.uint8))
+    with pytest.raises(SystemExit, match="2"):
+        run(*flags)
+    assert ("lacks some of its parts" if damage == "lost" else "000001.avi is damaged") in capfd.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are text there")
+def test_a_name_that_is_no_text_is_refused(run, street: Path, tmp_path: Path, capfd):
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
+    Path(odd + ".mp4").write_bytes(street.read_bytes())
+    for flags in (["--video", odd + ".mp4"], ["--video", street, "--output-dir", odd]):
+        with pytest.raises(SystemExit, match="2"):
+            run(*flags)
+        assert "its name is not in UTF-8" in capfd.readouterr().err
 
 
 def test_limits(street: Path, tiny_model_cfg):

@@ -42,7 +42,7 @@ def test_each_view_shows_every_image(make_predictor, count: int):
 
 @pytest.mark.parametrize("count", range(1, MOST + 1))
 def test_fewer_views_are_the_first_ones_and_queries_can_be_chosen(make_predictor, count: int):
-    predictor = make_predictor(views=MOST)
+    predictor = make_predictor(views=MOST, detection_votes=MOST)
     images = [noise(40, 60), noise(60, 30), noise(50, 50)]
     views = predictor.encode_images(images)
     fewer = views.at_most(count)
@@ -55,6 +55,17 @@ def test_fewer_views_are_the_first_ones_and_queries_can_be_chosen(make_predictor
     found = [each.geometry(query).matrix for each in chosen.encoded for query in range(len(each))]
     for one, other in zip(expected, [found[number ^ 1] for number in range(len(found))], strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_no_view_is_encoded_that_no_task_uses(make_predictor):
+    predictor = make_predictor(views=4, detection_votes=8, num_samples=1, keypoint_votes=5, caption_votes=3)
+    images, prompts = [noise(40, 60)], [Prompt(0, np.array([2.0, 3, 25, 30]), 1)]
+    for names, count in ((["detection"], 4), (["captioning"], 2), (["captioning", "detection"], 4), (None, 4)):
+        assert predictor.encode_images(images, names).count == count
+    for names, count in ((["segmentation"], 1), (["segmentation", "keypoint"], 2), (["keypoint", "detection"], 2)):
+        assert predictor.encode_crops(images, prompts, names).count == count
+    single = predictor.with_settings(detection_votes=1)
+    assert single.encode_images(images, ["detection"]).count == 1
 
 
 def test_votes_are_shared_among_the_views(make_predictor):

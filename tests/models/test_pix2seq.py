@@ -58,7 +58,7 @@ def test_cached_decoding_in_chunks_equals_uncached(tiny_model: Pix2Seq, images, 
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("precision", ["bf16", "int8"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "int8"])
 def test_narrow_weights_hardly_move_logits(tiny_model: Pix2Seq, images, tokens, precision: str):
     memory = tiny_model.encode(images)
     exact, narrow = (

@@ -11,12 +11,11 @@ from pix2seq.dataset.skeleton import COCO_PERSON
 from pix2seq.dataset.views import keypoints_on_canvas
 from pix2seq.infer import detection as detection_inference
 from pix2seq.infer import keypoint as keypoint_inference
-from pix2seq.infer.generator import coords_of
 from pix2seq.infer.masks import vote
 from pix2seq.infer.responses import Response
 from pix2seq.infer.results import Canvas, Instances, Prompt, Result, coco_results
 from pix2seq.models.choices import GrammarTables, Part
-from pix2seq.models.generate import generate, truncate_logits
+from pix2seq.models.generate import coords_of, generate, truncate_logits
 from pix2seq.tasks import TASKS
 from pix2seq.token_ids import CLASS_SHIFT, COORD_SHIFT, END, FAKE, INVISIBLE, TEXT_SHIFT, is_coord
 from pix2seq.tokenizers.captioning import CaptioningTokenizer, drop_words

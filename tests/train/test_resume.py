@@ -29,6 +29,7 @@ from tests.train.test_engine import as_flags
 
 CPU = torch.device("cpu")
 RANDOM = dict(task="detection", dropout=0.2, attention_dropout=0.1, drop_path=0.2, batch_size=2, check_data=False)
+FEW_TENSORS = dict(backbone="patches", backbone_kwargs="{}", encoder_width=8, decoder_width=8, decoder_layers=1)
 STEPS = 12  # two epochs of six
 
 
@@ -445,11 +446,15 @@ def test_a_state_of_no_run_is_refused(copied: Path, name: str, value: object):
 
 
 @pytest.mark.parametrize("count", [30, pytest.param(3000, marks=pytest.mark.slow)])
-def test_mutated_states_are_resumed_or_refused(copied: Path, count: int):
-    """All that a resume does with a checkpoint but building the model anew."""
-    cfg, path, chance = resumed(copied), copied / "checkpoint.pt", random.Random(0)
+def test_mutated_states_are_resumed_or_refused(
+    run_cfg: CFG, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+):
+    """All that a resume does with a checkpoint but building the model anew; of few tensors, so that most tries change
+    something else, and none takes long."""
+    path, chance = tmp_path / "run" / "checkpoint.pt", random.Random(0)
+    train_until(config.replace(run_cfg, **FEW_TENSORS, run_dir=str(path.parent)), 3, monkeypatch)
+    cfg = resumed(path.parent)
     trainer, good = Trainer(cfg), load_checkpoint(path, CPU)
-    (copied / "checkpoint.previous.pt").unlink()
 
     def go_on(state: dict) -> None:
         torch.save(state, path)
