@@ -24,9 +24,11 @@ def load_predictor(cfg: CFG) -> Predictor:
     """
     path = find_weights(cfg.infer.weights)
     if path.is_dir():
-        from pix2seq.infer.onnx_predictor import load_exported
+        from pix2seq.infer.onnx_folder import read_exported
+        from pix2seq.infer.onnx_predictor import make_predictor
 
-        return load_exported(path, cfg)
+        exported = read_exported(path)
+        return make_predictor(path, exported, TASKS, chosen_settings(cfg, exported.metadata.decoding, path))
     from pix2seq.models.weights import load_weights
     from pix2seq.runtime.device import check_precision, has_compiler, pick_device
 

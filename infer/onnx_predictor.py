@@ -19,44 +19,36 @@ from pix2seq.config import CFG, ModelCFG
 from pix2seq.dataset.geometry import Geometry
 from pix2seq.errors import UserError, plain
 from pix2seq.infer.encoded import Encoded, draw_numbers, longest_response
-from pix2seq.infer.load import chosen_settings
 from pix2seq.infer.onnx_decoding import Chooser, decode
-from pix2seq.infer.onnx_folder import ENCODER, STEP, read_exported
+from pix2seq.infer.onnx_folder import ENCODER, STEP, Exported
 from pix2seq.infer.predictor import Predictor
 from pix2seq.infer.responses import Response
 from pix2seq.models.sampling import Sampling
-from pix2seq.tasks import TASKS
 from pix2seq.tokenizers.vocabulary import Grammar, Tokenizer
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, OrtValue
 
+    from pix2seq.task import Task
+
 MEMORY, PAST, NEW = "memory_", "past_", "new_"  # how names of keys and values begin; behind that they are the same
 
 
-def load_exported(folder: Path, cfg: CFG) -> Predictor:
-    """The predictor of an exported model, with its decoding settings unless others are given; raise UserError for what
-    is none, and for settings that it cannot have."""
+def make_predictor(folder: Path, exported: Exported, tasks: Mapping[str, Task], cfg: CFG) -> Predictor:
+    """The predictor of the exported model of a folder; raise UserError for graphs that do not run, and for settings of
+    `cfg` that it cannot have."""
     if cfg.device not in ("auto", "cpu"):
-        raise UserError(
-            f"--device {cfg.device} cannot run {folder}: exported models run on the processor; leave it out"
-        )
+        raise UserError(f"--device {cfg.device} cannot run {folder}: exported models run on the processor")
     if cfg.precision not in ("auto", "fp32"):
-        raise UserError(
-            f"--precision {cfg.precision} is none of {folder}, whose precision infer/export_onnx.py decided"
-        )
-    exported = read_exported(folder)
-    graphs = Graphs(folder, exported.graphs)
-    settings = chosen_settings(cfg, exported.metadata.decoding, folder).infer
+        raise UserError(f"--precision {cfg.precision} has no effect on {folder}, which has that of its export")
+    graphs, settings = Graphs(folder, exported.graphs), cfg.infer
     if settings.views > 2 and graphs.side:
         raise UserError(f"--views {settings.views} needs other canvases than the one of {folder}; give 1 or 2")
-    model = exported.metadata.cfg.model
-    return Predictor.described(
-        exported.metadata,
-        TASKS,
-        settings,
-        lambda tokenizers: OnnxGenerator(graphs, tokenizers, model, settings.eval_batch_size, cfg.seed),
-    )
+
+    def generator(tokenizers: Mapping[str, Tokenizer]) -> OnnxGenerator:
+        return OnnxGenerator(graphs, tokenizers, exported.metadata.cfg.model, settings.eval_batch_size, cfg.seed)
+
+    return Predictor.described(exported.metadata, tasks, settings, generator)
 
 
 @dataclass(frozen=True)
