@@ -40,6 +40,8 @@ def load_predictor(cfg: CFG) -> Predictor:
     device = pick_device(cfg.device)
     precision = inference_precision(cfg, device)
     check_precision(precision, device)
+    if cfg.compile and precision == "fp16":
+        raise UserError("--compile does not know the products of --precision fp16; leave one of them out")
     compiled = cfg.compile and has_compiler(device)
     return Predictor.from_weights(weights, TASKS, chosen.infer, device, cfg.seed, precision, compiled)
 
