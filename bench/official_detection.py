@@ -24,6 +24,7 @@ def main(cfg: CFG) -> None:
     import numpy as np
     import torch
 
+    from pix2seq.infer.load import inference_precision
     from pix2seq.infer.predictor import Predictor
     from pix2seq.models.pix2seq import Pix2Seq
     from pix2seq.models.weights import Weights
@@ -37,7 +38,7 @@ def main(cfg: CFG) -> None:
     names = {number: f"class {number}" for number in range(1, NUM_CLASSES + 1)}
     weights = Weights(model, cfg, names, WordVocabulary([UNKNOWN]).describe())
     device = pick_device(cfg.device)
-    predictor = Predictor.from_weights(weights, TASKS, cfg.infer, device)
+    predictor = Predictor.from_weights(weights, TASKS, cfg.infer, device, cfg.seed, inference_precision(cfg, device))
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     print(f"{cfg.preset}: {millions:.1f} M parameters, {cfg.model.image_size} px, {device}")
     print(f"build     {time.perf_counter() - started:8.2f} s")
@@ -58,7 +59,7 @@ def main(cfg: CFG) -> None:
 
 if __name__ == "__main__":
     uses = Uses(
-        essential=("preset", "image_size", "max_objects", "device", "seed"),
+        essential=("preset", "image_size", "max_objects", "device", "precision", "seed"),
         others=(*names_of("model"), "end_threshold", "detection_top_p", "temperature"),
     )
     command_line(main, __doc__, uses, only="detection")
