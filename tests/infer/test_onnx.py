@@ -208,6 +208,16 @@ def test_graphs_that_do_not_fit_together_are_refused(copied: Path):
         load_predictor(config.replace(CFG(), weights=str(copied)))
 
 
+def test_a_graph_of_another_vocabulary_is_refused(copied: Path):
+    path = copied / "model.json"
+    told = json.loads(path.read_text(encoding="utf-8"))
+    told["cfg"]["model"]["vocab_size"] += 100
+    path.write_text(json.dumps(told), encoding="utf-8")
+    predictor = load_predictor(config.replace(CFG(), weights=str(copied)))
+    with pytest.raises(UserError, match=r"gives logits \(3, 1, 3200\), expected \(3, 1, 3300\)"):
+        predictor.predict("captioning", IMAGES)
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
