@@ -21,6 +21,7 @@ from pix2seq.infer.image_names import file_names, find_images
 from pix2seq.infer.output import named_failures
 from pix2seq.metadata import read_metadata
 from pix2seq.runtime.console import tell
+from pix2seq.runtime.files import require_regular
 from pix2seq.weights.find import find_weights
 
 if TYPE_CHECKING:
@@ -113,11 +114,12 @@ def described(cfg: CFG, data: Dataset) -> Dataset:
 
     from pix2seq.infer.ray_worker import Worker
 
+    folders = {str(Path(file).parent) for file in matching(cfg.infer.image, ".parquet")}
     count, resources = workers(cfg), ray.cluster_resources()
     share = (resources.get("CPU", 1) - 1) / count
     return data.map_batches(
         Worker,
-        fn_constructor_args=[cfg],
+        fn_constructor_args=[cfg, sorted(folders)],
         batch_size=cfg.infer.eval_batch_size,
         compute=ray.data.ActorPoolStrategy(size=count),
         num_cpus=int(share) if share >= 1 else round(share, 2),
@@ -135,18 +137,27 @@ def workers(cfg: CFG) -> int:
 
 def written(folder: Path) -> dict[str, str]:
     """What is wrong with each image that the Parquet files in a folder have a row about, by its name: mostly nothing.
-    A file that was not written to its end is removed."""
+    A file that was not written to its end is renamed; raise UserError for one of anything but results: with Ray comes a
+    type of values that are code when they are read."""
+    import pyarrow
     from pyarrow import ArrowInvalid, parquet
 
     about: dict[str, str] = {}
+    columns = ["file_name", "error"]
     for file in sorted(folder.glob("*.parquet")):
         try:
-            table: dict[str, list[Any]] = parquet.read_table(file, columns=["file_name", "error"]).to_pydict()
+            require_regular(file)
+            kinds = {field.name: field.type for field in parquet.read_schema(file)}
         except ArrowInvalid:
-            tell(f"{file} was not written to its end, and is removed")
-            file.unlink()
+            torn = file.replace(file.with_name(f"{file.name}.torn"))
+            tell(f"{file} was not written to its end; it is {torn.name} now")
             continue
-        about |= dict(zip(table["file_name"], table["error"], strict=True))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file} cannot be read ({plain(str(error))}); move it to another place") from None
+        if any(kinds.get(name) not in (pyarrow.string(), pyarrow.large_string()) for name in columns):
+            raise UserError(f"{file} holds no results of images; move it to another place")
+        texts: dict[str, list[Any]] = parquet.read_table(file, columns=columns).to_pydict()
+        about |= dict(zip(*texts.values(), strict=True))
     return about
 
 

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from pix2seq.config import CFG
+from pix2seq.dataset.file_names import leads_out
 from pix2seq.dataset.images import IMAGE_SUFFIXES, Content
+from pix2seq.dataset.shard_format import MOST_IMAGE_BYTES
 from pix2seq.errors import UserError
 from pix2seq.infer.image_names import WebImage, image_ids, read_named
 from pix2seq.infer.load import load_predictor
@@ -27,10 +29,11 @@ class Worker:
     """Holds a predictor; called with a batch of columns FILE_NAME and SOURCE, it returns those of COLUMNS.
 
     `results` are COCO's, as JSON. Of an image that cannot be used there are none, the size is 0, and `error` says why.
+    With `folders`, paths that lead out of them, and addresses, cannot be: a file, not the user, has named them.
     """
 
-    def __init__(self, cfg: CFG) -> None:
-        self.cfg, self.predictor = cfg, load_predictor(cfg)
+    def __init__(self, cfg: CFG, folders: Sequence[str] = ()) -> None:
+        self.cfg, self.predictor, self.folders = cfg, load_predictor(cfg), list(map(Path, folders))
 
     def __call__(self, batch: Mapping[str, Sequence]) -> dict[str, np.ndarray]:
         """A row for each image, in the order of the batch."""
@@ -46,11 +49,17 @@ class Worker:
         }
 
     def _load(self, job: Job) -> Loaded | Failed:
+        if isinstance(job.image, WebImage | Path) and self._leads_out(job.image):
+            where = "is outside of the folder of the Parquet file that names it"
+            return Failed(job, f"{job.file_name} {where}; copy it there, or name it with --image")
         try:
             with memory_for(job.file_name):
                 return Loaded(job, read_named(job.image, self.cfg.infer))
         except UserError as error:
             return Failed(job, str(error))
+
+    def _leads_out(self, image: WebImage | Path) -> bool:
+        return bool(self.folders) and (isinstance(image, WebImage) or leads_out(image, *self.folders))
 
     def _row(self, item: Answer | Failed) -> tuple:
         if isinstance(item, Failed):
@@ -81,5 +90,6 @@ def read_shards(batch: Mapping[str, Sequence[str]]) -> Iterator[dict[str, list]]
             for member in tar:
                 if member.isfile() and PurePosixPath(member.name).suffix.lower() in IMAGE_SUFFIXES:
                     name = f"{Path(shard).name}/{member.name}"
-                    data = np.array([tar.extractfile(member).read()], dtype=object)
+                    fits = member.size <= MOST_IMAGE_BYTES  # a small file can announce any size; an empty one is named
+                    data = np.array([tar.extractfile(member).read() if fits else b""], dtype=object)
                     yield {FILE_NAME: [name], SOURCE: data}

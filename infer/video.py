@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -138,6 +139,9 @@ def describe_frames(video: Video, parts: Parts, predictor: Predictor, cfg: CFG) 
     """Predict on the frames that no part holds yet, and write a part for each batch."""
     from tqdm import tqdm
 
+    from pix2seq.infer.pipeline import MOST_BYTES
+
+    size = max(min(cfg.infer.eval_batch_size, MOST_BYTES // (3 * math.prod(video.size))), 1)  # of a batch
     stride, most, done = cfg.infer.stride, cfg.infer.max_frames, parts.done
     expected = None if video.frames is None else -(-video.frames // stride)
     if most:
@@ -147,7 +151,7 @@ def describe_frames(video: Video, parts: Parts, predictor: Predictor, cfg: CFG) 
     frames = islice(video.read(stride, done), max(most - done, 0) if most else None)
     try:
         with tqdm(total=expected, initial=done, unit="frame", disable=None) as bar:
-            while batch := list(islice(frames, cfg.infer.eval_batch_size)):
+            while batch := list(islice(frames, size)):
                 results = predictor.describe_images(batch, cfg.tasks)
                 drawn = [predictor.draw(*pair) for pair in zip(batch, results, strict=True)]
                 entries = [

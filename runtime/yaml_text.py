@@ -18,12 +18,14 @@ def parse_yaml(text: str, mapping: Callable[[list[tuple[Any, Any]]], dict], as_t
     import yaml  # not needed by anyone without such a file
 
     class Loader(yaml.BaseLoader if as_text else yaml.SafeLoader):
-        """YAML 1.2 where people expect it: 1e-4 is a number. A small file with aliases can stand for a huge one: there
-        are none."""
+        """YAML 1.2 where people expect it: 1e-4 is a number. A small file with aliases can stand for a huge one, and a
+        tag can name a kind that its value is not of: there are none."""
 
         def compose_node(self, parent: Any, index: Any) -> yaml.Node:
             if self.check_event(yaml.AliasEvent):
                 raise yaml.YAMLError("aliases such as *name are not read; write the value again")
+            if getattr(self.peek_event(), "tag", None):
+                raise yaml.YAMLError("tags such as !!int are not read; leave them out")
             return super().compose_node(parent, index)
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

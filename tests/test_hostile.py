@@ -398,6 +398,11 @@ def test_images_of_the_shared_cases_are_refused(path: Path):
         ("a.json", DEEP, "nested too deep"),
         ("a.yaml", DEEP, "nested too deep"),
         ("a.yaml", "a: &a [x]\nb: *a\n", "aliases"),
+        *(
+            ("a.yaml", f"lr: !!{tag}", "tags")
+            for tag in ("timestamp x", "int ''", "bool x", "map [a]", "python/name:os.fork")
+        ),
+        ("a.yaml", "lr: 2020-99-99", "month must be"),
         ("a.yaml", "image_size: 0x" + "f" * 9000, "image_size expects"),
         ("a.yaml", "domain: 2020-01-01\nmodel: {a: {b: 1}}", "cannot be read"),
         ("a.yaml", "'\\x1b[31m': 1", "no setting"),

@@ -4,6 +4,7 @@ import importlib.util
 import io
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -65,6 +66,55 @@ def test_images_of_tar_files_are_rows(tmp_path: Path):
     rows = list(read_shards({"source": shards}))
     assert [row["file_name"] for row in rows] == [["a.tar/0.png"], ["a.tar/1.JPG"], ["b.tar/0.png"], ["b.tar/1.JPG"]]
     assert all(row["source"][0] == b"\0\1\2\0" for row in rows)
+
+
+def test_what_a_parquet_file_names_lies_beside_it(worker_cfg: CFG, tmp_path: Path):
+    (tmp_path / "data").mkdir()
+    for place in ("data/a.png", "b.png"):
+        (tmp_path / place).write_bytes(png(30, 40))
+    sources = [str(tmp_path / "data" / "a.png"), str(tmp_path / "data" / ".." / "b.png"), "http://127.0.0.1:9/c.png"]
+    found = Worker(worker_cfg, [str(tmp_path / "data")])({"file_name": ["a", "b", "c"], "source": sources})
+    assert found["width"].tolist() == [40, 0, 0]
+    assert ["is outside of the folder" in why for why in found["error"]] == [False, True, True]
+
+
+def test_an_image_of_any_announced_size_in_a_tar_file_is_not_read(tmp_path: Path):
+    member, path = tarfile.TarInfo("0.png"), tmp_path / "a.tar"
+    member.size = 512  # of what is stored: a map of a file that is all hole
+    sparse = {"major": "1", "minor": "0", "name": "0.png", "realsize": str(2**40)}
+    member.pax_headers = {f"GNU.sparse.{name}": value for name, value in sparse.items()}
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(member, io.BytesIO(b"0\n".ljust(512, b"\0")))
+    assert [row["source"].tolist() for row in read_shards({"source": [str(path)]})] == [[b""]]
+
+
+@needs_ray
+def test_parquet_files_that_are_no_results_are_refused_unread(tmp_path: Path):
+    import pyarrow
+    import ray.data  # noqa: F401 - brings the type of values that are unpickled
+    from pyarrow import parquet
+
+    class Touch:
+        def __reduce__(self) -> tuple:
+            return Path.touch, (tmp_path / "mark",)
+
+    about = {"ARROW:extension:name": "ray.data.arrow_pickled_object", "ARROW:extension:metadata": ""}
+    pickled = pyarrow.field("error", pyarrow.large_binary(), metadata=about)
+    for field, value in ((pickled, pickle.dumps(Touch())), (pyarrow.field("other", pyarrow.string()), "")):
+        schema = pyarrow.schema([pyarrow.field("file_name", pyarrow.string()), field])
+        parquet.write_table(
+            pyarrow.Table.from_pylist([{"file_name": "a", field.name: value}], schema), tmp_path / "a.parquet"
+        )
+        with pytest.raises(UserError, match=r"a\.parquet holds no results of images"):
+            ray_cluster.written(tmp_path)
+    assert not (tmp_path / "mark").exists()
+
+
+@needs_ray
+def test_no_parquet_file_is_removed(tmp_path: Path):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
+    assert ray_cluster.written(tmp_path) == {}
+    assert (tmp_path / "a.parquet.torn").read_bytes() == b"PAR1 and no more"
 
 
 def test_files_are_found_by_their_suffix_in_names_folders_and_patterns(tmp_path: Path):

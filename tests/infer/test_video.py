@@ -13,6 +13,7 @@ import pytest
 
 from pix2seq.config import replace
 from pix2seq.errors import UserError
+from pix2seq.infer import pipeline
 from pix2seq.infer import video as module
 from pix2seq.infer.load import load_predictor
 from pix2seq.infer.predictor import Predictor
@@ -106,6 +107,19 @@ def test_an_interrupted_run_goes_on(run, street: Path, tmp_path: Path, monkeypat
     assert seen == [8, 8, 4, 4]
     assert [line["frame"] for line in lines(tmp_path / "out" / "street.jsonl")] == list(range(FRAMES))
     assert len(frames(tmp_path / "out" / "street.mp4")) == FRAMES and not (tmp_path / "out" / "street.parts").exists()
+
+
+def test_batches_of_large_frames_are_small(run, street: Path, monkeypatch: pytest.MonkeyPatch):
+    describe, seen = Predictor.describe_images, []
+
+    def counted(self: Predictor, images: list, *rest: object) -> list:
+        seen.append(len(images))
+        return describe(self, images, *rest)
+
+    monkeypatch.setattr(Predictor, "describe_images", counted)
+    monkeypatch.setattr(pipeline, "MOST_BYTES", 3 * 3 * SIZE[0] * SIZE[1])
+    run("--video", street, "--max-frames", "8")
+    assert seen == [3, 3, 2]
 
 
 @pytest.mark.parametrize(
