@@ -101,13 +101,16 @@ def other_models(backbone: str) -> set[str]:
 
 @contextlib.contextmanager
 def without_random_numbers() -> Iterator[None]:
-    """Within this context torch draws no random numbers for tensors, all of which will be overwritten."""
-    with _mode(lambda function: function.__name__ in ("normal_", "uniform_", "kaiming_uniform_"), _unchanged):
+    """Within this context torch makes zeros, not random numbers, for tensors that will all be overwritten."""
+    with _mode(lambda function: function.__name__ in ("normal_", "uniform_", "kaiming_uniform_"), _zero):
         yield
 
 
-def _unchanged(function: Any, *args: Any, tensor: Any = None, **_: Any) -> Any:
-    return args[0] if args else tensor
+def _zero(function: Any, *args: Any, tensor: Any = None, **_: Any) -> Any:
+    """Zeros in place: torch draws truncated numbers until all are within limits, which what memory held never are."""
+    given = args[0] if args else tensor
+    given.detach().zero_()
+    return given
 
 
 @contextlib.contextmanager
