@@ -9,10 +9,11 @@ LOWEST := .venv-lowest
 
 IMAGE ?= images/demo.jpg
 OUTPUT ?= results/demo
+WEIGHTS ?= photos
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-lowest fuzz format bench evaluate upper-bound weights clean
+.PHONY: help demo web test test-all test-lowest fuzz format bench evaluate upper-bound weights clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +21,10 @@ help: ## this list
 demo: $(READY) ## all four tasks on IMAGE (images/demo.jpg); results go to OUTPUT (results/demo)
 	@$(RUN) infer/infer_single_image_multi_task.py --image "$(IMAGE)" --output-dir "$(OUTPUT)" $(ARGS)
 	@echo "The resulting images:" && find "$(abspath $(OUTPUT))" -name '*.png' | sort
+
+web: $(READY) ## the page that detects in the browser with WEIGHTS (photos), in build/web; needs npm (docs/export.md)
+	@$(PIP) -e '.[export]'
+	@PYTHON="$(abspath $(RUN))" images/web/build.sh build/web "$(WEIGHTS)"
 
 test: $(READY_DEV) ## style, then the quick tests
 	@$(VENV)/bin/ruff check --quiet .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from pix2seq.config import CFG, InferCFG, replace
+from pix2seq.config import CFG, InferCFG, in_python, replace
 from pix2seq.dataset.images import upright_rgb
 from pix2seq.dataset.masks import decode_mask
 from pix2seq.errors import UserError
@@ -36,6 +37,16 @@ if TYPE_CHECKING:
 ImageLike = str | Path | Image.Image | np.ndarray
 Boxes = np.ndarray | Sequence[Sequence[float]]  # (n, 4) x1 y1 x2 y2 in pixels
 Classes = Class | Sequence[Class]  # one name or id for all boxes, or one for each
+
+
+@contextlib.contextmanager
+def naming_arguments() -> Iterator[None]:
+    """Errors of the block name arguments of Python where they would name flags."""
+    try:
+        yield
+    except UserError as error:
+        error.args = (in_python(str(error)),)
+        raise
 
 
 @dataclass(frozen=True)
@@ -134,7 +145,7 @@ class Result:
     def save(self, folder: str | Path) -> list[Path]:
         """Write what the scripts write, `result.json` and a PNG for each task, all or none; return where they are."""
         target = Path(folder)
-        with output_folder(target) as staging, writing(target):
+        with output_folder(target, "the folder") as staging, writing(target, "the folder"):
             files = write_result(staging, target, self.to_coco(), self.image, self.described, self.predictor)
             move_contents(staging, target)
         return files
@@ -196,6 +207,7 @@ class EncodedImage:
         height, width = self.pixels.shape[:2]
         return pointed_at(boxes, classes, self.predictor.class_names, width, height, allowed)
 
+    @naming_arguments()
     def _ask(self, names: list[str], instances: Instances | None, return_tokens: bool, **settings: Any) -> Result:
         self.predictor.require(names)
         predictor = self.predictor.with_answers() if return_tokens else self.predictor
@@ -217,6 +229,7 @@ class Model:
         self.current: EncodedImage | None = None
 
     @classmethod
+    @naming_arguments()
     def load(cls, weights: str | Path = "photos", device: str = "auto", **settings: Any) -> Model:
         """See `pix2seq.load`."""
         let_threads_sleep()
@@ -254,16 +267,18 @@ class Model:
         return_tokens: bool = False,
     ) -> Iterator[Result]:
         """Like a call, but results come one after the other, so that a whole folder needs little memory."""
-        names = [tasks] if isinstance(tasks, str) else list(tasks or self.tasks)
-        self.predictor.require(names)
-        predictor = self.predictor.with_answers() if return_tokens else self.predictor
-        jobs = [_job(image) for image in _listed(images)]
-        for item in process(predictor, names, jobs, self._load, lambda item: item):
-            if isinstance(item, Failed):
-                raise UserError(item.why)
-            loaded, described = item
-            yield Result(loaded.pixels, described, predictor, loaded.job.file_name, loaded.job.image_id)
+        with naming_arguments():
+            names = [tasks] if isinstance(tasks, str) else list(tasks or self.tasks)
+            self.predictor.require(names)
+            predictor = self.predictor.with_answers() if return_tokens else self.predictor
+            jobs = [_job(image) for image in _listed(images)]
+            for item in process(predictor, names, jobs, self._load, lambda item: item):
+                if isinstance(item, Failed):
+                    raise UserError(item.why)
+                loaded, described = item
+                yield Result(loaded.pixels, described, predictor, loaded.job.file_name, loaded.job.image_id)
 
+    @naming_arguments()
     def set_image(self, image: ImageLike) -> EncodedImage:
         """The image that `detect`, `segment`, `keypoints` and `caption` are about from now on.
 

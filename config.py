@@ -594,6 +594,17 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def in_python(sentence: str) -> str:
+    """A sentence for somebody who gives settings as arguments in Python: `--top-p` is `top_p` there."""
+
+    def argument(match: re.Match) -> str:
+        name = match[1].replace("-", "_")
+        off = name.removeprefix("no_")
+        return name if name in FIELDS else f"{off}=False" if off in FIELDS else match[0]
+
+    return re.sub(r"--([a-z][a-z-]*[a-z0-9])", argument, sentence)
+
+
 def value_of(cfg: CFG, name: str) -> Any:
     """The value of a setting of any group."""
     return getattr(getattr(cfg, GROUP_OF[name]) if GROUP_OF[name] else cfg, name)

@@ -95,7 +95,7 @@ def read_metadata(path: Path) -> Metadata:
     if written.get("format") != FORMAT:
         raise UserError(f"{path} was not written by this toolkit: its metadata name no {FORMAT} settings")
     try:
-        return Metadata(**_typed(written), shapes=shapes, kinds=kinds)
+        return Metadata(**typed(written), shapes=shapes, kinds=kinds)
     except UserError as error:
         raise UserError(f"the settings in {path} cannot be used: {error}") from None
 
@@ -118,8 +118,9 @@ def _check_header(path: Path) -> None:
         )
 
 
-def _typed(written: Mapping[str, str]) -> dict[str, Any]:
-    """The fields of Metadata by name."""
+def typed(written: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of Metadata by name, but for those of tensors, from their JSON texts; raise UserError, which names the
+    field, for what is none."""
     words = "text" if "text" in written else "words"  # the first version had a word list and nothing else
     for name in ("cfg", "class_names", words):
         if name not in written:

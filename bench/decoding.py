@@ -1,24 +1,27 @@
 """Measure a decoding step beside other algorithms and beside the time that reading its weights and caches takes.
 
 python bench/decoding.py --quick
+python bench/decoding.py --models resnet50,vit-b
 python bench/decoding.py --device cuda --output results/bench
 
-Writes bench.json and decoding.png (milliseconds of a step over the bytes that it reads, with the bandwidth of this
-run as a line). Models are of real sizes with random weights. All figures of a model are from one run, medians with
-quartiles; those with a busy process share the processor with one that never waits.
+Writes bench.json, in parts if you name models; plot.py draws it. Models are of real sizes with random weights. All
+figures of a model are from one run, medians with quartiles; those with a busy process share the processor with one that
+never waits. Limits are those of this run's bandwidth, and for encoding of its matrix products.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pix2seq.bench.timing import bandwidth, machine, record, seconds, spread
+from pix2seq.bench.timing import bandwidth, machine, matmul_rate, operations, record, seconds, spread
 from pix2seq.command_line import run_script
 from pix2seq.config import PRESETS, replace
 
@@ -29,15 +32,18 @@ if TYPE_CHECKING:
     from pix2seq.models.pix2seq import Pix2Seq
     from pix2seq.models.step import StepDecoder
 
-MODELS = {"demo": 192, "deit3-small": 384, "resnet50": 640, "vit-b": 640, "vit-b, 1024 px": 1024}
+MODELS = {"demo": 192, "deit3-small": 384, "resnet50": 640, "vit-b": 640, "vit-b-1024": 1024}  # image sizes
+PRESET = {"vit-b-1024": "vit-b"}
 QUICK = ("deit3-small", "resnet50", "vit-b")
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}  # of a weight
 SEQUENCES, LENGTH, COORDINATES = (1, 8, 64), 250, range(1000, 2000)
+MOST_BYTES = 3e9  # of caches and weights
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="three models, one sequence")
+    parser.add_argument("--models", type=lambda text: text.split(","), default=[], help="some of the models")
     parser.add_argument("--compile", action="store_true", help="steps by torch.compile, too")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, default=Path("results/bench"), help="folder")
@@ -48,16 +54,20 @@ def main() -> None:
 
     device = pick_device(options.device)
     torch.manual_seed(0)
-    report: dict[str, Any] = {**machine(device), "read_gb_s": bandwidth(device), "rows": []}
-    print(f"{report['processor']}, {report['instructions']}; reads {report['read_gb_s']:.1f} GB/s")
-    for name in QUICK if options.quick else MODELS:
+    for name in options.models or (QUICK if options.quick else MODELS):
+        speed = {"read_gb_s": bandwidth(device), "gflops": matmul_rate(device) / 1e9}
+        report: dict[str, Any] = {**machine(device), **speed, "rows": []}
+        print(
+            f"{report['processor']}, {report['instructions']}, {report['threads']} threads; "
+            f"reads {speed['read_gb_s']:.1f} GB/s, multiplies at {speed['gflops']:.0f} GFLOP/s"
+        )
         for row in measure(name, device, SEQUENCES[:1] if options.quick else SEQUENCES, options.compile):
-            row["limit_ms"] = row["bytes"] / report["read_gb_s"] / 1e6
+            row["limit_ms"] = row["bytes"] / speed["read_gb_s"] / 1e6 + row["operations"] / speed["gflops"] / 1e6
             report["rows"].append(row)
             times = f"{row['ms']:9.2f} ms ({row['low']:.2f} to {row['high']:.2f})"
-            print(f"{row['model']:<16}{row['sequences']:>3}  {row['way']:<34}{times:<34}limit {row['limit_ms']:.2f}")
-    record(options.output, "decoding", report)
-    draw(report, options.output / "decoding.png")
+            about = f"{row['model']:<16}{row['sequences']:>3}  {row['way']:<34}{times:<34}"
+            print(f"{about}limit {row['limit_ms']:.2f}", flush=True)
+        record(options.output, "decoding", report, ("model",))
 
 
 def measure(name: str, device: torch.device, counts: tuple[int, ...], compiled: bool) -> Iterator[dict[str, Any]]:
@@ -67,7 +77,7 @@ def measure(name: str, device: torch.device, counts: tuple[int, ...], compiled: 
     from pix2seq.models.pix2seq import Pix2Seq
     from pix2seq.runtime import threads
 
-    cfg = replace(PRESETS[name.partition(",")[0]], image_size=MODELS[name]).model
+    cfg = replace(PRESETS[PRESET.get(name, name)], image_size=MODELS[name]).model
     model = Pix2Seq(cfg).eval().to(device)
     decoders = {way: model.prepare(way) for way in precisions(device)}
     decoders |= {f"{way}, compiled": model.prepare(way, True) for way in ("fp32", "int8") if compiled}
@@ -79,13 +89,16 @@ def measure(name: str, device: torch.device, counts: tuple[int, ...], compiled: 
         def row(
             way: str, work: Callable[[], object], read: float, count: int = count, memory: Tensor = memory
         ) -> dict[str, Any]:
-            about = {"model": name, "sequences": count, "memory": memory.shape[1], "way": way, "bytes": read}
-            return {**about, **spread(seconds(work, device))}
+            about = {"model": name, "image_size": cfg.image_size, "sequences": count, "memory": memory.shape[1]}
+            return {**about, "way": way, "bytes": read, "operations": 0, **spread(seconds(work, device))}
 
-        fp32 = step_of(decoders["fp32"], memory)
         size = bytes_of(decoders["fp32"], memory)
+        if size > MOST_BYTES:
+            continue
+        fp32 = step_of(decoders["fp32"], memory)
         if count == 1:
-            yield row("encode", lambda images=images: encode(model, images), 0)
+            work = partial(encode, model, images)
+            yield row("encode", work, 0) | {"operations": operations(work)}
             yield row("seed: the image at each token", lambda images=images: seed_step(model, images), size)
         yield row("input cache", input_cache_step(model, memory), size)
         yield row("fp32, whole vocabulary", step_of(decoders["fp32"], memory, whole=True), size)
@@ -94,11 +107,14 @@ def measure(name: str, device: torch.device, counts: tuple[int, ...], compiled: 
         if device.type != "cpu":
             continue
         usual = threads.ONE_THREAD
-        with busy_process():
-            yield row("fp32, busy process", fp32, size)
-            threads.ONE_THREAD = 0
-            yield row("fp32, all threads, busy process", fp32, size)
-        yield row("fp32, all threads", fp32, size)
+        if count == 1:
+            with busy_process():
+                yield row("fp32, busy process", fp32, size)
+                threads.ONE_THREAD = 0
+                yield row("fp32, all threads, busy process", fp32, size)
+        for way, limit in (("all threads", 0), ("one thread", math.inf)):
+            threads.ONE_THREAD = limit
+            yield row(f"fp32, {way}", fp32, size)
         threads.ONE_THREAD = usual
 
 
@@ -190,29 +206,6 @@ def busy_process() -> Iterator[None]:
 def _compute() -> None:
     while True:
         pass
-
-
-def draw(report: dict[str, Any], path: Path) -> None:
-    """Milliseconds of each step over the bytes that it reads, and the line of the bandwidth."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    rows = [row for row in report["rows"] if row["bytes"]]
-    figure, axes = plt.subplots(figsize=(9, 6))
-    for way in dict.fromkeys(row["way"] for row in rows):
-        some = [row for row in rows if row["way"] == way]
-        axes.scatter([row["bytes"] / 1e6 for row in some], [row["ms"] for row in some], label=way, s=24)
-    ends = [min(row["bytes"] for row in rows), max(row["bytes"] for row in rows)]
-    line = [end / report["read_gb_s"] / 1e6 for end in ends]
-    axes.plot([end / 1e6 for end in ends], line, color="black", label=f"limit: {report['read_gb_s']:.1f} GB/s")
-    axes.set(
-        xscale="log", yscale="log", xlabel="MB that a step reads", ylabel="ms of a step", title=report["processor"]
-    )
-    axes.legend(fontsize=7)
-    figure.savefig(path, dpi=120, bbox_inches="tight")
-    plt.close(figure)
 
 
 if __name__ == "__main__":

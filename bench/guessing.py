@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pix2seq.dataset.geometry import Geometry
-    from pix2seq.infer.generator import Encoded, ModelGenerator
+    from pix2seq.infer.encoded import Encoded
+    from pix2seq.infer.generator import ModelGenerator
     from pix2seq.infer.responses import Response
     from pix2seq.models.generate import Generation
     from pix2seq.models.sampling import Sampling

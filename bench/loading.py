@@ -4,13 +4,18 @@ Files are decoded in full, at the reduced size that the canvases need, or read f
 data/cache as in training; from the cache also with copy-paste, mosaic, and both.
 
 python bench/loading.py --data-root /data/coco --image-size 192
+python bench/loading.py --data-root /data/coco_shards       # as dataset/pack_shards.py makes them
+
+Writes bench.json.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from pix2seq.bench.timing import machine, record
 from pix2seq.command_line import SEQUENCES, Uses, command_line, names_of
 from pix2seq.config import CFG, replace
 from pix2seq.errors import UserError
@@ -47,8 +52,13 @@ def main(cfg: CFG) -> None:
             times[name].append(seconds(dataset, cfg))
     count, usual = len(keys(full, cfg)), min(times["cache"])
     print(f"{count} images, {cfg.task} at {cfg.model.image_size} px, the fastest of {ROUNDS} rounds")
+    report: dict[str, Any] = {**machine(torch.device("cpu")), "rows": []}
     for name, spent in times.items():
-        print(f"{name:<26}{count / min(spent):8.0f} images/s{min(spent) / usual:8.2f} times as long as from the cache")
+        rate = count / min(spent)
+        about = {"data": Path(cfg.data.data_root).name, "tasks": cfg.task, "image_size": cfg.model.image_size}
+        report["rows"].append({**about, "way": name, "images_s": rate})
+        print(f"{name:<26}{rate:8.0f} images/s{min(spent) / usual:8.2f} times as long as from the cache")
+    record(Path(cfg.infer.output_dir), "loading", report, ("data", "tasks", "image_size", "way"))
 
 
 def composing(cfg: CFG) -> dict[str, SampleDataset]:
@@ -100,8 +110,8 @@ def seconds(dataset: SampleDataset, cfg: CFG) -> float:
 
 if __name__ == "__main__":
     uses = Uses(
-        essential=("data_root", "train_split", "task", "seed", "preset", "image_size", "cache_gb"),
+        essential=("data_root", "train_split", "task", "seed", "preset", "image_size", "cache_gb", "output_dir"),
         others=(*names_of("data"), *SEQUENCES),
         trains=True,
     ).without("workers", "check_data", "copy_paste", "mosaic", "shard_size")
-    command_line(main, __doc__, uses, task="detection", cache_gb=1.0)
+    command_line(main, __doc__, uses, task="detection", cache_gb=1.0, output_dir="results/bench")

@@ -6,7 +6,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ FEWEST = 5
 
 def machine(device: torch.device) -> dict[str, Any]:
     """What measures."""
+    import numpy
     import torch
 
     processor = platform.processor() or platform.machine()
@@ -36,6 +37,7 @@ def machine(device: torch.device) -> dict[str, Any]:
         "instructions": ", ".join(instructions) or torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        "numpy": numpy.__version__,
     }
 
 
@@ -45,6 +47,24 @@ def bandwidth(device: torch.device) -> float:
 
     numbers = torch.ones(64_000_000, device=device)
     return 4 * len(numbers) / min(seconds(numbers.sum, device)) / 1e9
+
+
+def matmul_rate(device: torch.device) -> float:
+    """Floating-point operations a second of a product of large matrices in fp32."""
+    import torch
+
+    side = 2048
+    matrix = torch.rand(side, side, device=device)
+    return 2 * side**3 / min(seconds(lambda: matrix @ matrix, device))
+
+
+def operations(work: Callable[[], object]) -> int:
+    """Floating-point operations of products, convolutions and attention in a call of `work`."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> list[float]:
@@ -68,9 +88,21 @@ def spread(times: list[float]) -> dict[str, float]:
     return {"ms": statistics.median(ordered), "low": low, "high": high}
 
 
-def record(folder: Path, name: str, report: dict[str, Any]) -> None:
-    """Put the figures of one benchmark into bench.json, beside those of others."""
+def record(folder: Path, name: str, report: dict[str, Any], key: Sequence[str] = ()) -> None:
+    """Put the figures of one benchmark into bench.json, beside those of others.
+
+    Rows of earlier runs stay, but for those that agree with a new one in all of `key`: a long benchmark can be run in
+    parts.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    known = figures(folder)
+    new = {tuple(row[part] for part in key) for row in report["rows"]}
+    kept = [row for row in known.get(name, {}).get("rows", ()) if tuple(row[part] for part in key) not in new]
+    whole = report | {"rows": kept + report["rows"]}
+    write_whole(folder / "bench.json", json.dumps(known | {name: whole}, indent=1))
+
+
+def figures(folder: Path) -> dict[str, Any]:
+    """What bench.json in `folder` holds, by benchmark."""
     path = folder / "bench.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    write_whole(path, json.dumps(known | {name: report}, indent=1))
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

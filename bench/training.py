@@ -1,12 +1,13 @@
 """Measure training steps with and without each switch, and the memory that a step needs.
 
 python bench/training.py --quick
+python bench/training.py --presets resnet50 --ways "as shipped;all switches off"
 python bench/training.py --device cuda --compile
 python bench/training.py --memory
 
-Writes bench.json. Steps are those of the training loop, on batches of synthetic scenes that are prepared before the
-clock runs (`loading.py` measures that). Each way has a process of its own, whose memory is what it takes on top of an
-idle one with torch: on a GPU what torch has allocated there.
+Writes bench.json, in parts if you name presets or ways. Steps are those of the training loop, on batches of synthetic
+scenes that are prepared before the clock runs (`loading.py` measures that). Each way has a process of its own, whose
+memory is what it takes on top of an idle one with torch: on a GPU what torch has allocated there.
 """
 
 from __future__ import annotations
@@ -32,16 +33,18 @@ if TYPE_CHECKING:
     from pix2seq.models.pix2seq import Pix2Seq
     from pix2seq.train.engine import Trainer
 
+PADDED, FIRST, NOT_FUSED = "padded sequences, all tokens scored", "channels first", "AdamW that is not fused"
 # Changes of the settings by name, or what `_change` does to the trainer.
 WAYS: dict[str, dict[str, Any]] = {
     "as shipped": {},
-    "padded sequences, all tokens scored": {},
+    PADDED: {},
     "no layer frozen": {"frozen_stages": 0},
-    "channels first": {},
-    "AdamW that is not fused": {},
+    FIRST: {},
+    NOT_FUSED: {},
     "recompute": {"recompute": True},
     "accumulate 4": {"accumulate": 4},
     "compile": {"compile": True},
+    "all switches off": {"frozen_stages": 0},
 }
 SPEED = {"demo": 8, "resnet50": 2}  # images of a batch
 MEMORY = ("demo", "deit3-small", "resnet50", "vit-b", "vit-l")
@@ -52,6 +55,8 @@ PREPARED = 4  # batches
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the demo model alone")
+    parser.add_argument("--presets", type=listed, default=[], help="some of the presets")
+    parser.add_argument("--ways", type=listed, default=[], help="some of the ways")
     parser.add_argument("--memory", action="store_true", help="the peak memory of presets and batches, not the speed")
     parser.add_argument("--compile", action="store_true", help="steps by torch.compile, too, which takes minutes")
     parser.add_argument("--device", default="cpu")
@@ -70,16 +75,22 @@ def main() -> None:
             else f"{row['images_s']:8.2f} images/s{row['ms']:9.0f} ms ({row['low']:.0f} to {row['high']:.0f})"
         )
         print(f"{preset:<12}{size:>3}  {way:<36}{speed}{row['peak_mb']:8.0f} MB", flush=True)
-    record(options.output, "memory" if options.memory else "training", report)
+        record(options.output, "memory" if options.memory else "training", report, ("model", "images", "way"))
 
 
 def cases(options: argparse.Namespace) -> Iterator[tuple[str, int, str]]:
     """Preset, images of a batch, and way."""
+    presets = options.presets or list(MEMORY if options.memory else SPEED)[: 1 if options.quick else None]
     if options.memory:
-        yield from itertools.product(MEMORY[: 1 if options.quick else None], BATCHES, ("as shipped", "recompute"))
+        yield from itertools.product(presets, BATCHES, options.ways or ("as shipped", "recompute"))
         return
-    for preset, size in list(SPEED.items())[: 1 if options.quick else None]:
-        yield from ((preset, size, way) for way in WAYS if way != "compile" or options.compile)
+    ways = options.ways or [way for way in WAYS if way != "compile" or options.compile]
+    yield from ((preset, SPEED[preset], way) for preset in presets for way in ways)
+
+
+def listed(text: str) -> list[str]:
+    """Names that are separated by semicolons."""
+    return text.split(";")
 
 
 def apart(*case: Any) -> dict[str, Any]:
@@ -145,12 +156,13 @@ def _change(trainer: Trainer, way: str) -> None:
 
     from pix2seq.train import learner
 
-    if way == "channels first":
+    everything = way == "all switches off"
+    if way == FIRST or everything:
         trainer.model.to(memory_format=torch.contiguous_format)
-    elif way == "AdamW that is not fused":
+    if way == NOT_FUSED or everything:
         for group in trainer.optimizers.parts[0].param_groups:
             group["fused"] = False
-    elif way.startswith("padded"):
+    if way == PADDED or everything:
         learner.batch_losses = padded_losses
 
 

@@ -200,6 +200,8 @@ def _collate_sound(parts: int, samples: list[Sample | UserError]) -> Batch | Use
 
 def _end_loading() -> None:
     """End the loading processes, which ignore the SIGTERM by which Python would end them before it waits for them."""
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler takes their end for a failure
     for process in multiprocessing.active_children():
         if process.daemon:
             process.kill()

@@ -23,6 +23,7 @@ from pix2seq.infer.generator import ModelGenerator
 from pix2seq.infer.predictor import Predictor
 from pix2seq.infer.results import Instances
 from pix2seq.runtime import distributed
+from pix2seq.runtime.console import tell
 
 UNCONSTRAINED_IMAGES = 64  # images that a model is asked about once more without its grammars
 
@@ -66,7 +67,11 @@ def evaluate(predictor: Predictor, split: ImageDataset, names: Sequence[str], si
     """
     split.leave_out_unreadable()
     require_plausible(split, {name: predictor.tasks[name] for name in names})
-    counter = TokenCounter(predictor, split, names) if sizes.token_images else None
+    counter = None
+    if sizes.token_images and isinstance(predictor.generator, ModelGenerator):
+        counter = TokenCounter(predictor, split, names)
+    elif sizes.token_images:
+        tell("accuracies of tokens are left out: they need a weights file, as no exported model reads given tokens")
     count = min(len(split), sizes.images or len(split))
     chunks = _own_chunks(count, sizes.chunk)
     predictions: list[ImagePredictions] = []
@@ -149,7 +154,6 @@ class TokenCounter:
     """How well single tokens are predicted: with the right tokens before each of them, and without a grammar."""
 
     def __init__(self, predictor: Predictor, split: ImageDataset, names: Sequence[str]) -> None:
-        assert isinstance(predictor.generator, ModelGenerator), "tokens are counted with a model's logits"
         self.names, self.model, self.device = names, predictor.generator.model, predictor.generator.device
         tasks = {name: predictor.tasks[name] for name in names}
         self.samples = SampleDataset(split, tasks, predictor.tokenizers, predictor.trained, augment=False)

@@ -18,7 +18,7 @@ from pix2seq.config import CFG
 from pix2seq.dataset.coco import Example, ImageDataset
 from pix2seq.dataset.geometry import Geometry
 from pix2seq.errors import Unreadable
-from pix2seq.infer.generator import Encoded
+from pix2seq.infer.encoded import Encoded
 from pix2seq.infer.predictor import Predictor
 from pix2seq.infer.responses import Response
 from pix2seq.models.sampling import Sampling

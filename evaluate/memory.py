@@ -14,7 +14,8 @@ from torch import Tensor
 
 from pix2seq.dataset.geometry import Geometry
 from pix2seq.errors import UserError
-from pix2seq.infer.generator import Encoded, ModelGenerator
+from pix2seq.infer.encoded import Encoded
+from pix2seq.infer.generator import ModelGenerator
 from pix2seq.infer.responses import Response
 from pix2seq.infer.results import Instances
 from pix2seq.infer.votes import MIN_SCORE, merge_votes

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pix2seq.dataset.geometry import Geometry
-from pix2seq.infer.generator import Encoded, ModelGenerator
+from pix2seq.infer.encoded import Encoded
+from pix2seq.infer.generator import ModelGenerator
 from pix2seq.infer.responses import Response
 from pix2seq.models.sampling import Sampling
 from pix2seq.token_ids import CLASS_SHIFT, COORD_SHIFT, END, FAKE, INVISIBLE, SEPARATOR, TEXT_SHIFT, is_coord

@@ -244,6 +244,13 @@ function follow(node) {
 const longest = ({ samples }) => Math.max(...samples.map((chips) => chips.length));
 const lists = ({ samples }) => samples[0].some((chip) => chip.box);
 
+// What is being told is shown to its end at once.
+function hush() {
+  telling = 0;
+  for (const node of part("sentences").querySelectorAll(".unsaid")) node.classList.remove("unsaid");
+  for (const { id } of scene.sentences) spoken.add(id);
+}
+
 // Sentences that are new are spoken, those of one task at once, one task after the other; then everything is shown.
 async function tell(fresh) {
   const turn = (telling = Date.now() + Math.random());
@@ -268,8 +275,7 @@ async function tell(fresh) {
       if (telling !== turn) return;
     }
   }
-  telling = 0;
-  for (const { id } of fresh) spoken.add(id);
+  hush();
   drawAll();
 }
 
@@ -328,10 +334,11 @@ function press(event) {
 function move(event) {
   if (!pressed) return;
   const distance = Math.hypot(event.clientX - pressed.clientX, event.clientY - pressed.clientY);
-  if (!drawing && (distance < DRAG_PX || (event.pointerType === "touch" && !draws()))) return;
+  if (!drawing && distance < DRAG_PX) return;
+  if (event.pointerType === "touch" && !draws()) return (pressed = null); // the page is being moved
   const { x, y } = placeOf(event);
   drawing = { x1: pressed.x, y1: pressed.y, x2: x, y2: y };
-  telling = 0;
+  hush();
   drawAll();
 }
 

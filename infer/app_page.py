@@ -50,9 +50,15 @@ class Page:
                     label="Tasks", elem_id="tasks", scale=2, min_width=320, **self._tasks_of(first)
                 )
                 weights = gr.Dropdown(
-                    list(self.models.names), value=self.models.first, label="Weights", elem_id="weights"
+                    list(self.models.names),
+                    value=self.models.first,
+                    label="Weights",
+                    elem_id="weights",
+                    min_width=200,
                 )
-                drawn = gr.Dropdown(label="What is in a drawn box", elem_id="class", **self._classes_of(first))
+                drawn = gr.Dropdown(
+                    label="What is in a drawn box", elem_id="class", min_width=200, **self._classes_of(first)
+                )
             with gr.Row(elem_classes="controls"):
                 own = first.predictor.settings
                 threshold = gr.Slider(0, 1, own.score_threshold, step=0.01, label="Lowest score", elem_id="threshold")

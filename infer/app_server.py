@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import importlib.util
+from typing import TYPE_CHECKING
 
 from pix2seq.config import CFG
 from pix2seq.errors import UserError
 
-# A body is an image in base64, and what the controls say.
-BASE64, CONTROLS_BYTES = 4 / 3, 100_000
+if TYPE_CHECKING:
+    import gradio
+
+BASE64, CONTROLS_BYTES = 4 / 3, 100_000  # a request is an image in base64, and what the controls say
 
 
 def run(cfg: CFG) -> None:
     """Serve the page at `--host` and `--port` until it is interrupted."""
     if importlib.util.find_spec("gradio") is None:
         raise UserError("the web demo needs gradio, which is not installed; run pip install '.[demo]'")
+    page = serve(cfg)
+    print(f"the page is at http://{cfg.infer.host}:{cfg.infer.port} until Ctrl-C", flush=True)
+    page.block_thread()
+
+
+def serve(cfg: CFG) -> gradio.Blocks:
+    """Load the model and begin to serve the page; raise UserError if its address cannot be had."""
     from starlette.middleware import Middleware
 
     from pix2seq.infer.app_guard import Guard
@@ -24,13 +34,13 @@ def run(cfg: CFG) -> None:
     page = Page(Models(cfg), cfg.infer, cfg.tasks).build()
     page.queue(max_size=cfg.infer.queue_size, api_open=False)
     max_bytes = int(cfg.infer.max_megabytes * 1e6 * BASE64) + CONTROLS_BYTES
-    print(f"the page is at http://{cfg.infer.host}:{cfg.infer.port} until Ctrl-C", flush=True)
     try:
         page.launch(
             server_name=cfg.infer.host,
             server_port=cfg.infer.port,
             app_kwargs={"middleware": [Middleware(Guard, max_bytes=max_bytes)]},
             state_session_capacity=cfg.infer.max_sessions,
+            prevent_thread_lock=True,
             css=CSS,
             theme=THEME,
             footer_links=[],
@@ -41,7 +51,7 @@ def run(cfg: CFG) -> None:
             enable_monitoring=False,
             quiet=True,
         )
-    except OSError as error:
-        raise UserError(
-            f"the page cannot be served at {cfg.infer.host}:{cfg.infer.port} ({error}); choose another --port or --host"
-        ) from None
+    except OSError:
+        place = f"{cfg.infer.host}:{cfg.infer.port}"
+        raise UserError(f"the page cannot be served at {place}, which may be taken; choose another --port") from None
+    return page

@@ -23,6 +23,7 @@ from pix2seq.config import CFG, replace
 from pix2seq.dataset.images import Content, read_image
 from pix2seq.errors import UserError, plain
 from pix2seq.infer.app_view import Part, picture_of, scene_of
+from pix2seq.infer.prompts import Class
 from pix2seq.infer.votes import box_iou
 from pix2seq.weights.find import at_hand
 
@@ -104,10 +105,12 @@ class Photo:
         self.model, self.image = model, EncodedImage(model.predictor, pixels, "", 0)
         self._remembered = lru_cache(MOST_REMEMBERED)(self._asked)
 
-    def ask(self, tasks: Sequence[str], boxes: np.ndarray | None, classes: Sequence[int], **settings: float) -> Result:
+    def ask(
+        self, tasks: Sequence[str], boxes: np.ndarray | None, classes: Sequence[Class], **settings: float
+    ) -> Result:
         """See `EncodedImage.ask`; with tokens."""
         keys = None if boxes is None else tuple(map(tuple, boxes.tolist()))
-        return self._remembered(tuple(tasks), keys, tuple(map(int, classes)), tuple(sorted(settings.items())))
+        return self._remembered(tuple(tasks), keys, tuple(classes), tuple(sorted(settings.items())))
 
     def _asked(self, tasks: tuple, boxes: tuple | None, classes: tuple, settings: tuple) -> Result:
         return self.image.ask(tasks, boxes, classes, return_tokens=True, **dict(settings))
@@ -127,12 +130,12 @@ class Photo:
 
 @dataclass
 class Session:
-    """A browser tab: its image (H, W, 3), the picture of it, and the box and class id that a user points at."""
+    """A browser tab: its image (H, W, 3), the picture of it, and the box and class that a user points at."""
 
     pixels: np.ndarray
     picture: str
     notes: tuple[str, ...] = ()
-    pointed: tuple[np.ndarray, int] | None = None
+    pointed: tuple[np.ndarray, str] | None = None
     photo: Photo | None = None
 
     def asked_of(self, model: Model) -> Photo:
@@ -145,9 +148,9 @@ class Session:
         """What the page shows: the tasks that are wanted, and what the user points at."""
         photo, notes = self.asked_of(model), list(self.notes)
         parts = list(_parts(photo, wishes, notes))
-        if self.pointed is not None:
-            box, class_id = self.pointed
-            result = photo.ask(photo.prompted, box[None], (class_id,), **wishes.sampling)
+        if self.pointed is not None and self.pointed[1] in model.predictor.class_names.values():
+            box, name = self.pointed
+            result = photo.ask(photo.prompted, box[None], (name,), **wishes.sampling)
             parts.append(Part(result, photo.prompted, pointed=True))
         height, width = self.pixels.shape[:2]
         return scene_of(self.picture, width, height, parts, notes)
@@ -165,7 +168,7 @@ class Session:
             for candidates, cost in ((shown, area), (here & (found.scores >= MIN_SCORE), -found.scores)):
                 if candidates.any():
                     index = np.flatnonzero(candidates)[np.argmin(cost[candidates])]
-                    self.pointed = found.boxes[index], int(found.classes[index])
+                    self.pointed = found.boxes[index], found.class_names[index]
                     return
         raise UserError("no object was found at this point; drag a box around one")
 
@@ -179,19 +182,19 @@ class Session:
             raise UserError("a box needs a width and a height; drag from one corner to the other")
         self.pointed = corners, self._class_in(corners, class_name, wishes, model)
 
-    def _class_in(self, box: np.ndarray, class_name: str, wishes: Wishes, model: Model) -> int:
-        names = model.predictor.class_names
-        ids = {name: class_id for class_id, name in names.items()}
+    def _class_in(self, box: np.ndarray, class_name: str, wishes: Wishes, model: Model) -> str:
+        names = list(model.predictor.class_names.values())
         if class_name != AS_FOUND:
-            if class_name not in ids:
+            if class_name not in names:
                 raise UserError("the model has no class of that name; choose one from the list")
-            return ids[class_name]
+            return class_name
         found = self.asked_of(model).found(wishes)
         if found is not None and len(found.boxes):
             overlap = box_iou(box[None], found.boxes)[0] * (found.scores >= MIN_SCORE)
             if overlap.max() >= MIN_IOU:
-                return int(found.classes[overlap.argmax()])
-        return ids.get(model.predictor.settings.box_class, next(iter(names)))
+                return found.class_names[overlap.argmax()]
+        usual = model.predictor.settings.box_class
+        return usual if usual in names else names[0]
 
 
 class Sessions:
@@ -269,7 +272,7 @@ def _parts(photo: Photo, wishes: Wishes, notes: list[str]) -> list[Part]:
             asked = min(count, MOST_ASKED)
             if asked < count:
                 notes.append(f"{' and '.join(prompted)} of the {asked} likeliest of {count} objects")
-            result = photo.ask(prompted, found.boxes[:asked], found.classes[:asked], **wishes.sampling)
+            result = photo.ask(prompted, found.boxes[:asked], found.classes[:asked].tolist(), **wishes.sampling)
             parts.append(Part(result, prompted))
     of_image = [name for name in wanted if not tasks[name].about_objects]
     if of_image:

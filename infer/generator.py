@@ -1,22 +1,15 @@
-"""From images and prompts to token responses: the seam between what asks and what answers.
-
-A Predictor asks a SequenceGenerator. The one that is a trained model is here; `evaluate` has one that knows the ground
-truth, and one that leaves out the grammars.
-"""
+"""The SequenceGenerator that is a trained model."""
 
 from __future__ import annotations
 
 import copy
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pix2seq.dataset.geometry import Geometry
+from pix2seq.infer.encoded import Encoded, draw_numbers, longest_response
 from pix2seq.infer.responses import Response
 from pix2seq.models.choices import GrammarTables
 from pix2seq.models.generate import generate
@@ -24,44 +17,6 @@ from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.models.sampling import Sampling
 from pix2seq.runtime.device import computes_bf16, image_format
 from pix2seq.tokenizers.vocabulary import Grammar, Tokenizer
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Encoded canvases: `memory` (B, N, D) and the B `geometries` that took images to them; `image_index` (S,) is
-    the canvas that each of S queries is about."""
-
-    memory: Tensor
-    geometries: Sequence[Geometry]
-    image_index: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.image_index)
-
-    def geometry(self, query: int) -> Geometry:
-        """That of the canvas of a query."""
-        return self.geometries[self.image_index[query]]
-
-    def take(self, queries: Sequence[int]) -> Encoded:
-        """Some of the queries, or some of them several times; the memory is not copied."""
-        return replace(self, image_index=self.image_index[np.asarray(queries, dtype=int)])
-
-    def chunk(self, part: slice) -> tuple[Tensor, Tensor]:
-        """The memory (B', N, D) of the canvases in a part of the queries, and their index (S',) in it."""
-        canvases, index = np.unique(self.image_index[part], return_inverse=True)
-        return self.memory[torch.from_numpy(canvases)], torch.from_numpy(index.reshape(-1)).to(self.memory.device)
-
-
-class SequenceGenerator(Protocol):
-    """What a Predictor asks."""
-
-    def encode(self, images: Sequence[np.ndarray], geometries: Sequence[Geometry]) -> Encoded:
-        """Each of `images` (H, W, 3) on the canvas of its geometry."""
-
-    def generate(
-        self, task: str, encoded: Encoded, prompts: Sequence[np.ndarray], sampling: Sampling, num_samples: int
-    ) -> list[Response]:
-        """`num_samples` responses to each of `prompts` (P,), prompt k about query k of `encoded`, prompt-major."""
 
 
 class ModelGenerator:
@@ -126,15 +81,14 @@ class ModelGenerator:
     ) -> list[Response]:
         """See SequenceGenerator."""
         responses: list[Response] = []
-        tokenizer, cfg = self.tokenizers[task], self.model.cfg
-        longest = min(tokenizer.max_response, cfg.max_tokens - tokenizer.prompt_length + 1)
-        max_tokens = min(longest, sampling.max_tokens or longest)
+        max_tokens = longest_response(self.tokenizers[task], self.model.cfg, sampling)
         for part in self.chunks(len(prompts)):
-            memory, image_index = encoded.chunk(part)
+            memory, index = encoded.chunk(part)
+            image_index = torch.from_numpy(index).to(self.device)
             tokens = torch.from_numpy(np.stack(prompts[part])).to(self.device)
             geometries = [encoded.geometries[canvas] for canvas in encoded.image_index[part]]
             draws = [
-                self._draws(geometry, prompt, (num_samples, max_tokens))
+                draw_numbers(geometry, prompt, (num_samples, max_tokens), self.seed)
                 for geometry, prompt in zip(geometries, prompts[part], strict=True)
             ]
             draws = torch.from_numpy(np.concatenate(draws)).to(self.device)
@@ -147,12 +101,3 @@ class ModelGenerator:
             rows = zip(*(getattr(found, name).cpu().numpy() for name in names), strict=True)
             responses += [Response(**dict(zip(names, row, strict=True))) for row in rows]
         return responses
-
-    def _draws(self, geometry: Geometry, prompt: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-        """Random numbers that depend on the seed and on what is prompted, not on what is asked along with it.
-
-        A crop counts by its corners in whole pixels: the last bits of a box depend on what is computed beside it.
-        """
-        corners = np.rint(geometry.from_fractions(np.array([[0, 0], [1, 1]]))).astype(np.int64)
-        asked = zlib.crc32(corners.tobytes() + prompt.tobytes())
-        return np.random.default_rng([self.seed, asked]).random(shape, dtype=np.float32)

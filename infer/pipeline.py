@@ -19,7 +19,7 @@ from pix2seq.errors import UserError
 from pix2seq.infer.image_names import Named
 from pix2seq.infer.predictor import Predictor
 from pix2seq.infer.results import Instances, Result
-from pix2seq.runtime.device import lacks_memory
+from pix2seq.runtime.memory import lacks_memory
 
 A, B = TypeVar("A"), TypeVar("B")
 

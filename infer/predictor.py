@@ -11,26 +11,30 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from pix2seq.config import CFG, InferCFG
 from pix2seq.dataset.geometry import Geometry
 from pix2seq.dataset.skeleton import Skeleton
 from pix2seq.errors import UserError
 from pix2seq.infer.draw import Drawing
-from pix2seq.infer.generator import Encoded, ModelGenerator, SequenceGenerator
+from pix2seq.infer.encoded import Encoded, SequenceGenerator
 from pix2seq.infer.introduction import description
 from pix2seq.infer.responses import Response
 from pix2seq.infer.results import Answer, Canvas, Instances, Prompt, Result, coco_results, prompts_for
 from pix2seq.infer.views import MOST, Views, encode_views
-from pix2seq.models.weights import Weights
 from pix2seq.task import Task
 from pix2seq.tokenizers.build import Tokenizers
 from pix2seq.tokenizers.captioning import read_text
 from pix2seq.tokenizers.vocabulary import Grammar, LabelSpace, Tokenizer
+
+if TYPE_CHECKING:
+    import torch
+
+    from pix2seq.metadata import Metadata
+    from pix2seq.models.weights import Weights
 
 OF_OTHERS = 2  # views of a crop, whose object fills it already, and of what is not about objects
 
@@ -73,6 +77,23 @@ class Predictor:
         compiled: bool = False,
     ) -> Predictor:
         """The predictor of a model: of those of `tasks` that it was trained for."""
+        from pix2seq.infer.generator import ModelGenerator  # imports torch, which an exported model does without
+
+        def generator(tokenizers: Mapping[str, Tokenizer]) -> SequenceGenerator:
+            options = settings.eval_batch_size, seed, precision, compiled
+            return ModelGenerator(weights.model, tokenizers, device, *options)
+
+        return cls.described(weights, tasks, settings, generator)
+
+    @classmethod
+    def described(
+        cls,
+        weights: Weights | Metadata,
+        tasks: Mapping[str, Task],
+        settings: InferCFG,
+        make_generator: Callable[[Mapping[str, Tokenizer]], SequenceGenerator],
+    ) -> Predictor:
+        """The predictor of what `weights` say of themselves, asking what `make_generator` makes of its tokenizers."""
         trained = weights.cfg
         tasks = {name: task for name, task in tasks.items() if name in trained.tasks}
         skeleton = Skeleton.of_weights(weights.keypoints, weights.class_names)
@@ -80,11 +101,9 @@ class Predictor:
         tokenizers = Tokenizers.build(
             tasks, trained, LabelSpace(sorted(weights.class_names), len(skeleton), text, skeleton.flip)
         )
-        options = settings.eval_batch_size, seed, precision, compiled
-        generator = ModelGenerator(weights.model, tokenizers.by_task, device, *options)
         about = description(weights.domain, weights.licence, trained.data.data_root)
         described = weights.class_names, skeleton, tokenizers, weights.category_ids, weights.step, about
-        return cls(generator, tasks, trained, settings, *described)
+        return cls(make_generator(tokenizers.by_task), tasks, trained, settings, *described)
 
     @property
     def drawing(self) -> Drawing:

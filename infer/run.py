@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -39,22 +40,27 @@ def run(cfg: CFG) -> None:
     """
     images, target = find_images(cfg.infer.image), Path(cfg.infer.output_dir)
     weights = find_weights(cfg.infer.weights)
-    metadata = read_metadata(weights)  # a file that is none is refused before torch is imported
-    leave_out_unused(metadata.cfg.model.backbone)
+    if not (exported := weights.is_dir()):  # torch is not imported for an exported model, nor for a file that is none
+        leave_out_unused(read_metadata(weights).cfg.model.backbone)
     with without_garbage():
         from pix2seq.infer.load import load_predictor
         from pix2seq.runtime import distributed
-        from pix2seq.runtime.device import pick_device
         from pix2seq.tasks import choose_tasks
+
+        if not exported:
+            from pix2seq.infer import generator  # noqa: F401 - all that takes long to import
+            from pix2seq.runtime.device import pick_device
     tasks, jobs = choose_tasks(cfg.tasks), jobs_of(images)
     if cfg.infer.pictures:
         require_kept(jobs, target, tasks)
     box = parse_box(cfg, tasks)
-
-    device = distributed.start(pick_device(cfg.device))
+    if exported:
+        require_one_process(weights)
+    else:
+        cfg = dataclasses.replace(cfg, device=str(distributed.start(pick_device(cfg.device))))
     try:
         with output_folder(target) as staging:
-            predictor = load_predictor(dataclasses.replace(cfg, device=str(device)))
+            predictor = load_predictor(cfg)
             predictor.require(needed(tasks, box))
             output = Output(target, staging, tasks, predictor, cfg.infer.pictures, len(images) > 1)
             failures = describe_all(cfg, jobs, box, output, weights)
@@ -62,6 +68,12 @@ def run(cfg: CFG) -> None:
         distributed.stop()
     if failures:
         raise shown_once(PartlyFailed(named_failures(failures, len(images))))
+
+
+def require_one_process(exported: Path) -> None:
+    """Raise UserError where torchrun started this process: an exported model knows nothing of others."""
+    if "WORLD_SIZE" in os.environ:
+        raise UserError(f"{exported} is an exported model, which predicts in one process; start it without torchrun")
 
 
 def describe_all(cfg: CFG, jobs: Sequence[Job], box: Sequence[float], output: Output, weights: Path) -> list[str]:

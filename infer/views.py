@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pix2seq.dataset.geometry import Geometry
-from pix2seq.infer.generator import Encoded
+from pix2seq.infer.encoded import Encoded
 
 SCALES = (1, 4 / 3, 2 / 3)  # canvases by the side of the model's own; there are two views of each, the second mirrored
 MOST = 2 * len(SCALES)

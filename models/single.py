@@ -38,11 +38,9 @@ class SingleLayer:
             queries, keys = (rotate(torch.from_numpy(part[:, None]), angles)[:, 0].numpy() for part in (queries, keys))
         columns, rows = own.arrays
         columns[:, :, place], rows[:, place] = keys, values
-        scores = torch.from_numpy(np.matmul(queries[:, None], columns[:, :, : place + 1]))
-        x = x + layer.own_out.single(read(scores, rows[:, : place + 1]))
-        queries = layer.cross_query.single(self.norm_cross(x)).reshape(self.heads, 1, -1)
-        scores = torch.bmm(torch.from_numpy(queries), memory.columns)  # of many keys sooner than by numpy
-        x += layer.cross_out.single(read(scores, memory.arrays[1]))
+        x = x + layer.own_out.single(attend(queries, columns[:, :, : place + 1], rows[:, : place + 1]))
+        queries = layer.cross_query.single(self.norm_cross(x)).reshape(self.heads, -1)
+        x += layer.cross_out.single(attend(queries, *memory.arrays))
         hidden = layer.activate(torch.from_numpy(layer.up.single(self.norm_mlp(x)))).numpy()
         x += layer.down.single(hidden)
         return x
@@ -70,8 +68,9 @@ class SingleDecoder:
         return self.norm(x)
 
 
-def read(scores: torch.Tensor, rows: np.ndarray) -> Vector:
-    """What is read from values (heads, N, d) where queries have the `scores` (heads, 1, N) with their keys: (D,)."""
+def attend(queries: np.ndarray, columns: np.ndarray, rows: np.ndarray) -> Vector:
+    """What `queries` (heads, d), scaled already, read from keys (heads, d, N) and values (heads, N, d): (D,)."""
+    scores = torch.from_numpy(np.matmul(queries[:, None], columns))
     return np.matmul(scores.softmax(-1).numpy(), rows).reshape(-1)
 
 

@@ -28,13 +28,12 @@ FEW_QUERIES = 8  # up to which plain products read keys and values faster than t
 class Pair:
     """Keys and values (B, heads, N, d) of a layer; those of the first tokens are there from the beginning, or written.
 
-    Heads of all sequences stand in one dimension, and keys are transposed to `columns` (B · heads, d, N), so that a
-    step makes few tensors.
+    Heads of all sequences stand in one dimension, and keys are transposed, so that a step makes few tensors.
     """
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         self.shape, self._keys, self._values = keys.shape[:2], keys.flatten(0, 1), values.flatten(0, 1)
-        self.columns = self._keys.transpose(1, 2)
+        self._columns = self._keys.transpose(1, 2)
 
     @property
     def places(self) -> int:
@@ -44,7 +43,7 @@ class Pair:
     @cached_property
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """Keys (heads, d, N) and values (heads, N, d) of a single row of B, on a processor, in the same memory."""
-        return self.columns.numpy(), self._values.numpy()
+        return self._columns.numpy(), self._values.numpy()
 
     def keep(self, rows: Tensor, filled: int) -> Pair:
         """Those of some rows of B, which move to the front; only the first `filled` places hold anything to be moved.
@@ -70,7 +69,7 @@ class Pair:
 
         A single token may attend to all of them; `mask` (T, length) is True where each of several may.
         """
-        columns, values = self.columns.narrow(2, 0, length), self._values.narrow(1, 0, length)
+        columns, values = self._columns.narrow(2, 0, length), self._values.narrow(1, 0, length)
         if queries.device.type != "cpu" or queries.shape[1] > FEW_QUERIES:
             parts = (part.unflatten(0, self.shape) for part in (queries, columns.transpose(1, 2), values))
             return F.scaled_dot_product_attention(*parts, attn_mask=mask, scale=1.0).flatten(0, 1)

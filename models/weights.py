@@ -54,8 +54,16 @@ def save_weights(path: Path, weights: Weights, dtype: torch.dtype = torch.float3
     state = weights.model.state_dict()
     require_finite(state, f"the weights for {path} are", "nothing was written: lower --lr")
     tensors = {name: _stored(tensor, dtype).contiguous().cpu() for name, tensor in state.items()}
-    metadata = {
-        "format": FORMAT,
+    try:
+        with replacing(path) as unfinished:
+            save_file(tensors, unfinished, {"format": FORMAT} | metadata_of(weights))
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be written ({error}); make room, or choose another place") from None
+
+
+def metadata_of(weights: Weights) -> dict[str, str]:
+    """What `metadata.typed` reads: JSON texts by name, but for the words of `domain` and `licence`."""
+    return {
         "cfg": to_json(weights.cfg),
         "class_names": json.dumps(weights.class_names),
         "text": json.dumps(weights.text),
@@ -66,11 +74,6 @@ def save_weights(path: Path, weights: Weights, dtype: torch.dtype = torch.float3
         "domain": weights.domain,
         "licence": weights.licence,
     }
-    try:
-        with replacing(path) as unfinished:
-            save_file(tensors, unfinished, metadata)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} cannot be written ({error}); make room, or choose another place") from None
 
 
 def _stored(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -35,13 +35,6 @@ def pick_device(name: str) -> torch.device:
     return torch.device(device)
 
 
-def lacks_memory(error: BaseException) -> bool:
-    """Whether an error says that there is too little memory: torch's and OpenCV's have no class of their own for it."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return any(words in str(error) for words in ("DefaultCPUAllocator", "Insufficient memory"))
-
-
 def check_precision(precision: str, device: torch.device) -> None:
     """Raise UserError if `device` cannot multiply matrices in the arithmetic of `--precision`."""
     if precision == "fp16" and not computes_fp16(device):

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Any
-
-import torch
-import torch.distributed as dist
-from torch.distributed.rendezvous import rendezvous
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from pix2seq.errors import UserError
 
+if TYPE_CHECKING:  # a process that is alone does not need torch for what is here
+    import torch
+    import torch.distributed as dist
+
 ASK_AGAIN_S = 0.02
+
+
+def _group() -> ModuleType | None:
+    """torch.distributed, if this process has joined others."""
+    module = sys.modules.get("torch.distributed")
+    return module if module is not None and module.is_initialized() else None
 
 
 def start(device: torch.device) -> torch.device:
@@ -25,6 +33,10 @@ def start(device: torch.device) -> torch.device:
     """
     if "WORLD_SIZE" not in os.environ:
         return device
+    import torch
+    import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
+
     if device.type == "mps":
         raise UserError("several processes train on CUDA devices or on the CPU, not on MPS; add --device cpu")
     if device.type == "cuda":
@@ -45,17 +57,19 @@ def of_this_start(store: dist.Store, own_rank: int, size: int) -> dist.Store:
     torchrun keeps one store over its restarts, where a process would find the addresses of killed ones and wait for
     them. How often it has restarted tells nothing: each machine counts for itself.
     """
+    from torch.distributed import PrefixStore
+
     me = uuid.uuid4().hex
     if own_rank == 0:
         store.set("start", me)
         for other in range(1, size):
             store.set(store.get(f"{me}/{other}").decode(), "welcome")
-        return dist.PrefixStore(me, store)
+        return PrefixStore(me, store)
     while True:  # until the first process of now answers, not one of before
         start = store.get("start").decode()
         store.set(f"{start}/{own_rank}", me)
         if store.check([me]):
-            return dist.PrefixStore(start, store)
+            return PrefixStore(start, store)
         time.sleep(ASK_AGAIN_S)
 
 
@@ -66,24 +80,24 @@ def restarts() -> int:
 
 def stop() -> None:
     """Leave the process group."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    if group := _group():
+        group.destroy_process_group()
 
 
 def rank() -> int:
     """The rank of this process, counted from 0."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    return group.get_rank() if (group := _group()) else 0
 
 
 def world_size() -> int:
     """The number of processes in the group; 1 without torchrun."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return group.get_world_size() if (group := _group()) else 1
 
 
 def barrier() -> None:
     """Wait until every process has reached this point."""
-    if dist.is_initialized():
-        dist.barrier()
+    if group := _group():
+        group.barrier()
 
 
 @contextlib.contextmanager
@@ -105,6 +119,8 @@ def gather(items: list) -> list:
     """The items of all processes in the order of their ranks; every process gets the whole list."""
     if world_size() == 1:
         return items
+    import torch.distributed as dist
+
     parts: list[list] = [[] for _ in range(world_size())]
     dist.all_gather_object(parts, items)
     return [item for part in parts for item in part]
@@ -114,6 +130,9 @@ def any_of(flags: list[bool]) -> list[bool]:
     """For each flag whether it is set in any process; every process must call this with as many."""
     if world_size() == 1:
         return flags
+    import torch
+    import torch.distributed as dist
+
     numbers = torch.tensor(flags, dtype=torch.int32)
     dist.all_reduce(numbers, dist.ReduceOp.MAX)
     return [bool(number) for number in numbers.tolist()]
@@ -123,6 +142,9 @@ def total(numbers: list[float]) -> list[float]:
     """The sums over all processes of numbers that the CPU knows; every process must call this with as many."""
     if world_size() == 1:
         return numbers
+    import torch
+    import torch.distributed as dist
+
     sums = torch.tensor(numbers, dtype=torch.float64)
     dist.all_reduce(sums)
     return sums.tolist()
@@ -154,20 +176,8 @@ def from_first(make: Callable[[], Any]) -> Any:
     return gather([value])[0]
 
 
-class _Sum(torch.autograd.Function):
-    """The sum over all processes. Every process's loss depends on each summand, so gradients are summed as well."""
-
-    @staticmethod
-    def forward(_, tensor: torch.Tensor) -> torch.Tensor:
-        total = tensor.contiguous().clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(_, gradient: torch.Tensor) -> torch.Tensor:
-        return _Sum.apply(gradient)
-
-
 def summed(tensor: torch.Tensor) -> torch.Tensor:
     """The sum of a tensor over all processes, with gradients; every process must call this."""
-    return _Sum.apply(tensor) if world_size() > 1 else tensor
+    from pix2seq.runtime.summation import Sum
+
+    return Sum.apply(tensor) if world_size() > 1 else tensor

@@ -26,6 +26,7 @@ from pix2seq import config
 from pix2seq.config import CFG
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.runtime import transfer
+from pix2seq.runtime.device import computes_fp16
 from pix2seq.runtime.paths import ROOT
 from pix2seq.scenes.coco_layout import write_dataset
 from tests.rounding import Rounding
@@ -35,6 +36,8 @@ cv2.setNumThreads(0)
 torch.set_num_threads(int(os.environ["PIX2SEQ_TEST_THREADS"]))
 settings.register_profile("tests", deadline=None, max_examples=60)
 settings.load_profile("tests")
+
+FP16 = pytest.param("fp16", marks=pytest.mark.skipif(not computes_fp16(torch.device("cpu")), reason="no FBGEMM here"))
 
 TINY = dict(
     image_size=64,

@@ -12,6 +12,7 @@ from PIL import Image
 
 import pix2seq
 from pix2seq.api import Model
+from pix2seq.config import in_python
 from pix2seq.errors import UserError
 from pix2seq.infer.predictor import Predictor
 from pix2seq.runtime.paths import ROOT
@@ -120,8 +121,28 @@ def test_no_box_is_no_instance(model: Model):
 def test_an_image_must_be_set_before_it_is_asked_about(model: Model):
     with pytest.raises(UserError, match="call set_image first"):
         Model(model.predictor).detect()
-    with pytest.raises(UserError, match="--num-captions"):
-        model.set_image(DEMO).caption(num_captions=0)
+
+
+def test_errors_name_arguments_and_no_flags(model: Model, tmp_path: Path):
+    sequence = model.set_image(DEMO)
+    (tmp_path / "file").touch()
+    mistakes = {
+        "^num_captions expects a whole number": lambda: sequence.caption(num_captions=0),
+        "^score_threshold expects a number from 0 to 1": lambda: pix2seq.load("scenes", score_threshold=7),
+        "^device cuda:99 is not there": lambda: pix2seq.load("scenes", device="cuda:99"),
+        "name others with weights$": lambda: model(DEMO, tasks="depth"),
+        "^the folder .* cannot be written to": lambda: sequence.detect().save(tmp_path / "file"),
+    }
+    for message, make in mistakes.items():
+        with pytest.raises(UserError, match=message) as found:
+            make()
+        assert "--" not in str(found.value)
+
+
+def test_flags_in_words_of_python():
+    assert in_python("set --top-p 0.5, or --no-pictures; --list-weights -- and --top-p-x stay") == (
+        "set top_p 0.5, or pictures=False; --list-weights -- and --top-p-x stay"
+    )
 
 
 def test_the_tokens_of_all_tasks(model: Model):

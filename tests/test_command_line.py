@@ -65,7 +65,7 @@ def refused(run):
 
 
 def test_there_are_scripts():
-    assert len(SCRIPTS) == 33 and len(PROGRAMS) == 39
+    assert len(SCRIPTS) == 37 and len(PROGRAMS) == 43
 
 
 @pytest.mark.parametrize("script", PROGRAMS)

@@ -1,4 +1,5 @@
-"""The examples of docs/python.md run as they stand there, and what comes out is what stands behind `# →`."""
+"""The examples of docs/python.md run as they stand there, and what comes out is what stands behind `# →`; what
+docs/features.md names is there."""
 
 import re
 import shutil
@@ -44,3 +45,11 @@ def test_the_examples_on_python(web: str):
             shown += 1
         exec(compile("\n".join(statements), str(PAGE), "exec"), names)
     assert shown > 15
+
+
+def test_scripts_tests_and_pages_named_beside_other_projects_are_there():
+    text = (ROOT / "docs" / "features.md").read_text(encoding="utf-8")
+    named = re.findall(r"(?:infer|train|dataset|evaluate|weights|tests)/[\w/]+\.py", text)
+    linked = [Path("docs") / link for link in re.findall(r"\]\(([\w./]+)(?:#[\w-]+)?\)", text)]
+    assert len(named) > 20 and len(linked) > 3
+    assert [path for path in [*named, *linked] if not (ROOT / path).exists()] == []

@@ -19,7 +19,7 @@ from pix2seq.config import CFG
 from pix2seq.dataset.batches import Batch, TaskBatch
 from pix2seq.errors import UserError
 from pix2seq.runtime import distributed
-from pix2seq.runtime.device import lacks_memory
+from pix2seq.runtime.memory import lacks_memory
 from pix2seq.tokenizers.vocabulary import max_length
 from pix2seq.train.resume import undisturbed
 

@@ -25,7 +25,7 @@ def find_weights(name: str) -> Path:
 
         return obtain(name)
     path = weights_path(name)
-    if not path.is_file() and (near := get_close_matches(name, [*shipped(), *CHECKPOINTS], 1)):
+    if not path.exists() and (near := get_close_matches(name, [*shipped(), *CHECKPOINTS], 1)):
         raise UserError(f"there is no weights file {name}; did you mean {near[0]}? --list-weights shows all names")
     return path
 

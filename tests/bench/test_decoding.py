@@ -27,4 +27,7 @@ def test_every_way_is_measured(
     assert {"encode", "seed: the image at each token", "input cache", "fp32", "bf16", "int8"} <= ways
     assert {"fp32, whole vocabulary", "fp32, all threads", "fp32, busy process"} <= ways
     assert all(row["low"] <= row["ms"] <= row["high"] for row in report["rows"]) and report["read_gb_s"] > 0
-    assert (tmp_path / "decoding.png").stat().st_size > 10_000
+    assert all(row["limit_ms"] > 0 for row in report["rows"])
+    monkeypatch.setattr(sys, "argv", ["plot.py", "--output", str(tmp_path)])
+    bench("plot").main()
+    assert (tmp_path / "bench.png").stat().st_size > 10_000

@@ -11,7 +11,8 @@ import torch
 
 from pix2seq.config import CFG, replace
 from pix2seq.dataset.geometry import Geometry
-from pix2seq.infer.generator import Encoded, ModelGenerator
+from pix2seq.infer.encoded import Encoded
+from pix2seq.infer.generator import ModelGenerator
 from pix2seq.infer.responses import Response
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.models.sampling import Sampling

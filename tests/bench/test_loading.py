@@ -7,6 +7,7 @@ from types import ModuleType
 import pytest
 
 from pix2seq import config
+from pix2seq.bench.timing import figures
 from pix2seq.config import CFG
 from pix2seq.dataset import coco
 from pix2seq.errors import UserError
@@ -29,7 +30,7 @@ def test_each_way_of_reading_is_measured(
     monkeypatch.setattr(
         coco, "read_reduced", lambda path, shrink, **others: shrinks.append(shrink) or read(path, shrink, **others)
     )
-    loading.main(config.replace(tiny_cfg, task="detection", cache_gb=1.0))
+    loading.main(config.replace(tiny_cfg, task="detection", cache_gb=1.0, output_dir=str(tmp_path / "bench")))
     warming, rounds = shrinks[:36], shrinks[36:]
     assert warming == [1] * 12 + [4] * 24  # all images once, 320 px for a canvas of 64; the others share the cache
     assert rounds == 2 * ([1] * 3 + [4] * 3)  # the cache reads no file
@@ -37,6 +38,7 @@ def test_each_way_of_reading_is_measured(
     names = [line.split("  ")[0] for line in printed.splitlines()[1:]]
     composed = ["copy-paste 0.5", "mosaic 0.5", "copy-paste and mosaic 0.5"]
     assert names == ["full decoding", "reduced decoding", "cache", *composed]
+    assert [row["way"] for row in figures(tmp_path / "bench")["loading"]["rows"]] == names
 
 
 def test_pasting_is_not_measured_without_masks(
@@ -44,7 +46,8 @@ def test_pasting_is_not_measured_without_masks(
 ):
     monkeypatch.setenv("PIX2SEQ_CACHE", str(tmp_path))
     folder = write_voc(tmp_path / "own", {"1": thing()}, {"train": ["1"]})
-    loading.main(config.replace(tiny_cfg, data_root=str(folder), train_split="train", task="detection", cache_gb=1.0))
+    changes = {"data_root": str(folder), "train_split": "train", "task": "detection", "cache_gb": 1.0}
+    loading.main(config.replace(tiny_cfg, **changes, output_dir=str(tmp_path / "bench")))
     printed = capsys.readouterr().out
     assert "copy-paste is not measured: --copy-paste 0.5 needs objects with masks" in printed
     assert "mosaic 0.5" in printed

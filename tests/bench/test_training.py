@@ -58,8 +58,11 @@ def test_padded_sequences_have_the_losses_of_packed_ones(bench: Callable[[str], 
 
 def test_figures_of_several_benchmarks_stand_in_one_file(bench: Callable[[str], ModuleType], tmp_path: Path):
     timing = bench("timing")
-    timing.record(tmp_path, "first", {"rows": [1]})
-    timing.record(tmp_path, "second", {"rows": [2]})
-    timing.record(tmp_path, "first", {"rows": [3]})
-    known = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))
-    assert known == {"first": {"rows": [3]}, "second": {"rows": [2]}}
+    one, other = {"model": "a", "ms": 1}, {"model": "b", "ms": 2}
+    timing.record(tmp_path, "first", {"rows": [one]}, ["model"])
+    timing.record(tmp_path, "second", {"rows": [one]})
+    timing.record(tmp_path, "second", {"rows": [other]})
+    timing.record(tmp_path, "first", {"rows": [other]}, ["model"])
+    assert timing.figures(tmp_path) == {"first": {"rows": [one, other]}, "second": {"rows": [other]}}
+    timing.record(tmp_path, "first", {"rows": [one | {"ms": 3}]}, ["model"])
+    assert timing.figures(tmp_path)["first"]["rows"] == [other, one | {"ms": 3}]

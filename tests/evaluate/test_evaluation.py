@@ -20,7 +20,7 @@ from pix2seq.evaluate.evaluation import Evaluation, Sizes, ask, evaluate
 from pix2seq.evaluate.ground_truth import ground_truth_predictor
 from pix2seq.evaluate.predictions import ImagePredictions, results_of
 from pix2seq.evaluate.report import tables
-from pix2seq.infer.generator import Encoded
+from pix2seq.infer.encoded import Encoded
 from pix2seq.infer.predictor import Predictor
 from pix2seq.infer.responses import Response
 from pix2seq.infer.results import Instances, Result, xywh

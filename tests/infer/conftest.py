@@ -10,7 +10,7 @@ import torch
 from pix2seq import config
 from pix2seq.config import CFG
 from pix2seq.dataset.geometry import Geometry
-from pix2seq.infer.generator import Encoded
+from pix2seq.infer.encoded import Encoded
 from pix2seq.infer.predictor import Predictor
 from pix2seq.infer.responses import Response
 from pix2seq.models.pix2seq import Pix2Seq

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pix2seq.dataset.geometry import Geometry
-from pix2seq.infer.generator import Encoded
+from pix2seq.infer.encoded import Encoded
 from pix2seq.infer.predictor import Predictor
 from pix2seq.infer.responses import Response
 from pix2seq.infer.results import Prompt

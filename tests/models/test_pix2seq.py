@@ -10,6 +10,7 @@ from pix2seq.config import CFG, ModelCFG
 from pix2seq.errors import UserError
 from pix2seq.models.layers import sincos_1d, sincos_2d
 from pix2seq.models.pix2seq import Pix2Seq
+from tests.conftest import FP16
 
 ROUNDING = {"atol": 1e-4, "rtol": 0}  # of logits up to ten, in float32, in whatever order they are added
 SMALL_VIT = {"embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -58,7 +59,7 @@ def test_cached_decoding_in_chunks_equals_uncached(tiny_model: Pix2Seq, images, 
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("precision", ["bf16", "fp16", "int8"])
+@pytest.mark.parametrize("precision", ["bf16", FP16, "int8"])
 def test_narrow_weights_hardly_move_logits(tiny_model: Pix2Seq, images, tokens, precision: str):
     memory = tiny_model.encode(images)
     exact, narrow = (

@@ -6,12 +6,13 @@ import torch
 from pix2seq.config import CFG, replace
 from pix2seq.models.choices import Part
 from pix2seq.models.pix2seq import Pix2Seq
+from tests.conftest import FP16
 
 ROUNDING = 1e-4  # of logits, in float32
 
 
 @pytest.mark.parametrize("transformer", ["standard", "llama"])
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", FP16, "int8"])
 def test_one_sequence_has_the_logits_that_it_has_among_others(tiny_model_cfg: CFG, transformer: str, precision: str):
     torch.manual_seed(0)
     model = Pix2Seq(replace(tiny_model_cfg, transformer=transformer).model).eval()

@@ -32,6 +32,14 @@ def test_cuda_comes_before_mps_and_mps_before_the_cpu(monkeypatch, gpus: int, mp
     assert pick_device(name) == torch.device(device)
 
 
+def test_fp16_weights_are_for_processors_with_their_products(monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(UserError, match=r"^--precision fp16 cannot be used on cuda"):
+        check_precision("fp16", torch.device("cuda"))
+    monkeypatch.delattr(torch, "fbgemm_linear_fp16_weight_fp32_activation", raising=False)
+    with pytest.raises(UserError, match=r"^--precision fp16 cannot be used on cpu"):
+        check_precision("fp16", torch.device("cpu"))
+
+
 @pytest.mark.parametrize("name", ["cuda", "cuda:7", "cuda:-1", "mps", "xpu", "meta", "banana", "", "CPU", "7"])
 def test_a_device_that_is_not_available_is_refused(monkeypatch, name: str):
     machine(monkeypatch)

@@ -1,0 +1,111 @@
+"""Draw what bench.json holds: steps and encoding beside what the machine could do, tasks, and training.
+
+python bench/plot.py --output results/bench
+
+Writes bench.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pix2seq.bench.timing import figures
+from pix2seq.command_line import run_script
+from pix2seq.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Rows = list[dict[str, Any]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("results/bench"), help="folder with bench.json")
+    options = parser.parse_args()
+    known = figures(options.output)
+    if not known:
+        raise UserError(f"{options.output} has no bench.json; run bench/decoding.py --output {options.output} first")
+    draw(known, options.output / "bench.png")
+
+
+def draw(known: dict[str, Any], path: Path) -> None:
+    """A panel for each kind of figures that there is."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    panels = [(draw_part, known[name]) for name, parts in PANELS.items() if name in known for draw_part in parts]
+    figure, axes = plt.subplots(1, len(panels), figsize=(8 * len(panels), 7), squeeze=False)
+    for (draw_part, report), place in zip(panels, axes[0], strict=True):
+        draw_part(report, place)
+    first = next(iter(known.values()))
+    figure.suptitle(
+        f"{first['processor']}, {first['instructions']}, {first['threads']} threads, torch {first['torch']}"
+    )
+    figure.savefig(path, dpi=100, bbox_inches="tight")
+    plt.close(figure)
+
+
+def draw_steps(report: dict[str, Any], axes: Axes) -> None:
+    """Milliseconds of each step over the bytes that it reads, and the line of the bandwidth."""
+    rows = [row for row in report["rows"] if row["bytes"]]
+    _scatter(rows, axes, "bytes", 1e6, "way")
+    _line(rows, axes, "bytes", 1e6, report["read_gb_s"] * 1e6, f"{report['read_gb_s']:.1f} GB/s")
+    axes.set(xlabel="MB that a step reads", ylabel="ms of a step", title="decoding")
+    axes.legend(fontsize=7)
+
+
+def draw_encoding(report: dict[str, Any], axes: Axes) -> None:
+    """Milliseconds of encoding an image over its operations, and the line of matrix products."""
+    rows = [row for row in report["rows"] if row["operations"]]
+    _scatter(rows, axes, "operations", 1e9, "model")
+    _line(rows, axes, "operations", 1e9, report["gflops"] * 1e6, f"{report['gflops']:.0f} GFLOP/s")
+    axes.set(xlabel="GFLOP of an image", ylabel="ms of an image", title="encoding")
+    axes.legend(fontsize=7)
+
+
+def draw_training(report: dict[str, Any], axes: Axes) -> None:
+    """Images a second of each way of training, as a share of those as shipped."""
+    rows: Rows = report["rows"]
+    shipped = {row["model"]: row["images_s"] for row in rows if row["way"] == "as shipped"}
+    rows = [row for row in rows if row["model"] in shipped]
+    names = [f"{row['model']}: {row['way']}" for row in rows]
+    axes.barh(names, [row["images_s"] / shipped[row["model"]] for row in rows])
+    axes.invert_yaxis()
+    axes.set(xlabel="images/s beside those as shipped", title="training")
+
+
+def draw_tasks(report: dict[str, Any], axes: Axes) -> None:
+    """Milliseconds of each task end to end."""
+    rows = report["rows"]
+    axes.barh([f"{', '.join(row['tasks'])} ({row['precision']})" for row in rows], [row["ms"] for row in rows])
+    axes.invert_yaxis()
+    axes.set(xlabel="ms of an image", title=f"end to end, weights {report['weights']}")
+
+
+PANELS = {
+    "decoding": (draw_steps, draw_encoding),
+    "tasks": (draw_tasks,),
+    "training": (draw_training,),
+}
+
+
+def _scatter(rows: Rows, axes: Axes, measured: str, unit: float, series: str) -> None:
+    for name in dict.fromkeys(row[series] for row in rows):
+        some = [row for row in rows if row[series] == name]
+        axes.scatter([row[measured] / unit for row in some], [row["ms"] for row in some], label=name, s=24)
+
+
+def _line(rows: Rows, axes: Axes, measured: str, unit: float, rate: float, label: str) -> None:
+    """The time that `rate` of what is `measured` a millisecond needs."""
+    ends = [min(row[measured] for row in rows), max(row[measured] for row in rows)]
+    axes.plot([end / unit for end in ends], [end / rate for end in ends], color="black", label=f"limit: {label}")
+    axes.set(xscale="log", yscale="log")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,75 @@
+"""The seam between what asks and what answers: from images and prompts to token responses.
+
+A Predictor asks a SequenceGenerator. One is a trained model (`generator.py`), one an exported model
+(`onnx_predictor.py`); `evaluate` has one that knows the ground truth, and one that leaves out the grammars.
+Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from pix2seq.config import ModelCFG
+from pix2seq.dataset.geometry import Geometry
+from pix2seq.infer.responses import Response
+from pix2seq.models.sampling import Sampling
+from pix2seq.tokenizers.vocabulary import Tokenizer
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Encoded canvases: `memory` (B, …) of whatever kind the generator computes with, (B, N, D) of a model, and the B
+    `geometries` that took images to them; `image_index` (S,) is the canvas that each of S queries is about."""
+
+    memory: Any
+    geometries: Sequence[Geometry]
+    image_index: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.image_index)
+
+    def geometry(self, query: int) -> Geometry:
+        """That of the canvas of a query."""
+        return self.geometries[self.image_index[query]]
+
+    def take(self, queries: Sequence[int]) -> Encoded:
+        """Some of the queries, or some of them several times; the memory is not copied."""
+        return replace(self, image_index=self.image_index[np.asarray(queries, dtype=int)])
+
+    def chunk(self, part: slice) -> tuple[Any, np.ndarray]:
+        """The memory (B', …) of the canvases in a part of the queries, and their index (S',) in it."""
+        canvases, index = np.unique(self.image_index[part], return_inverse=True)
+        return self.memory[canvases], index.reshape(-1)
+
+
+class SequenceGenerator(Protocol):
+    """What a Predictor asks."""
+
+    def encode(self, images: Sequence[np.ndarray], geometries: Sequence[Geometry]) -> Encoded:
+        """Each of `images` (H, W, 3) on the canvas of its geometry."""
+
+    def generate(
+        self, task: str, encoded: Encoded, prompts: Sequence[np.ndarray], sampling: Sampling, num_samples: int
+    ) -> list[Response]:
+        """`num_samples` responses to each of `prompts` (P,), prompt k about query k of `encoded`, prompt-major."""
+
+
+def longest_response(tokenizer: Tokenizer, model: ModelCFG, sampling: Sampling) -> int:
+    """The most tokens of a response that the task, the decoder and the settings of sampling allow."""
+    longest = min(tokenizer.max_response, model.max_tokens - tokenizer.prompt_length + 1)
+    return min(longest, sampling.max_tokens or longest)
+
+
+def draw_numbers(geometry: Geometry, prompt: np.ndarray, shape: tuple[int, int], seed: int) -> np.ndarray:
+    """Random numbers that depend on the seed and on what is prompted, not on what is asked along with it.
+
+    A crop counts by its corners in whole pixels: the last bits of a box depend on what is computed beside it.
+    """
+    corners = np.rint(geometry.from_fractions(np.array([[0, 0], [1, 1]]))).astype(np.int64)
+    asked = zlib.crc32(corners.tobytes() + prompt.tobytes())
+    return np.random.default_rng([seed, asked]).random(shape, dtype=np.float32)
