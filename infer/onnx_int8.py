@@ -10,7 +10,7 @@ import onnx
 from onnx import numpy_helper
 
 INT8_MAX = 127
-LEAST = 4096  # numbers of a tensor that is worth it
+LEAST = 1024  # numbers of a tensor that is worth it
 
 
 def with_int8_weights(graph: onnx.ModelProto) -> onnx.ModelProto:

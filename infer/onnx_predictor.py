@@ -58,7 +58,7 @@ class Memory:
     arrays: Mapping[str, np.ndarray]
 
     def __len__(self) -> int:
-        return len(next(iter(self.arrays.values())))
+        return len(next(iter(self.arrays.values()), ()))
 
     def __getitem__(self, canvases: np.ndarray | slice) -> Memory:
         return Memory({name: array[canvases] for name, array in self.arrays.items()})

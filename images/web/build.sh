@@ -11,9 +11,9 @@ npm install --silent --no-audit --no-fund --ignore-scripts --prefix "$modules" "
 "${PYTHON:-python3}" "$here/../../infer/export_onnx.py" --weights "$weights" --precision int8 --output-dir "$folder/model"
 cp "$here"/*.html "$here"/*.css "$here"/*.js "$here/../demo.jpg" "$folder"
 cp "$modules"/node_modules/onnxruntime-web/dist/{ort.wasm.min.mjs,ort-wasm-simd-threaded.mjs,ort-wasm-simd-threaded.wasm} "$folder"
-kilobytes=$(du -sk --apparent-size "$folder" | cut -f 1)
-echo "$folder: $((kilobytes / 1024)) MB to download"
-if [ "$kilobytes" -gt $((most_mb * 1024)) ]; then
+bytes=$(find "$folder" -type f -exec cat {} + | wc -c)
+echo "$folder: $((bytes / 1000000)) MB to download"
+if [ "$bytes" -gt $((most_mb * 1000000)) ]; then
   echo "error: the page is larger than $most_mb MB; export smaller weights" >&2
   exit 1
 fi
