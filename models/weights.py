@@ -19,7 +19,7 @@ from pix2seq.metadata import FORMAT, Metadata, read_metadata
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.runtime.files import replacing
 from pix2seq.runtime.finite import require_finite
-from pix2seq.runtime.light_imports import shapes_alone, without_random_numbers
+from pix2seq.runtime.light_imports import shapes_alone
 
 # How safetensors names the types that floating-point and other tensors may be stored as.
 FLOATS, INTEGERS = {"F16", "BF16", "F32", "F64"}, {"I64", "I32", "I16", "I8", "U8", "BOOL"}
@@ -105,8 +105,7 @@ def load_weights(path: Path) -> Weights:
     metadata = read_metadata(path)
     check_shapes(metadata, path)
     tensors = _finite_tensors(path)
-    with without_random_numbers():
-        model = Pix2Seq(metadata.cfg.model).eval()
+    model = Pix2Seq(metadata.cfg.model).eval()
     model.load_state_dict(tensors)
     described = {member.name: getattr(metadata, member.name) for member in fields(Weights) if member.name != "model"}
     return Weights(model, **described)

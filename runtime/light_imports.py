@@ -9,7 +9,7 @@ import importlib.machinery
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -100,50 +100,28 @@ def other_models(backbone: str) -> set[str]:
 
 
 @contextlib.contextmanager
-def without_random_numbers() -> Iterator[None]:
-    """Within this context torch makes zeros, not random numbers, for tensors that will all be overwritten."""
-    with _mode(lambda function: function.__name__ in ("normal_", "uniform_", "kaiming_uniform_"), _zero):
-        yield
-
-
-def _zero(function: Any, *args: Any, tensor: Any = None, **_: Any) -> Any:
-    """Zeros in place: torch draws truncated numbers until all are within limits, which what memory held never are."""
-    given = args[0] if args else tensor
-    given.detach().zero_()
-    return given
-
-
-@contextlib.contextmanager
 def shapes_alone() -> Iterator[None]:
     """Within this context torch computes shapes (on its meta device) without having imported its compiler and sympy.
 
     Functions of that device import these when they are called first, for more than a second, only to leave them alone:
-    there is a stand-in for the compiler, ranges are made elsewhere, and random numbers nowhere.
+    there is a stand-in for the compiler, ranges are made elsewhere, and random numbers, which have no place, nowhere.
     """
     import torch
-
-    def count(function: Any, *args: Any, device: Any = None, **kwargs: Any) -> Any:
-        return function(*args, device="cpu", **kwargs).to(device or "meta")
-
-    with (
-        _standing_in_for_the_compiler(),
-        torch.device("meta"),
-        without_random_numbers(),
-        _mode(lambda function: function is torch.arange, count),
-    ):
-        yield
-
-
-def _mode(chosen: Callable[[Any], bool], instead: Callable[..., Any]) -> contextlib.AbstractContextManager:
-    """A context in which `instead(function, …)` is called instead of torch's functions that are `chosen`."""
     from torch.overrides import TorchFunctionMode
 
-    class Mode(TorchFunctionMode):
+    class Light(TorchFunctionMode):
         def __torch_function__(self, function: Any, types: Any, args: Sequence = (), kwargs: Any = None) -> Any:
             kwargs = kwargs or {}
-            return instead(function, *args, **kwargs) if chosen(function) else function(*args, **kwargs)
+            if function is torch.arange:
+                device = kwargs.pop("device", None) or "meta"
+                return function(*args, **kwargs, device="cpu").to(device)
+            result = args[0] if args else kwargs.get("tensor")
+            if function.__name__ in ("normal_", "uniform_", "kaiming_uniform_") and result.is_meta:
+                return result
+            return function(*args, **kwargs)
 
-    return Mode()
+    with _standing_in_for_the_compiler(), torch.device("meta"), Light():
+        yield
 
 
 @contextlib.contextmanager

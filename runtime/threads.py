@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-ONE_THREAD = 4e7  # multiplications up to which one thread takes no longer than several do with their waiting
+ONE_THREAD = 1e8  # multiplications up to which one thread takes no longer than several do with their waiting
 
 
 def let_threads_sleep() -> None:
