@@ -43,10 +43,13 @@ def evaluate_weights(cfg: CFG, run_folder: Path | None = None) -> Shown | None:
     from pix2seq.infer.load import load_predictor
     from pix2seq.runtime import distributed
     from pix2seq.runtime.files import output_folder, writing
+    from pix2seq.runtime.run_folder import require_own_folders
 
     tasks = choose_tasks(cfg.tasks)
     predictor = load_predictor(cfg)
     predictor.require(tasks)
+    if run_folder:
+        require_own_folders(run_folder)
     target = run_folder / "evaluation" / f"step_{predictor.step:07}" if run_folder else Path(cfg.infer.output_dir)
     with distributed.first_alone():  # draws the scenes, if they are needed
         split = open_split(cfg, cfg.data.val_split, tasks, predictor.class_names, skeleton=predictor.skeleton)

@@ -1,4 +1,4 @@
-"""The page: one viewer, which draws by itself (app.js), and gradio's controls beneath it.
+"""The page: one viewer, which draws by itself (app.html, app.css, app*.js), and gradio's controls beneath it.
 
 Whatever happens on the page comes to a handler as an event with values from a stranger's browser; what it returns is
 all that the viewer shows.
@@ -20,9 +20,15 @@ if TYPE_CHECKING:
     from pix2seq.api import Model
     from pix2seq.config import InferCFG
 
-HERE = Path(__file__).parent
+
+def read(name: str) -> str:
+    """The text of a file beside this one."""
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+
+
+SCRIPT = "".join(map(read, ("app_draw.js", "app_tokens.js", "app.js")))
 FONTS = dict(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])  # none is fetched
-CSS = (HERE / "app.css").read_text(encoding="utf-8")
+CSS = read("app.css")
 THEME = gr.themes.Base(**FONTS)
 
 
@@ -39,8 +45,8 @@ class Page:
         first = self.models[self.models.first]
         with gr.Blocks(title="Pix2Seq", analytics_enabled=False) as page:
             viewer = gr.HTML(
-                html_template=(HERE / "app.html").read_text(encoding="utf-8"),
-                js_on_load=(HERE / "app.js").read_text(encoding="utf-8"),
+                html_template=read("app.html"),
+                js_on_load=SCRIPT,
                 apply_default_css=False,
                 elem_id="viewer",
                 limit=self.settings.max_megabytes,

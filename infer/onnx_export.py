@@ -44,7 +44,7 @@ def export(cfg: CFG) -> None:
         graphs = {
             name: (with_int8_weights(graph) if is_int8 else graph).SerializeToString() for name, graph in made.items()
         }
-        difference = compare(weights.model, Graphs(target, graphs))
+        difference = compare(weights.model, Graphs(target, graphs, weights.cfg.model.vocab_size))
         if difference > LARGEST and not is_int8:
             raise UserError(f"the graphs differ from PyTorch's logits by {difference:.1e}; please report these weights")
         with writing(target):

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from pix2seq.infer.onnx_folder import ENCODER, STEP, Exported
 from pix2seq.infer.predictor import Predictor
 from pix2seq.infer.responses import Response
 from pix2seq.models.sampling import Sampling
+from pix2seq.runtime.memory import lacks_memory
 from pix2seq.tokenizers.vocabulary import Grammar, Tokenizer
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def make_predictor(folder: Path, exported: Exported, tasks: Mapping[str, Task], 
         raise UserError(f"--device {cfg.device} cannot run {folder}: exported models run on the processor")
     if cfg.precision not in ("auto", "fp32"):
         raise UserError(f"--precision {cfg.precision} has no effect on {folder}, which has that of its export")
-    graphs, settings = Graphs(folder, exported.graphs), cfg.infer
+    graphs, settings = Graphs(folder, exported.graphs, exported.metadata.cfg.model.vocab_size), cfg.infer
     if settings.views > 2 and graphs.side:
         raise UserError(f"--views {settings.views} needs other canvases than the one of {folder}; give 1 or 2")
 
@@ -73,21 +74,43 @@ class Graphs:
     """An encoder and a step graph in onnxruntime; `side` is that of the only canvas that they take, None: any multiple
     of 32. OMP_NUM_THREADS bounds their threads, as it does torch's."""
 
-    def __init__(self, folder: Path, graphs: Mapping[str, bytes]) -> None:
+    def __init__(self, folder: Path, graphs: Mapping[str, bytes], vocab_size: int) -> None:
+        self.folder, self.vocab_size = folder, vocab_size
         self.encoder, self.step = (_session(folder / name, graphs[name]) for name in (ENCODER, STEP))
         self.memory = [output.name for output in self.encoder.get_outputs()]
         self.outputs = [output.name for output in self.step.get_outputs()]
         expected = {"tokens", *self.memory, *(name.replace(MEMORY, PAST) for name in self.memory)}
-        (images, *others), new = self.encoder.get_inputs(), [name.replace(MEMORY, NEW) for name in self.memory]
-        fits = {part.name for part in self.step.get_inputs()} == expected and self.outputs == ["logits", *new]
-        if others or len(images.shape) != 4 or not fits:
+        made = ["logits", *(name.replace(MEMORY, NEW) for name in self.memory)]
+        shapes = [image.shape for image in self.encoder.get_inputs() if image.name == "images"]
+        ranks = {len(shape) for shape in (*shapes, *(output.shape for output in self.encoder.get_outputs()))}
+        fits = {part.name for part in self.step.get_inputs()} == expected and self.outputs == made and len(made) > 1
+        if not fits or len(shapes) != 1 or ranks != {4}:
             raise UserError(f"{folder} does not hold an encoder and a step that fit together; export the model again")
-        self.side = images.shape[3] if isinstance(images.shape[3], int) else None
+        self.side = shapes[0][3] if isinstance(shapes[0][3], int) else None
 
     def encode(self, canvases: np.ndarray) -> Memory:
         """Of `canvases` (B, 3, H, W) float32 in [0, 1]."""
-        found = self.encoder.run(self.memory, {self.encoder.get_inputs()[0].name: canvases})
+        found = self.computed(self.encoder.run, self.memory, {"images": canvases})
         return Memory(dict(zip(self.memory, found, strict=True)))
+
+    def decode(self, feeds: Mapping[str, OrtValue], shape: tuple[int, int]) -> tuple[np.ndarray, Sequence[OrtValue]]:
+        """Logits (B, G, V) and the new keys and values after tokens of a `shape` (B, G)."""
+        logits, *new = self.computed(self.step.run_with_ort_values, self.outputs, feeds)
+        found = logits.numpy()
+        if found.shape != (*shape, self.vocab_size):
+            raise UserError(
+                f"{self.folder} gives logits {found.shape}, expected {(*shape, self.vocab_size)}; export again"
+            )
+        return found, new
+
+    def computed(self, run: Callable[..., list], *inputs: Any) -> list:
+        """What a session gives; raise UserError where it cannot compute."""
+        try:
+            return run(*inputs)
+        except Exception as error:  # as in `_session`
+            if lacks_memory(error):
+                raise
+            raise UserError(f"{self.folder} cannot be computed with ({plain(str(error))}); export it again") from None
 
 
 def _session(path: Path, content: bytes) -> InferenceSession:
@@ -100,18 +123,16 @@ def _session(path: Path, content: bytes) -> InferenceSession:
             "[export]"
         ) from None
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", 0))
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    options.intra_op_num_threads = int(threads) if threads.isdecimal() else 0
     options.log_severity_level = 3  # errors alone
     options.add_session_config_entry("session.disable_quant_qdq", "1")  # int8 weights become fp32 once, not at each run
-    options.add_session_config_entry(
-        "session.intra_op.allow_spinning", "0"
-    )  # waiting threads leave the processor alone
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads that wait leave others room
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has classes of errors for each of its own codes, none in common
-        raise UserError(
-            f"{path} is no graph that onnxruntime runs ({plain(str(error))}); export the model again"
-        ) from None
+        reason = plain(str(error))
+        raise UserError(f"{path} is no graph that onnxruntime runs ({reason}); export the model again") from None
 
 
 class Stepper:
@@ -132,10 +153,10 @@ class Stepper:
     def __call__(self, tokens: np.ndarray) -> np.ndarray:
         """See `Steps`. Caches stay where onnxruntime has made them."""
         feeds = self.feeds | {"tokens": self.wrap(np.ascontiguousarray(tokens))}
-        logits, *new = self.graphs.step.run_with_ort_values(self.graphs.outputs, feeds)
+        logits, new = self.graphs.decode(feeds, tokens.shape)
         for name, value in zip(self.graphs.outputs[1:], new, strict=True):
             self.feeds[name.replace(NEW, PAST)] = value
-        return logits.numpy()
+        return logits
 
     def keep(self, rows: np.ndarray) -> None:
         """See `Steps`."""

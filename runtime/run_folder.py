@@ -35,6 +35,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         """Raises UserError, which names the owner, if another process has the folder."""
         self.path = writable_folder(path, "--run-dir")
+        require_own_folders(path)
         self._lock = FileLock(path / LOCK)
         self._take()
         for left in path.glob("*" + PARTIAL):  # by a process that was killed
@@ -88,6 +89,13 @@ class RunFolder:
         if self._lock.is_locked:
             (self.path / OWNER).unlink(missing_ok=True)
             self._lock.release()
+
+
+def require_own_folders(path: Path) -> None:
+    """Raise UserError if a folder in a run's folder is a link: what is written there would go elsewhere."""
+    for name in FOLDERS:
+        if (path / name).is_symlink():
+            raise UserError(f"{path / name} is a link to elsewhere; remove it, or name another folder")
 
 
 def claim(path: Path, resume: bool = False, overwrite: bool = False) -> RunFolder:

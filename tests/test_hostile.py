@@ -39,6 +39,20 @@ from tests.hostile import BROKEN, DEEP, Witness, fuzz, mutated, outcomes, with_m
 CASES = ROOT.parent / "shared" / "cases_hostile"
 WEIGHTS_CASES = sorted(path.parent.name for path in CASES.glob("*/w.metadata.json"))
 IMAGE_CASES = sorted(path for kind in ("png", "jpg") for path in CASES.glob(f"image_*/*.{kind}"))
+DATA_CASES = sorted(path.parent.parent.name for path in CASES.glob("*/own/train.json"))  # in test_hostile_cases.py
+# The cases that are no files of these kinds, and the tests that bring them about.
+OTHER_CASES = {
+    "backbone_kwargs_checkpoint_path": "test_hostile.py",
+    "batch_20_3bad": "test_hostile.py",
+    "data_million_ann": "dataset/test_hostile_cases.py",
+    "disk_full": "test_disk_full.py",
+    "resume_flags_ignored": "train/test_resume.py",
+    "resume_pickle": "train/test_resume.py",
+    "single_file_polyglot": "test_hostile.py",
+    "two_downloads": "weights/test_find.py",
+    "two_drawings_of_scenes": "scenes/test_scenes.py",
+    "vocab_deep": "test_hostile.py",
+}
 JSON_FIELDS = ("cfg", "class_names", "text", "keypoints", "category_ids", "decoding")
 KEYPOINTS = dict(names=("n", "l", "r"), flip=(0, 2, 1), bones=((0, 1),), class_ids=(1,), sigmas=(0.1, 0.1, 0.1))
 
@@ -380,6 +394,21 @@ def test_a_pipe_is_refused_without_waiting_for_its_end(tmp_path: Path, read: Cal
     os.mkfifo(path)
     with pytest.raises(UserError, match=r"image\.png"):
         read(path)
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="the cases of ../shared/cases_hostile are not here")
+def test_every_shared_case_is_in_a_test():
+    found = {path.name for path in CASES.iterdir() if path.is_dir()}
+    assert found == {*WEIGHTS_CASES, *DATA_CASES, *OTHER_CASES, *(path.parent.name for path in IMAGE_CASES)}
+    assert all((ROOT / "tests" / name).is_file() for name in OTHER_CASES.values())
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="the cases of ../shared/cases_hostile are not here")
+def test_the_other_files_of_the_shared_cases_are_refused():
+    counts = outcomes(iter(sorted((CASES / "batch_20_3bad" / "in").iterdir())), read_image)
+    assert counts["refused"] in (2, 3) and counts["accepted"] == counts["tried"] - counts["refused"] > 10
+    with pytest.raises(UserError, match=r"v\.json"):
+        read_vocab(CASES / "vocab_deep" / "v.json")
 
 
 @pytest.mark.skipif(not IMAGE_CASES, reason="the cases of ../shared/cases_hostile are not here")

@@ -25,6 +25,7 @@ from pix2seq.runtime.run_folder import TRACKED_AS
 from pix2seq.runtime.text import read_text
 
 PROJECT = "pix2seq"
+NAME = re.compile(r"[A-Za-z0-9_.-]{0,80}-[0-9a-f]{8}")  # of a run, as it is made here
 NAMED = ("preset", "task", "backbone", "backbone_kwargs", "positions_grid")  # texts that name no file and no class
 
 
@@ -98,7 +99,7 @@ def _name_in(folder: Path, kind: str) -> str:
         tracker, _, name = read_text(folder / TRACKED_AS).strip().partition(" ")
     except (OSError, UserError):
         return ""
-    return name if tracker == kind else ""
+    return name if tracker == kind and NAME.fullmatch(name) else ""  # trackers make folders of it
 
 
 def _of_trackio() -> dict[str, Any]:

@@ -175,7 +175,7 @@ def test_the_description_tells_other_programs_what_they_need(exported: Path):
 
 def test_a_graph_that_names_another_file_is_refused(copied: Path):
     graph = onnx.load(copied / "step.onnx")
-    onnx.save(graph, copied / "step.onnx", save_as_external_data=True, location="../secret.bin", size_threshold=0)
+    onnx.save(graph, copied / "step.onnx", save_as_external_data=True, location="numbers.bin", size_threshold=0)
     with pytest.raises(UserError, match=r"is not the graph that model.json describes"):
         read_exported(copied)
     sign(copied)
@@ -206,6 +206,16 @@ def test_graphs_that_do_not_fit_together_are_refused(copied: Path):
     sign(copied)
     with pytest.raises(UserError, match=r"does not hold an encoder and a step that fit together"):
         load_predictor(config.replace(CFG(), weights=str(copied)))
+
+
+def test_a_graph_of_another_vocabulary_is_refused(copied: Path):
+    path = copied / "model.json"
+    told = json.loads(path.read_text(encoding="utf-8"))
+    told["cfg"]["model"]["vocab_size"] += 100
+    path.write_text(json.dumps(told), encoding="utf-8")
+    predictor = load_predictor(config.replace(CFG(), weights=str(copied)))
+    with pytest.raises(UserError, match=r"gives logits \(3, 1, 3200\), expected \(3, 1, 3300\)"):
+        predictor.predict("captioning", IMAGES)
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,9 @@ def test_links_and_pipes_in_a_strangers_folder_are_neither_followed_nor_waited_f
     assert other.read_text(encoding="utf-8") == "kept"
     os.mkfifo(theirs / ".owner")
     claim(theirs, resume=True).close()
+    (theirs / "tensorboard").symlink_to(tmp_path)
+    with pytest.raises(UserError, match="tensorboard is a link to elsewhere"):
+        claim(theirs, resume=True)
 
 
 def test_a_new_run_in_a_used_folder_gets_another_one(tmp_path: Path, capsys: pytest.CaptureFixture):

@@ -105,6 +105,16 @@ def test_wandb_stays_offline_unless_the_user_says_otherwise(
     assert recorder.begun[0]["settings"]["x_disable_meta"] and recorder.begun[0]["dir"] == str(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["../../../elsewhere", "/tmp/x", "..", "a\x1b-01234567", "a" * 999])
+def test_a_name_that_no_run_got_here_is_not_used(
+    tiny_cfg: CFG, installed: Callable[[str], Recorder], tmp_path: Path, name: str
+):
+    recorder = installed("trackio")
+    (tmp_path / trackers.TRACKED_AS).write_text(f"trackio {name}\n", encoding="utf-8")
+    Tracker(tracked(tiny_cfg, "trackio"), tmp_path)
+    assert recorder.begun[0]["name"] != name and trackers.NAME.fullmatch(recorder.begun[0]["name"])
+
+
 def test_no_path_and_no_name_of_a_class_is_sent():
     parsed = {*trackers.NAMED, "task_weights"}
     texts = [name for name, field in config.FIELDS.items() if field.type == "str" and name not in parsed]
