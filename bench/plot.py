@@ -8,6 +8,7 @@ Writes bench.png.
 from __future__ import annotations
 
 import argparse
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Rows = list[dict[str, Any]]
+SHAPES = "os^Dv<>PX*phd"
 
 
 def main() -> None:
@@ -95,9 +97,12 @@ PANELS = {
 
 
 def _scatter(rows: Rows, axes: Axes, measured: str, unit: float, series: str) -> None:
-    for name in dict.fromkeys(row[series] for row in rows):
+    """A colour and a shape for each of the `series`; colours alone begin again after ten."""
+    for name, shape in zip(dict.fromkeys(row[series] for row in rows), itertools.cycle(SHAPES)):
         some = [row for row in rows if row[series] == name]
-        axes.scatter([row[measured] / unit for row in some], [row["ms"] for row in some], label=name, s=24)
+        axes.scatter(
+            [row[measured] / unit for row in some], [row["ms"] for row in some], label=name, s=30, marker=shape
+        )
 
 
 def _line(rows: Rows, axes: Axes, measured: str, unit: float, label: str) -> None:
