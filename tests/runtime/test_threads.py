@@ -19,7 +19,7 @@ sys.meta_path.insert(0, Watch())
 """
 
 
-@pytest.mark.parametrize("module", ["infer.predictor", "train.engine"])
+@pytest.mark.parametrize("module", ["infer.generator", "train.engine"])
 def test_torch_is_imported_after_the_policy_is_set(module: str):
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     command = [sys.executable, "-c", f"{WATCH}\nimport pix2seq.{module}"]
