@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -80,7 +81,7 @@ def test_the_notebook_on_inference(execute: Callable[..., str]):
 def test_the_notebook_on_own_data_from_an_export_that_it_draws(execute: Callable[..., str]):
     printed = execute("finetune", EPOCHS="1")
     assert "100 images" in printed and "layout (annotations/*_default.json)" in printed
-    assert "wrote runs/own: best.safetensors" in printed and "detection/AP" in printed
+    assert "wrote runs/own: best.safetensors" in printed and re.search(r"detection +AP +0\.", printed)
 
 
 @pytest.mark.slow

@@ -122,7 +122,7 @@ def test_tokens_appear_one_after_the_other_while_boxes_grow(open_page):
     said, growing = zip(*page.evaluate("window.states"), strict=True)
     assert len(set(said)) > 20 and list(said) == sorted(said)
     assert max(growing) == 6 and sorted(set(growing)) == list(range(7))
-    assert len(objects(page)) == 6
+    page.wait_for_function("document.querySelectorAll('#viewer [data-part=labels] span').length === 6")
     assert page.inner_text("#viewer blockquote").startswith("a green bus")
     assert {"y", "x", "class", "word", "end"} <= set(page.locator("#viewer .legend .chip").all_inner_texts())
 
