@@ -558,6 +558,8 @@ FIELDS = {
 GROUP_OF = {name: "" for name in FIELDS} | {
     member.name: group for group, kind in GROUPS.items() for member in dataclasses.fields(kind)
 }
+# How many samples vote on an answer of each task.
+VOTES = ("detection_votes", "num_samples", "keypoint_votes", "caption_votes")
 # How a model is decoded best, which its weights file may hold; the rest of InferCFG is the user's alone.
 DECODING = (
     *("score_threshold", "end_threshold", "num_samples", "temperature", "top_k", "top_p", "detection_top_p"),

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pix2seq.bench.timing import bandwidth, machine, matmul_rate, operations, record, seconds, spread
+from pix2seq.bench.timing import bandwidth, computed_by, machine, matmul_rate, operations, record, seconds, spread
 from pix2seq.command_line import run_script
 from pix2seq.config import PRESETS, replace
 
@@ -79,7 +79,7 @@ def measure(name: str, device: torch.device, counts: tuple[int, ...], compiled: 
 
     cfg = replace(PRESETS[PRESET.get(name, name)], image_size=MODELS[name]).model
     model = Pix2Seq(cfg).eval().to(device)
-    decoders = {way: model.prepare(way) for way in precisions(device)}
+    decoders = {way: model.prepare(way) for way in computed_by(device, BYTES)}
     decoders |= {f"{way}, compiled": model.prepare(way, True) for way in ("fp32", "int8") if compiled}
     for count in counts:
         images = torch.rand(1, 3, cfg.image_size, cfg.image_size, device=device)
@@ -116,13 +116,6 @@ def measure(name: str, device: torch.device, counts: tuple[int, ...], compiled: 
             threads.ONE_THREAD = limit
             yield row(f"fp32, {way}", fp32, size)
         threads.ONE_THREAD = usual
-
-
-def precisions(device: torch.device) -> list[str]:
-    """Those that the device has."""
-    from pix2seq.runtime.device import computes_fp16
-
-    return [way for way in BYTES if way != "fp16" or computes_fp16(device)]
 
 
 def step_of(decoder: StepDecoder, memory: Tensor, whole: bool = False) -> Callable[[], object]:

@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from pix2seq.bench.timing import machine, record, seconds, spread
+from pix2seq.bench.timing import computed_by, machine, record, seconds, spread
 from pix2seq.command_line import run_script
 from pix2seq.runtime.paths import ROOT
 
@@ -28,12 +28,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("results/bench"), help="folder")
     options = parser.parse_args()
     from pix2seq.api import Model
-    from pix2seq.runtime.device import computes_fp16, pick_device
+    from pix2seq.runtime.device import pick_device
 
     device = pick_device(options.device)
     report: dict[str, Any] = {**machine(device), "weights": options.weights, "rows": []}
     print(f"{report['processor']}, {report['instructions']}, {report['threads']} threads; {options.image.name}")
-    known = [way for way in PRECISIONS if way != "fp16" or computes_fp16(device)]
+    known = computed_by(device, PRECISIONS)
     for precision in known[: 1 if options.quick else None]:
         model = Model.load(options.weights, options.device, precision=precision)
         for names in [*([task] for task in model.tasks), list(model.tasks)]:

@@ -6,7 +6,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +65,13 @@ def operations(work: Callable[[], object]) -> int:
     with FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()
+
+
+def computed_by(device: torch.device, precisions: Iterable[str]) -> list[str]:
+    """Those of `precisions` that the device has."""
+    from pix2seq.runtime.device import computes_fp16
+
+    return [way for way in precisions if way != "fp16" or computes_fp16(device)]
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> list[float]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from pix2seq.config import CFG, replace
+from pix2seq.config import CFG, VOTES, replace
 from pix2seq.dataset.batches import Readable
 from pix2seq.dataset.coco import Example, ImageDataset
 from pix2seq.dataset.mixture import Mixture
@@ -19,7 +19,7 @@ from pix2seq.task import Task
 
 PER_ROW = 2
 # One greedy answer to each question, however many shall vote in an evaluation: that takes much longer.
-QUICK = {"detection_votes": 1, "views": 1, "num_samples": 1, "keypoint_votes": 1, "caption_votes": 1, "num_captions": 1}
+QUICK = dict.fromkeys((*VOTES, "views", "num_captions"), 1)
 
 
 class Examples:

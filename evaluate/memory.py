@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pix2seq.dataset.geometry import Geometry
 from pix2seq.errors import UserError
-from pix2seq.infer.encoded import Encoded
+from pix2seq.infer.encoded import Encoded, chunks
 from pix2seq.infer.generator import ModelGenerator
 from pix2seq.infer.responses import Response
 from pix2seq.infer.results import Instances
@@ -61,7 +61,7 @@ class MemoryGenerator:
     ) -> list[Response]:
         """See SequenceGenerator; all responses to a prompt are equal."""
         tokenizer, responses = self.generator.tokenizers[task], []
-        for part in self.generator.chunks(len(prompts)):
+        for part in chunks(len(prompts), self.generator.chunk_size):
             memory, image_index = encoded.chunk(part)
             logits, codes = self.head(memory)
             found = [

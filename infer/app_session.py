@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from pix2seq.api import EncodedImage, Model, Result
-from pix2seq.config import CFG, replace
+from pix2seq.config import CFG, VOTES, replace
 from pix2seq.dataset.images import Content, read_image
 from pix2seq.errors import UserError, plain
 from pix2seq.infer.app_view import Part, picture_of, scene_of
@@ -39,10 +39,9 @@ AS_FOUND = "as found there"  # instead of a class: that of the object in a drawn
 # One greedy sequence of each prompt, from one view, which ends where that is likeliest, unless a user wants several.
 PLAIN = dict(
     end_threshold=0.0,
-    **dict.fromkeys(("views", "detection_votes", "num_samples", "keypoint_votes", "caption_votes"), 1),
+    **dict.fromkeys(("views", *VOTES), 1),
     **dict.fromkeys(("detection_top_p", "keypoint_top_p", "caption_top_p"), 0.0),
 )
-VOTES = ("detection_votes", "num_samples", "keypoint_votes", "caption_votes")
 NUCLEI = ("top_p", "detection_top_p", "keypoint_top_p", "caption_top_p")
 
 

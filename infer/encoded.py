@@ -8,7 +8,7 @@ Nothing here needs torch.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from pix2seq.config import ModelCFG
 from pix2seq.dataset.geometry import Geometry
 from pix2seq.infer.responses import Response
 from pix2seq.models.sampling import Sampling
-from pix2seq.tokenizers.vocabulary import Tokenizer
+from pix2seq.tokenizers.vocabulary import Grammar, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,30 @@ def longest_response(tokenizer: Tokenizer, model: ModelCFG, sampling: Sampling) 
     return min(longest, sampling.max_tokens or longest)
 
 
-def draw_numbers(geometry: Geometry, prompt: np.ndarray, shape: tuple[int, int], seed: int) -> np.ndarray:
-    """Random numbers that depend on the seed and on what is prompted, not on what is asked along with it.
+def chunks(count: int, size: int) -> Iterator[slice]:
+    """Parts of `count` canvases or prompts, of `size` each."""
+    return (slice(start, start + size) for start in range(0, count, size))
 
-    A crop counts by its corners in whole pixels: the last bits of a box depend on what is computed beside it.
-    """
+
+def scoring_all(tokenizer: Tokenizer) -> Grammar:
+    """A tokenizer's grammar, which wants the probabilities of all tokens, not only of those that scores need."""
+    grammar = tokenizer.grammar()
+    grammar.scored_states = None
+    return grammar
+
+
+def draw_numbers(
+    encoded: Encoded, prompts: Sequence[np.ndarray], part: slice, shape: tuple[int, int], seed: int
+) -> np.ndarray:
+    """Random numbers (P, *shape) for the P prompts of a part, which depend on the seed and on what is prompted, not on
+    what is asked along with it."""
+    geometries = [encoded.geometries[canvas] for canvas in encoded.image_index[part]]
+    pairs = zip(geometries, prompts[part], strict=True)
+    return np.stack([_draw_numbers(geometry, prompt, shape, seed) for geometry, prompt in pairs])
+
+
+def _draw_numbers(geometry: Geometry, prompt: np.ndarray, shape: tuple[int, int], seed: int) -> np.ndarray:
+    """A crop counts by its corners in whole pixels: the last bits of a box depend on what is computed beside it."""
     corners = np.rint(geometry.from_fractions(np.array([[0, 0], [1, 1]]))).astype(np.int64)
     asked = zlib.crc32(corners.tobytes() + prompt.tobytes())
     return np.random.default_rng([seed, asked]).random(shape, dtype=np.float32)

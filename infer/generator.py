@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
 from pix2seq.dataset.geometry import Geometry
-from pix2seq.infer.encoded import Encoded, draw_numbers, longest_response
+from pix2seq.infer.encoded import Encoded, chunks, draw_numbers, longest_response, scoring_all
 from pix2seq.infer.responses import Response
 from pix2seq.models.choices import GrammarTables
 from pix2seq.models.generate import generate
@@ -50,25 +50,18 @@ class ModelGenerator:
 
     def scoring_all(self) -> ModelGenerator:
         """The same, which gives the probabilities of all tokens, not only of those that scores need."""
-        grammars = {task: tokenizer.grammar() for task, tokenizer in self.tokenizers.items()}
-        for grammar in grammars.values():
-            grammar.scored_states = None
-        return self.with_grammars(grammars)
+        return self.with_grammars({task: scoring_all(tokenizer) for task, tokenizer in self.tokenizers.items()})
 
     def _tables(self, grammar: Grammar) -> GrammarTables:
         tables = (torch.from_numpy(table).to(self.device) for table in (grammar.allowed, grammar.next_state))
         return GrammarTables(*tables, grammar.end, grammar.greedy_states, grammar.unreported, grammar.scored_states)
-
-    def chunks(self, count: int) -> Iterator[slice]:
-        """Parts of `count` canvases or prompts."""
-        return (slice(start, start + self.chunk_size) for start in range(0, count, self.chunk_size))
 
     @torch.inference_mode()
     def encode(self, images: Sequence[np.ndarray], geometries: Sequence[Geometry]) -> Encoded:
         """See SequenceGenerator."""
         cfg = self.model.cfg
         memory = [torch.zeros(0, 0, cfg.decoder_width, device=self.device)]
-        for part in self.chunks(len(geometries)):
+        for part in chunks(len(geometries), self.chunk_size):
             pairs = zip(images[part], geometries[part], strict=True)
             canvases = np.stack([geometry.warp(image, cfg.pad_value, cfg.pixels) for image, geometry in pairs])
             batch = torch.from_numpy(canvases).to(self.device).permute(0, 3, 1, 2).float() / 255  # (B, 3, H, W)
@@ -82,16 +75,12 @@ class ModelGenerator:
         """See SequenceGenerator."""
         responses: list[Response] = []
         max_tokens = longest_response(self.tokenizers[task], self.model.cfg, sampling)
-        for part in self.chunks(len(prompts)):
+        for part in chunks(len(prompts), self.chunk_size):
             memory, index = encoded.chunk(part)
             image_index = torch.from_numpy(index).to(self.device)
             tokens = torch.from_numpy(np.stack(prompts[part])).to(self.device)
-            geometries = [encoded.geometries[canvas] for canvas in encoded.image_index[part]]
-            draws = [
-                draw_numbers(geometry, prompt, (num_samples, max_tokens), self.seed)
-                for geometry, prompt in zip(geometries, prompts[part], strict=True)
-            ]
-            draws = torch.from_numpy(np.concatenate(draws)).to(self.device)
+            draws = draw_numbers(encoded, prompts, part, (num_samples, max_tokens), self.seed)
+            draws = torch.from_numpy(draws).flatten(0, 1).to(self.device)
             found = generate(
                 self.decoder, memory, tokens, image_index, self.grammars[task], max_tokens, sampling, num_samples, draws
             )

@@ -18,14 +18,14 @@ import numpy as np
 from pix2seq.config import CFG, ModelCFG
 from pix2seq.dataset.geometry import Geometry
 from pix2seq.errors import UserError, plain
-from pix2seq.infer.encoded import Encoded, draw_numbers, longest_response
+from pix2seq.infer.encoded import Encoded, chunks, draw_numbers, longest_response, scoring_all
 from pix2seq.infer.onnx_decoding import Chooser, decode
 from pix2seq.infer.onnx_folder import ENCODER, STEP, Exported
 from pix2seq.infer.predictor import Predictor
 from pix2seq.infer.responses import Response
 from pix2seq.models.sampling import Sampling
 from pix2seq.runtime.memory import lacks_memory
-from pix2seq.tokenizers.vocabulary import Grammar, Tokenizer
+from pix2seq.tokenizers.vocabulary import Tokenizer
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, OrtValue
@@ -179,14 +179,13 @@ class OnnxGenerator:
     def scoring_all(self) -> OnnxGenerator:
         """The same, which gives the probabilities of all tokens, not only of those that scores need."""
         other = copy.copy(self)
-        other.choosers = {task: Chooser(_all_scored(tokenizer)) for task, tokenizer in self.tokenizers.items()}
+        other.choosers = {task: Chooser(scoring_all(tokenizer)) for task, tokenizer in self.tokenizers.items()}
         return other
 
     def encode(self, images: Sequence[np.ndarray], geometries: Sequence[Geometry]) -> Encoded:
         """See SequenceGenerator."""
         parts = []
-        for start in range(0, len(geometries), self.chunk_size):
-            part = slice(start, start + self.chunk_size)
+        for part in chunks(len(geometries), self.chunk_size):
             pairs = zip(images[part], geometries[part], strict=True)
             canvases = [geometry.warp(image, self.model.pad_value, self.model.pixels) for image, geometry in pairs]
             parts.append(self.graphs.encode(np.stack(canvases).transpose(0, 3, 1, 2).astype(np.float32) / 255))
@@ -198,21 +197,10 @@ class OnnxGenerator:
         """See SequenceGenerator."""
         responses: list[Response] = []
         chooser, longest = self.choosers[task], longest_response(self.tokenizers[task], self.model, sampling)
-        for start in range(0, len(prompts), self.chunk_size):
-            part = slice(start, start + self.chunk_size)
-            geometries = [encoded.geometries[canvas] for canvas in encoded.image_index[part]]
-            draws = [
-                draw_numbers(geometry, prompt, (num_samples, longest), self.seed)
-                for geometry, prompt in zip(geometries, prompts[part], strict=True)
-            ]
+        for part in chunks(len(prompts), self.chunk_size):
+            draws = draw_numbers(encoded, prompts, part, (num_samples, longest), self.seed)
             steps = Stepper(self.graphs, encoded.memory[encoded.image_index[part]], num_samples)
-            found = decode(steps, np.stack(prompts[part]), chooser, sampling, np.stack(draws))
+            found = decode(steps, np.stack(prompts[part]), chooser, sampling, draws)
             parts = {name: values.reshape(-1, *values.shape[2:]) for name, values in found.parts.items()}
             responses += [Response(**dict(zip(parts, row, strict=True))) for row in zip(*parts.values(), strict=True)]
         return responses
-
-
-def _all_scored(tokenizer: Tokenizer) -> Grammar:
-    grammar = tokenizer.grammar()
-    grammar.scored_states = None
-    return grammar

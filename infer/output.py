@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pix2seq.errors import UserError, plain
 from pix2seq.infer.result_log import ResultLog, begin, line_about, put_together
 from pix2seq.runtime.files import move_contents, writing
 from pix2seq.schema import read_bytes
@@ -138,6 +139,13 @@ def write_result(
             names.append(inference.IMAGE_FILE)
             save_png(folder / names[-1], inference.draw(image, result.instances, predictions, predictor.drawing))
     return [target / name for name in names]
+
+
+def would_be_replaced(name: str) -> UserError:
+    """The error about an input that lies where results of its name would be written."""
+    return UserError(
+        f"{plain(name)} would be replaced by the results, which have its name; name another folder with --output-dir"
+    )
 
 
 def is_done(folder: Path, tasks: Mapping[str, Task], pictures: bool = True) -> bool:

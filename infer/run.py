@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 from pix2seq.config import CFG
 from pix2seq.errors import PartlyFailed, UserError, plain
 from pix2seq.infer.image_names import Named, file_names, find_images, image_ids, read_named, unique_names
-from pix2seq.infer.output import Output, named_failures, summary
+from pix2seq.infer.output import Output, named_failures, summary, would_be_replaced
 from pix2seq.metadata import read_metadata
 from pix2seq.runtime.console import tell
 from pix2seq.runtime.files import output_folder
@@ -55,7 +54,8 @@ def run(cfg: CFG) -> None:
         require_kept(jobs, target, tasks)
     box = parse_box(cfg, tasks)
     if exported:
-        require_one_process(weights)
+        if distributed.is_launched():
+            raise UserError(f"{weights} is an exported model, which predicts in one process; start it without torchrun")
     else:
         cfg = dataclasses.replace(cfg, device=str(distributed.start(pick_device(cfg.device))))
     try:
@@ -68,12 +68,6 @@ def run(cfg: CFG) -> None:
         distributed.stop()
     if failures:
         raise shown_once(PartlyFailed(named_failures(failures, len(images))))
-
-
-def require_one_process(exported: Path) -> None:
-    """Raise UserError where torchrun started this process: an exported model knows nothing of others."""
-    if "WORLD_SIZE" in os.environ:
-        raise UserError(f"{exported} is an exported model, which predicts in one process; start it without torchrun")
 
 
 def describe_all(cfg: CFG, jobs: Sequence[Job], box: Sequence[float], output: Output, weights: Path) -> list[str]:
@@ -140,9 +134,7 @@ def require_kept(jobs: Sequence[Job], target: Path, tasks: Mapping[str, Task]) -
     folders = {(target / job.folder if len(jobs) > 1 else target).resolve() for job in jobs} if images else set()
     for image in images:
         if image.parent.resolve() in folders:
-            raise UserError(
-                f"{image} would be replaced by the results, which have its name; name another folder with --output-dir"
-            )
+            raise would_be_replaced(str(image))
 
 
 def shown_once(error: UserError) -> UserError:

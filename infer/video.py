@@ -21,6 +21,7 @@ import numpy as np
 
 from pix2seq.config import CFG, to_json
 from pix2seq.errors import UserError, plain
+from pix2seq.infer.output import would_be_replaced
 from pix2seq.runtime.console import tell
 from pix2seq.runtime.files import replacing, require_regular, write_whole, writing
 from pix2seq.runtime.text import read_text
@@ -114,10 +115,7 @@ def run(cfg: CFG) -> None:
     target = Path(cfg.infer.output_dir)
     with open_video(cfg.infer.video, cfg.infer.max_megapixels) as video:
         if not video.is_camera and any(_is_same(path, cfg.infer.video) for path in outputs(target, video)):
-            raise UserError(
-                f"{plain(cfg.infer.video)} would be replaced by the results, which have its name; name another folder "
-                "with --output-dir"
-            )
+            raise would_be_replaced(cfg.infer.video)
         from pix2seq.infer.load import load_predictor
 
         predictor = load_predictor(cfg)

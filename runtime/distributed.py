@@ -26,12 +26,17 @@ def _group() -> ModuleType | None:
     return module if module is not None and module.is_initialized() else None
 
 
+def is_launched() -> bool:
+    """Whether torchrun started this process."""
+    return "WORLD_SIZE" in os.environ
+
+
 def start(device: torch.device) -> torch.device:
     """Join the processes that torchrun started, if any; return the device of this process.
 
     Raises UserError if there are more processes than devices.
     """
-    if "WORLD_SIZE" not in os.environ:
+    if not is_launched():
         return device
     import torch
     import torch.distributed as dist
