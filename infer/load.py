@@ -30,7 +30,7 @@ def load_predictor(cfg: CFG) -> Predictor:
         exported = read_exported(path)
         return make_predictor(path, exported, TASKS, chosen_settings(cfg, exported.metadata.decoding, path))
     from pix2seq.models.weights import load_weights
-    from pix2seq.runtime.device import check_precision, has_compiler, pick_device
+    from pix2seq.runtime.device import check_precision, has_compiler, has_numba, pick_device
 
     weights = load_weights(path)
     chosen = chosen_settings(cfg, weights.decoding, path)
@@ -42,7 +42,7 @@ def load_predictor(cfg: CFG) -> Predictor:
     check_precision(precision, device)
     if cfg.compile and precision == "fp16":
         raise UserError("--compile does not know the products of --precision fp16; leave one of them out")
-    compiled = cfg.compile and has_compiler(device)
+    compiled = cfg.compile and (has_numba(device) or has_compiler(device))
     return Predictor.from_weights(weights, TASKS, chosen.infer, device, cfg.seed, precision, compiled)
 
 

@@ -46,6 +46,11 @@ class Dense(nn.Module):
     def _parts(self) -> tuple[np.ndarray, np.ndarray | None]:
         return self.weight.numpy(), None if self.bias is None else self.bias.numpy()
 
+    def rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Weights (out, in), those of an output side by side, as `as_array` has them, and a scale of each output."""
+        weight = self.weight.t() if self.by_input else self.weight
+        return as_array(weight.contiguous()), np.ones(len(weight), np.float32)
+
 
 class Int8Dense(nn.Module):
     """`Dense` with weights in 8 bits and a scale for each output; `x` and the result keep their type.
@@ -87,6 +92,11 @@ class Int8Dense(nn.Module):
     def _parts(self) -> tuple[Tensor, Tensor, np.ndarray | None]:
         return self.weight, self.scale, None if self.bias is None else self.bias.numpy()
 
+    def rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """As `Dense.rows`."""
+        weight = self.weight[:, : self.weight.shape[1] - self.missing]
+        return as_array(weight.contiguous()), as_array(self.scale.float())
+
 
 class HalfDense(nn.Module):
     """`Dense` with weights in fp16, by torch's FBGEMM on a processor; `x` and the result are fp32.
@@ -116,6 +126,11 @@ class HalfDense(nn.Module):
     def single(self, x: np.ndarray) -> np.ndarray:
         """One row (in,) → (out,)."""
         return self._on_one_thread(torch.from_numpy(x[None])).numpy()[0]
+
+
+def as_array(x: Tensor) -> np.ndarray:
+    """`x`, on a processor, in the same memory; of bf16, which numpy does not know, the bits as uint16."""
+    return x.view(torch.uint16).numpy() if x.dtype == torch.bfloat16 else x.numpy()
 
 
 def dense(weight: Tensor, bias: Tensor | None, precision: str) -> Dense | Int8Dense | HalfDense:

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from pix2seq.models.choices import Part
 from pix2seq.models.decoder import Decoder, DecoderLayer, Rows
-from pix2seq.models.dense import Dense, joined
+from pix2seq.models.dense import Dense, as_array, joined
 from pix2seq.models.layers import MLP, rotary_1d, rotate
-from pix2seq.models.single import SingleDecoder
+from pix2seq.models.single import SingleDecoder, SingleLayer
+from pix2seq.runtime.device import computes_bf16, has_numba
 from pix2seq.runtime.threads import threads_for
 
 FEW_QUERIES = 8  # up to which plain products read keys and values faster than the fused kernel does, on a processor
@@ -42,8 +43,8 @@ class Pair:
 
     @cached_property
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """Keys (heads, d, N) and values (heads, N, d) of a single row of B, on a processor, in the same memory."""
-        return self._columns.numpy(), self._values.numpy()
+        """Keys and values (heads, N, d) of a single row of B, on a processor, as `as_array` has them."""
+        return as_array(self._keys), as_array(self._values)
 
     def keep(self, rows: Tensor, filled: int) -> Pair:
         """Those of some rows of B, which move to the front; only the first `filled` places hold anything to be moved.
@@ -187,7 +188,8 @@ class StepDecoder(nn.Module):
     `precision` is that of the layers' weights, and of what passes between them (on a processor fp32 where weights are
     fp16 or int8).
     The output projection and the norm before it are always fp32: logits of neighboring bins differ by little.
-    `compiled` has torch.compile make the steps of one token, on a GPU as CUDA graphs.
+    `compiled` has torch.compile make the steps of one token, on a GPU as CUDA graphs; on a processor with numba, this
+    makes those of one sequence instead, whose caches are bf16 where weights are narrower than fp32.
     """
 
     def __init__(self, decoder: Decoder, precision: str = "fp32", compiled: bool = False) -> None:
@@ -195,17 +197,25 @@ class StepDecoder(nn.Module):
         table = decoder.output if hasattr(decoder, "output") else decoder.embedding
         self.vocabulary, self.bias = table.weight.detach(), decoder.bias.detach()
         on_processor = self.bias.device.type == "cpu"
-        narrow = precision == "bf16" or (precision == "int8" and not on_processor)
+        by_numba = compiled and has_numba(self.bias.device)
+        narrow = precision == "bf16" or (
+            precision == "int8" and (by_numba or not on_processor) and computes_bf16(self.bias.device)
+        )
         self.precision, self.dtype = precision, torch.bfloat16 if narrow else torch.float32
         self.embedding, self.norm = decoder.embedding.weight.detach(), decoder.norm
         self.heads, self.rotary = decoder.heads, decoder.rotary
         self.positions = None if self.rotary else decoder.positions
         self.layers = nn.ModuleList(StepLayer(layer, precision, self.dtype) for layer in decoder.layers)
         self.multiplications = sum(layer.multiplications for layer in self.layers)
-        self.static = (
-            torch.compile(self._static_run, mode=None if on_processor else "reduce-overhead") if compiled else None
-        )
-        self.single = SingleDecoder(self) if on_processor and not narrow and not compiled else None
+        self.static = self.single = None
+        if by_numba:
+            from pix2seq.models.compiled import CompiledLayer
+
+            self.single = SingleDecoder(self, CompiledLayer)
+        elif compiled:
+            self.static = torch.compile(self._static_run, mode=None if on_processor else "reduce-overhead")
+        elif on_processor and not narrow:
+            self.single = SingleDecoder(self, SingleLayer)
         self.parts: WeakKeyDictionary[Part, Dense] = WeakKeyDictionary()
         self.whole: Dense | None = None
 

@@ -74,6 +74,19 @@ def computes_fp16(device: torch.device) -> bool:
     return device.type == "cpu" and has_kernel and hasattr(torch, "fbgemm_linear_fp16_weight_fp32_activation")
 
 
+def has_numba(device: torch.device) -> bool:
+    """Whether numba can compile steps of one sequence: for processors, where it is installed (the extra `[fast]`)."""
+    if device.type != "cpu":
+        return False
+    try:
+        import numba  # noqa: F401
+    except ImportError as error:
+        if importlib.util.find_spec("numba") is not None:
+            tell(f"steps are not compiled by numba: {error}")
+        return False
+    return True
+
+
 def has_compiler(device: torch.device) -> bool:
     """Whether `torch.compile` can make code for `device` here; a line says so if it cannot."""
     has_triton = device.type != "cuda" or importlib.util.find_spec("triton") is not None

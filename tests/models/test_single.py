@@ -32,3 +32,18 @@ def test_numpy_computes_the_steps_of_one_sequence_alone(tiny_model: Pix2Seq, mon
         cache = decoder.start(memory[:images], torch.arange(sequences) % images, 4)
         decoder.step(torch.full((sequences, 1), 10), cache)
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("transformer", ["standard", "llama"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_compiled_steps_have_the_logits_of_others(tiny_model_cfg: CFG, transformer: str, precision: str):
+    pytest.importorskip("numba", reason="the extra [fast] is not installed")
+    torch.manual_seed(0)
+    model = Pix2Seq(replace(tiny_model_cfg, transformer=transformer).model).eval()
+    memory, tokens = torch.randn(1, 9, model.cfg.decoder_width), torch.tensor([[10, 12, 1005, 1200, 110, 1999, 1000]])
+    exact, compiled = model.prepare(), model.prepare(precision, compiled=True)
+    caches = [decoder.start(memory, torch.zeros(1, dtype=torch.long), 8) for decoder in (exact, compiled)]
+    for column in tokens.split([2, 1, 1, 1, 1, 1], dim=1):
+        expected, found = exact.step(column, caches[0]), compiled.step(column, caches[1])
+        bound = ROUNDING if precision == "fp32" else 0.1 * float(expected.std())
+        torch.testing.assert_close(found, expected, rtol=0, atol=bound)
