@@ -23,14 +23,21 @@ if TYPE_CHECKING:
 
 F32, I32, U32 = np.float32, np.int32, np.uint32
 HALF, ONE, ROOT_HALF = F32(0.5), F32(1), F32(math.sqrt(0.5))
+LOG2_E = F32(math.log2(math.e))
 
 # The first may add up in another order, and so in vectors; both treat infinity and NaN as they are.
 kernel = njit(fastmath={"reassoc", "contract", "arcp", "nsz"}, error_model="numpy", nogil=True)
 in_order = njit(fastmath={"contract"}, error_model="numpy", nogil=True)
 
 
+NO_TURNS = np.empty(0, np.float32)
+
+
 class CompiledLayer:
-    """What `SingleLayer` is, with a copy of the weights in the order in which a step reads them."""
+    """What `SingleLayer` is, with a copy of the weights in the order in which a step reads them.
+
+    Weights and scratch are torch's: they begin at multiples of 64 bytes, so that no vector crosses a cache line.
+    """
 
     def __init__(self, layer: StepLayer) -> None:
         blocks = (
@@ -38,31 +45,31 @@ class CompiledLayer:
             (layer.norm_cross, layer.cross_query, layer.cross_out),
             (layer.norm_mlp, layer.up, layer.down),
         )
-        matrices: list[np.ndarray] = []
-        vectors: list[np.ndarray] = []
+        matrices: list[torch.Tensor] = []
+        vectors: list[torch.Tensor] = []
         for norm, *denses in blocks:
-            vectors += [_vector(norm.weight), _vector(getattr(norm, "bias", None), len(norm.weight))]
+            vectors += [norm.weight, _or_zeros(getattr(norm, "bias", None), norm.weight)]
             for dense in denses:
                 weight, scale = dense.rows()
-                matrices.append(weight.reshape(-1))
-                vectors += [scale, _vector(dense.bias, len(scale))]
-        self.matrices, self.vectors = np.concatenate(matrices), np.concatenate(vectors)
-        self.hidden = weight.shape[1]  # of the last matrix
-        self.style = isinstance(layer.norm_self, nn.LayerNorm), layer.norm_self.eps, layer.gated
+                matrices.append(weight.flatten())
+                vectors += [scale, _or_zeros(dense.bias, scale)]
+        self.matrices = as_array(torch.cat(matrices))
+        self.vectors = as_array(torch.cat([vector.detach().float() for vector in vectors]))
+        width, hidden = len(norm.weight), weight.shape[1]  # `weight` is that of the last one
+        self.scratch = [torch.empty(size).numpy() for size in (width, width, max(3 * width, 2 * hidden))]
+        self.hidden, self.style = hidden, (isinstance(norm, nn.LayerNorm), norm.eps, layer.gated)
 
     def __call__(self, x: np.ndarray, own: Pair, memory: Pair, place: int, angles: torch.Tensor | None) -> np.ndarray:
         """`x` after the layer, in its place. Its key and value are written to `own` at `place`, and those before are
         read."""
         turns = NO_TURNS if angles is None else angles[0].numpy()
-        step(x, self.matrices, self.vectors, self.hidden, *self.style, *own.arrays, *memory.arrays, place, turns)
+        layer = self.matrices, self.vectors, self.hidden, *self.style
+        step(x, *layer, *own.arrays, *memory.arrays, place, turns, *self.scratch)
         return x
 
 
-NO_TURNS = np.empty(0, np.float32)
-
-
-def _vector(values: torch.Tensor | None, length: int = 0) -> np.ndarray:
-    return np.zeros(length, np.float32) if values is None else as_array(values.detach().float())
+def _or_zeros(bias: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(like) if bias is None else bias
 
 
 @kernel
@@ -80,11 +87,14 @@ def step(
     memory_values: np.ndarray,
     place: int,
     turns: np.ndarray,
+    y: np.ndarray,
+    attended: np.ndarray,
+    wide: np.ndarray,
 ) -> None:
-    """Turn `x` (D,) into what the layer makes of it. Keys and values are (heads, N, d); `turns` (d / 2,) or (0,)."""
+    """Turn `x` (D,) into what the layer makes of it. Keys and values are (heads, N, d); `turns` (d / 2,) or (0,);
+    `y`, `attended` (D,) and `wide` (max(3 D, 2 hidden),) are overwritten."""
     width, heads = len(x), len(own_keys)
-    y, attended = np.empty(width, F32), np.empty(width, F32)
-    wide, scores = np.empty(max(3 * width, 2 * hidden), F32), np.empty(max(memory_keys.shape[1], place + 1), F32)
+    scores = np.empty(max(memory_keys.shape[1], place + 1), F32)
 
     vectors = normalize(x, vectors, centered, eps, y)
     matrices, vectors = product(matrices, vectors, y, wide[: 3 * width])
@@ -157,34 +167,33 @@ def attend(
     """Write to `y` (D,) what `queries` (heads, d), scaled already, read from the first `count` keys and values."""
     heads, width = queries.shape
     for head in range(heads):
-        query, read = queries[head], y[head * width : (head + 1) * width]
         largest = F32(-np.inf)
         for place in range(count):
-            key, score = keys[head, place], F32(0)
+            score = F32(0)
             for i in range(width):
-                score += widen(key[i]) * query[i]
+                score += widen(keys[head, place, i]) * queries[head, i]
             scores[place] = score
             largest = max(largest, score)
         total = F32(0)
         for place in range(count):
             scores[place] = exp(scores[place] - largest)
             total += scores[place]
+        read = y[head * width : (head + 1) * width]
         read[:] = F32(0)
         fours = count // 4 * 4
-        for place in range(0, fours, 4):  # at a time: what was read is loaded and stored once for all
-            some, rows = scores[place : place + 4], values[head, place : place + 4]
-            first, second, third, fourth = rows[0], rows[1], rows[2], rows[3]
+        for place in range(0, fours, 4):  # what was read so far is loaded and stored once for four values
+            some = scores[place : place + 4]
+            rows = values[head, place : place + 4]
             for i in range(width):
                 read[i] += (
-                    some[0] * widen(first[i])
-                    + some[1] * widen(second[i])
-                    + some[2] * widen(third[i])
-                    + some[3] * widen(fourth[i])
+                    some[0] * widen(rows[0, i])
+                    + some[1] * widen(rows[1, i])
+                    + some[2] * widen(rows[2, i])
+                    + some[3] * widen(rows[3, i])
                 )
         for place in range(fours, count):
-            row = values[head, place]
             for i in range(width):
-                read[i] += scores[place] * widen(row[i])
+                read[i] += scores[place] * widen(values[head, place, i])
         for i in range(width):
             read[i] /= total
 
@@ -194,7 +203,7 @@ def rotate(heads: np.ndarray, turns: np.ndarray) -> None:
     """Turn the pairs of channels (i, i + d / 2) of each head (d,), as `layers.rotate` does."""
     half = len(turns)
     for i in range(half):
-        cos, sin = math.cos(turns[i]), math.sin(turns[i])
+        cos, sin = F32(math.cos(turns[i])), F32(math.sin(turns[i]))
         for head in heads:
             first, second = head[i], head[half + i]
             head[i], head[half + i] = first * cos - second * sin, second * cos + first * sin
@@ -226,7 +235,7 @@ def gate(x: np.ndarray, up: np.ndarray) -> None:
 def exp(x: float) -> float:
     """e to the power of `x` in fp32, correct to two units in the last place, in operations that vectors have; powers
     of two beyond ±126 are cut off (Cephes)."""
-    power = math.floor(min(max(x * F32(math.log2(math.e)), F32(-126)), F32(126)) + HALF)
+    power = np.floor(min(max(x * LOG2_E, F32(-126)), F32(126)) + HALF)
     rest = x - power * F32(0.693359375) + power * F32(2.12194440e-4)  # ln 2 in two parts
     series = F32(1.9875691500e-4)
     series = series * rest + F32(1.3981999507e-3)

@@ -46,10 +46,10 @@ class Dense(nn.Module):
     def _parts(self) -> tuple[np.ndarray, np.ndarray | None]:
         return self.weight.numpy(), None if self.bias is None else self.bias.numpy()
 
-    def rows(self) -> tuple[np.ndarray, np.ndarray]:
-        """Weights (out, in), those of an output side by side, as `as_array` has them, and a scale of each output."""
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """Weights (out, in), and a scale (out,) of each output."""
         weight = self.weight.t() if self.by_input else self.weight
-        return as_array(weight.contiguous()), np.ones(len(weight), np.float32)
+        return weight, torch.ones(len(weight))
 
 
 class Int8Dense(nn.Module):
@@ -73,10 +73,10 @@ class Int8Dense(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type == "cpu":
             inputs = F.pad(x.bfloat16(), (0, self.missing)) if self.missing else x.bfloat16()
-            product = torch._weight_int8pack_mm(inputs, self.weight, self.scale).to(x.dtype)
+            product = torch._weight_int8pack_mm(inputs, self.weight, self.scale)
         else:
             product = F.linear(x, self.weight.to(x.dtype)) * self.scale
-        return product if self.bias is None else product + self.bias
+        return (product if self.bias is None else product + self.bias).to(x.dtype)
 
     def single(self, x: np.ndarray) -> np.ndarray:
         """One row (in,) → (out,), on a processor in fp32."""
@@ -92,10 +92,9 @@ class Int8Dense(nn.Module):
     def _parts(self) -> tuple[Tensor, Tensor, np.ndarray | None]:
         return self.weight, self.scale, None if self.bias is None else self.bias.numpy()
 
-    def rows(self) -> tuple[np.ndarray, np.ndarray]:
-        """As `Dense.rows`."""
-        weight = self.weight[:, : self.weight.shape[1] - self.missing]
-        return as_array(weight.contiguous()), as_array(self.scale.float())
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """Weights (out, in), and a scale (out,) of each output."""
+        return self.weight[:, : self.weight.shape[1] - self.missing], self.scale
 
 
 class HalfDense(nn.Module):
