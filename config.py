@@ -514,7 +514,9 @@ class CFG:
         "auto: bf16 to train, fp32 to predict; fp16, int8: weights of decoding",
         choices=("auto", "fp32", "bf16", "fp16", "int8"),
     )
-    compile: bool = setting(False, "torch.compile of the decoding or training step: minutes first, then quicker")
+    compile: bool = setting(
+        False, "compiled steps: of decoding on a processor by numba if it is there, else by torch.compile"
+    )
     model: ModelCFG = field(default_factory=ModelCFG)
     data: DataCFG = field(default_factory=DataCFG)
     train: TrainCFG = field(default_factory=TrainCFG)

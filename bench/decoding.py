@@ -44,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="three models, one sequence")
     parser.add_argument("--models", type=lambda text: text.split(","), default=[], help="some of the models")
-    parser.add_argument("--compile", action="store_true", help="steps by torch.compile, too")
+    parser.add_argument("--compile", action="store_true", help="compiled steps, too (extra [fast])")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, default=Path("results/bench"), help="folder")
     options = parser.parse_args()
@@ -76,11 +76,12 @@ def measure(name: str, device: torch.device, counts: tuple[int, ...], compiled: 
 
     from pix2seq.models.pix2seq import Pix2Seq
     from pix2seq.runtime import threads
+    from pix2seq.runtime.device import has_numba
 
     cfg = replace(PRESETS[PRESET.get(name, name)], image_size=MODELS[name]).model
     model = Pix2Seq(cfg).eval().to(device)
     decoders = {way: model.prepare(way) for way in computed_by(device, BYTES)}
-    decoders |= {f"{way}, compiled": model.prepare(way, True) for way in ("fp32", "int8") if compiled}
+    decoders |= {f"{way}, compiled": model.prepare(way, True) for way in ("fp32", "bf16", "int8") if compiled}
     for count in counts:
         images = torch.rand(1, 3, cfg.image_size, cfg.image_size, device=device)
         with torch.inference_mode():
@@ -103,6 +104,8 @@ def measure(name: str, device: torch.device, counts: tuple[int, ...], compiled: 
         yield row("input cache", input_cache_step(model, memory), size)
         yield row("fp32, whole vocabulary", step_of(decoders["fp32"], memory, whole=True), size)
         for way, decoder in decoders.items():
+            if count > 1 and way.endswith("compiled") and has_numba(device):
+                continue  # numba's steps are those of one sequence
             yield row(way, step_of(decoder, memory), bytes_of(decoder, memory))
         if device.type != "cpu":
             continue

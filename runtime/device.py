@@ -82,7 +82,7 @@ def has_numba(device: torch.device) -> bool:
         import numba  # noqa: F401
     except ImportError as error:
         if importlib.util.find_spec("numba") is not None:
-            tell(f"steps are not compiled by numba: {error}")
+            tell(f"numba, which --compile would use, cannot be imported: {error}")
         return False
     return True
 
@@ -92,7 +92,10 @@ def has_compiler(device: torch.device) -> bool:
     has_triton = device.type != "cuda" or importlib.util.find_spec("triton") is not None
     if has_triton and shutil.which(os.environ.get("CXX", "g++")) is not None:
         return True
-    tell("--compile has no effect: it needs a C++ compiler (g++, or what CXX names), and Triton for a GPU")
+    tell(
+        "--compile has no effect: it needs a C++ compiler (g++, or what CXX names), and Triton for a GPU; "
+        "to decode on a processor, numba is enough (the extra [fast])"
+    )
     return False
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 from pix2seq.config import CFG
+from pix2seq.runtime.device import has_numba
 
 
 def test_every_way_is_measured(
@@ -20,12 +22,14 @@ def test_every_way_is_measured(
         monkeypatch.setattr(decoding, name, value)
     for name, value in (("SECONDS", 0.0), ("FEWEST", 1)):
         monkeypatch.setattr(bench("timing"), name, value)
-    monkeypatch.setattr(sys, "argv", ["decoding.py", "--quick", "--output", str(tmp_path)])
+    compiled = ["--compile"] if has_numba(torch.device("cpu")) else []
+    monkeypatch.setattr(sys, "argv", ["decoding.py", "--quick", "--output", str(tmp_path), *compiled])
     decoding.main()
     report = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))["decoding"]
     ways = {row["way"] for row in report["rows"]}
     assert {"encode", "seed: the image at each token", "input cache", "fp32", "bf16", "int8"} <= ways
     assert {"fp32, whole vocabulary", "fp32, all threads", "fp32, busy process"} <= ways
+    assert not compiled or {"fp32, compiled", "bf16, compiled", "int8, compiled"} <= ways
     assert all(row["low"] <= row["ms"] <= row["high"] for row in report["rows"]) and report["read_gb_s"] > 0
     assert all(row["limit_ms"] > 0 for row in report["rows"])
     monkeypatch.setattr(sys, "argv", ["plot.py", "--output", str(tmp_path)])
