@@ -36,7 +36,7 @@ NO_TURNS = np.empty(0, np.float32)
 class CompiledLayer:
     """What `SingleLayer` is, with a copy of the weights in the order in which a step reads them.
 
-    Weights and scratch are torch's: they begin at multiples of 64 bytes, so that no vector crosses a cache line.
+    These and the scratch begin at multiples of 64 bytes, so that no vector crosses a cache line.
     """
 
     def __init__(self, layer: StepLayer) -> None:
@@ -53,7 +53,7 @@ class CompiledLayer:
                 weight, scale = dense.rows()
                 matrices.append(weight.flatten())
                 vectors += [scale, _or_zeros(dense.bias, scale)]
-        self.matrices = as_array(torch.cat(matrices))
+        self.matrices = in_large_pages(as_array(torch.cat(matrices)))
         self.vectors = as_array(torch.cat([vector.detach().float() for vector in vectors]))
         width, hidden = len(norm.weight), weight.shape[1]  # `weight` is that of the last one
         self.scratch = [torch.empty(size).numpy() for size in (width, width, max(3 * width, 2 * hidden))]
@@ -66,6 +66,16 @@ class CompiledLayer:
         layer = self.matrices, self.vectors, self.hidden, *self.style
         step(x, *layer, *own.arrays, *memory.arrays, place, turns, *self.scratch)
         return x
+
+
+def in_large_pages(x: np.ndarray) -> np.ndarray:
+    """A copy of `x` (n,) that begins at a multiple of 64 bytes, in pages of 2 MB where the system has them: numpy asks
+    for such pages, torch does not."""
+    buffer = np.empty(x.nbytes + 64, np.uint8)
+    start = -buffer.ctypes.data % 64
+    copy = buffer[start : start + x.nbytes].view(x.dtype)
+    copy[:] = x
+    return copy
 
 
 def _or_zeros(bias: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
