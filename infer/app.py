@@ -7,7 +7,7 @@ Needs gradio: pip install '.[demo]'. docs/app.md says how to put it on a server,
 """
 
 from pix2seq.command_line import APP, command_line
-from pix2seq.infer.app_server import run
+from pix2seq.infer.web_demo.server import run
 
 if __name__ == "__main__":
     command_line(run, __doc__, APP, task="detection,captioning", max_megabytes=20.0, max_megapixels=50.0)

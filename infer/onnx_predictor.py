@@ -1,7 +1,7 @@
 """Predict with an exported model by onnxruntime, without torch: all four tasks, as a weights file does them.
 
 `pix2seq.load("exported")("image.jpg")`, and `--weights exported` of the inference scripts, come here. Sampling, votes,
-views and thresholds are those of `infer/`; decoding is that of `onnx_decoding.py`.
+views and thresholds are those of `infer/`; decoding is that of `exported/decoding.py`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pix2seq.config import CFG, ModelCFG
 from pix2seq.dataset.geometry import Geometry
 from pix2seq.errors import UserError, plain
 from pix2seq.infer.encoded import Encoded, chunks, draw_numbers, longest_response, scoring_all
-from pix2seq.infer.onnx_decoding import Chooser, decode
-from pix2seq.infer.onnx_folder import ENCODER, STEP, Exported
+from pix2seq.infer.exported.decoding import Chooser, decode
+from pix2seq.infer.exported.folder import ENCODER, STEP, Exported
 from pix2seq.infer.predictor import Predictor
 from pix2seq.infer.responses import Response
 from pix2seq.models.sampling import Sampling
@@ -136,7 +136,7 @@ def _session(path: Path, content: bytes) -> InferenceSession:
 
 
 class Stepper:
-    """The step graph with its caches, for B prompts of G sequences each; see `onnx_decoding.Steps`."""
+    """The step graph with its caches, for B prompts of G sequences each; see `exported/decoding.py`."""
 
     def __init__(self, graphs: Graphs, memory: Memory, sequences: int) -> None:
         from onnxruntime import OrtValue

@@ -27,9 +27,9 @@ def serve(cfg: CFG) -> gradio.Blocks:
     """Load the model and begin to serve the page; raise UserError if its address cannot be had."""
     from starlette.middleware import Middleware
 
-    from pix2seq.infer.app_guard import Guard
-    from pix2seq.infer.app_page import CSS, THEME, Page
-    from pix2seq.infer.app_session import Models
+    from pix2seq.infer.web_demo.guard import Guard
+    from pix2seq.infer.web_demo.page import CSS, THEME, Page
+    from pix2seq.infer.web_demo.session import Models
 
     page = Page(Models(cfg), cfg.infer, cfg.tasks).build()
     page.queue(max_size=cfg.infer.queue_size, api_open=False)

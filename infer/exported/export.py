@@ -11,7 +11,7 @@ import torch
 
 from pix2seq.config import CFG, with_decoding
 from pix2seq.errors import UserError
-from pix2seq.infer.onnx_folder import DESCRIPTION, ENCODER, STEP, describe
+from pix2seq.infer.exported.folder import DESCRIPTION, ENCODER, STEP, describe
 from pix2seq.infer.onnx_predictor import Graphs, Stepper
 from pix2seq.infer.predictor import Predictor
 from pix2seq.models.pix2seq import Pix2Seq
@@ -31,8 +31,8 @@ def export(cfg: CFG) -> None:
     if cfg.precision in ("bf16", "fp16"):
         raise UserError(f"--precision {cfg.precision} is none of exported models; expected fp32 or int8")
     try:
-        from pix2seq.infer.onnx_graphs import make_encoder, make_step
-        from pix2seq.infer.onnx_int8 import with_int8_weights
+        from pix2seq.infer.exported.graphs import make_encoder, make_step
+        from pix2seq.infer.exported.int8 import with_int8_weights
     except ImportError as error:
         raise UserError(
             f"{error.name} is not installed, which the export needs; install this package's [export]"
