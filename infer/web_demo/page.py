@@ -1,4 +1,4 @@
-"""The page: one viewer, which draws by itself (app.html, app.css, app*.js), and gradio's controls beneath it.
+"""The page: one viewer, which draws by itself (page.html, page.css and scripts), and gradio's controls beneath it.
 
 Whatever happens on the page comes to a handler as an event with values from a stranger's browser; what it returns is
 all that the viewer shows.
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from pix2seq.errors import UserError
-from pix2seq.infer.app_session import AS_FOUND, MOST_SAMPLES, Models, Session, Sessions, Wishes, open_image
+from pix2seq.infer.web_demo.session import AS_FOUND, MOST_SAMPLES, Models, Session, Sessions, Wishes, open_image
 
 if TYPE_CHECKING:
     from pix2seq.api import Model
@@ -26,9 +26,9 @@ def read(name: str) -> str:
     return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
-SCRIPT = "".join(map(read, ("app_draw.js", "app_tokens.js", "app.js")))
+SCRIPT = "".join(map(read, ("draw.js", "tokens.js", "page.js")))
 FONTS = dict(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])  # none is fetched
-CSS = read("app.css")
+CSS = read("page.css")
 THEME = gr.themes.Base(**FONTS)
 
 
@@ -45,7 +45,7 @@ class Page:
         first = self.models[self.models.first]
         with gr.Blocks(title="Pix2Seq", analytics_enabled=False) as page:
             viewer = gr.HTML(
-                html_template=read("app.html"),
+                html_template=read("page.html"),
                 js_on_load=SCRIPT,
                 apply_default_css=False,
                 elem_id="viewer",

@@ -15,7 +15,7 @@ from PIL import Image
 from pix2seq.api import Model
 from pix2seq.config import CFG, replace
 from pix2seq.errors import UserError
-from pix2seq.infer.app_session import AS_FOUND, MOST_SIDE, Models, Session, Sessions, Wishes, open_image
+from pix2seq.infer.web_demo.session import AS_FOUND, MOST_SIDE, Models, Session, Sessions, Wishes, open_image
 
 # Two boxes, one within the other; y1 x1 y2 x2 class of an image that fills the canvas.
 OUTER, INNER = [1100, 1100, 1900, 1900, 101], [1300, 1300, 1600, 1600, 118]

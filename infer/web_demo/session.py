@@ -22,9 +22,9 @@ from pix2seq.api import EncodedImage, Model, Result
 from pix2seq.config import CFG, VOTES, replace
 from pix2seq.dataset.images import Content, read_image
 from pix2seq.errors import UserError, plain
-from pix2seq.infer.app_view import Part, picture_of, scene_of
 from pix2seq.infer.prompts import Class
 from pix2seq.infer.votes import box_iou
+from pix2seq.infer.web_demo.view import Part, picture_of, scene_of
 from pix2seq.weights.find import at_hand
 
 MOST_LOADED = 2  # models in memory

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from pix2seq.config import CFG, replace
-from pix2seq.infer import app_session
+from pix2seq.infer.web_demo.session import Sessions
 from pix2seq.runtime.paths import ROOT
 
 pytestmark = pytest.mark.slow
@@ -28,14 +28,14 @@ SPOKEN = "document.querySelector('#viewer .chip') && !document.querySelector('#v
 def served() -> Iterator[SimpleNamespace]:
     """A page with the weights `scenes`, its `url`, and the keys of tabs that were `forgotten`."""
     pytest.importorskip("gradio", reason="gradio is not installed (extra [demo])")
-    from pix2seq.infer.app_server import serve
+    from pix2seq.infer.web_demo.server import serve
 
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         port = bound.getsockname()[1]
     with pytest.MonkeyPatch.context() as patch:
         forgotten: list[str] = []
-        patch.setattr(app_session.Sessions, "forget", lambda self, key: forgotten.append(key))
+        patch.setattr(Sessions, "forget", lambda self, key: forgotten.append(key))
         patch.setenv("no_proxy", "127.0.0.1")
         cfg = replace(CFG(device="cpu"), weights="scenes", task="detection,captioning", port=port)
         cfg = replace(cfg, max_megapixels=50.0, max_megabytes=1.0)
