@@ -25,10 +25,10 @@ F32, I32, U32 = np.float32, np.int32, np.uint32
 HALF, ONE, ROOT_HALF = F32(0.5), F32(1), F32(math.sqrt(0.5))
 LOG2_E = F32(math.log2(math.e))
 
-# The first may add up in another order, and so in vectors; both treat infinity and NaN as they are.
-kernel = njit(fastmath={"reassoc", "contract", "arcp", "nsz"}, error_model="numpy", nogil=True)
-in_order = njit(fastmath={"contract"}, error_model="numpy", nogil=True)
-
+# The first may add up in another order, and so in vectors; both treat infinity and NaN as they are. Neither releases
+# Python's lock, which guards a layer's scratch where several threads decode.
+kernel = njit(fastmath={"reassoc", "contract", "arcp", "nsz"}, error_model="numpy")
+in_order = njit(fastmath={"contract"}, error_model="numpy")
 
 NO_TURNS = np.empty(0, np.float32)
 
