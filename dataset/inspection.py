@@ -136,7 +136,7 @@ def report(
     lines = []
     for dataset in datasets_of(examples):
         lines += counts(dataset, tasks)
-        lines += [f"  left out or repaired: {line}" for line in dataset.problems.lines()]
+        lines += [f"  {line}" for line in dataset.problems.report()]
     for task, lengths in measure(examples, tasks, tokenizers, cfg, most).items():
         lines += lengths.lines(task)
     return "\n".join(lines)
