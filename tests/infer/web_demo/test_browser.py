@@ -21,7 +21,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "chromium-headless-she
 FLAGS = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 SCENE = ROOT / "images" / "scene.jpg"
 WAIT_MS = 120_000
-SPOKEN = "document.querySelector('#viewer .chip') && !document.querySelector('#viewer .unsaid')"
+SPOKEN = "document.querySelector('#viewer .chip') && !document.querySelector('#viewer .unsaid, #viewer .more')"
 
 
 @pytest.fixture(scope="module")
