@@ -69,9 +69,10 @@ function receive() {
   const value = props.value;
   if (!value) return;
   if (value.error) return say(value.error, true);
-  if (value.picture !== scene?.picture) [spoken, told] = [new Set(), new Map()];
-  else if (value.more && calm.matches) return; // all at once, when all is there
-  scene = value;
+  const { picture } = value, rest = JSON.parse(value.rest);
+  if (picture !== scene?.picture) [spoken, told] = [new Set(), new Map()];
+  else if (rest.more && calm.matches) return; // all at once, when all is there
+  scene = { picture, ...rest };
   part("image").src = scene.picture;
   part("drawing").setAttribute("viewBox", `0 0 ${scene.width} ${scene.height}`);
   part("frame").style.setProperty("--ratio", scene.width / scene.height);

@@ -6,6 +6,7 @@ all that the viewer shows.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -159,9 +160,14 @@ class Page:
 
         try:
             for scene in self.worker.told(look):
-                yield scene | {"number": next(self.numbers)}  # the same scene twice is two events
+                yield self._as_value(**scene)
         except UserError as error:
             yield {"error": str(error), "number": next(self.numbers)}
+
+    def _as_value(self, picture: str, **rest: Any) -> dict:
+        """A scene for the viewer. All but its picture is a text: of other values gradio sends what has changed, and
+        spoils lists that have become shorter. The same scene twice is two events."""
+        return {"picture": picture, "rest": json.dumps(rest), "number": next(self.numbers)}
 
 
 # One computation at a time, whoever asks; none can be called by name from elsewhere.

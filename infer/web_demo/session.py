@@ -164,20 +164,23 @@ class Session:
         height, width = self.pixels.shape[:2]
         known = scene_of(self.picture, width, height, parts, notes)
         spoken = {*wishes.tasks, *(photo.prompted if self.pointed else ())}
+        heard: dict[str, tuple] = {}  # by task, what was told last of an answer that is not there yet
 
         def hear(*told: Any) -> None:
             nonlocal shown_at
+            heard.update({told[0]: told} if told else {})
             if time.monotonic() < shown_at + SHOWN_S:
                 return
             shown_at = time.monotonic()
-            heard = entries_so_far(model.predictor, *told) if told and told[0] in spoken else []
-            show(known | {"more": True, "sentences": known["sentences"] + heard})
+            lists = (entries_so_far(model.predictor, *told) for task, told in heard.items() if task in spoken)
+            show(known | {"more": True, "sentences": sum(lists, known["sentences"])})
 
         photo.hear = hear
         try:
             hear()
             for part in self._parts(photo, wishes, notes):
                 parts.append(part)
+                heard.clear()
                 known = scene_of(self.picture, width, height, parts, notes)
                 hear()
         finally:
