@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pix2seq.config import CFG
+from pix2seq.config import CFG, flag
 from pix2seq.dataset.annotations import Problems
 from pix2seq.dataset.coco import ImageDataset
 from pix2seq.dataset.images import UNREADABLE
@@ -124,8 +124,8 @@ def measure(
         labeled = [target for target in targets if target.unlabeled.taught([task])]
         lengths = [length for target in labeled for length in task.samples.lengths(target, tokenizers[name])]
         setting, what = task.samples.LIMIT
-        flag = f"--{setting.replace('_', '-')} {getattr(cfg.model, setting)}"
-        found[name] = Lengths([tokens for tokens, _ in lengths], sum(cut for _, cut in lengths), flag, what)
+        limit = f"{flag(setting)} {getattr(cfg.model, setting)}"
+        found[name] = Lengths([tokens for tokens, _ in lengths], sum(cut for _, cut in lengths), limit, what)
     return found
 
 

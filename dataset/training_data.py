@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pix2seq.config import CFG, replace
+from pix2seq.config import CFG, flag, replace
 from pix2seq.dataset.coco import ImageDataset
 from pix2seq.dataset.layout import ChosenLabels
 from pix2seq.dataset.layouts import DataFolder
@@ -155,7 +155,7 @@ def _check_flags(cfg: CFG, roots: Sequence[Path]) -> None:
     for name in ("train_json", "val_json", "train_images", "val_images"):
         if getattr(cfg.data, name):
             raise UserError(
-                f"--{name.replace('_', '-')} names files of one dataset, but --data-root has {len(roots)} folders; "
+                f"{flag(name)} names files of one dataset, but --data-root has {len(roots)} folders; "
                 "leave it out: each folder needs a layout that is found by itself"
             )
 

@@ -3,7 +3,7 @@
 python infer/app.py                      # http://127.0.0.1:7860
 python infer/app.py --weights runs/multi_task/best.safetensors --device cuda --port 8000
 
-Needs gradio: pip install '.[demo]'. docs/app.md says how to put it on a server, and what it keeps from whom.
+Needs gradio: pip install -e '.[demo]'. docs/app.md says how to put it on a server, and what it keeps from whom.
 """
 
 from pix2seq.command_line import APP, command_line

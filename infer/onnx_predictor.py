@@ -24,6 +24,7 @@ from pix2seq.infer.exported.folder import ENCODER, STEP, Exported
 from pix2seq.infer.predictor import Predictor
 from pix2seq.infer.responses import Response
 from pix2seq.models.sampling import Sampling
+from pix2seq.runtime.extras import require_extra
 from pix2seq.runtime.memory import lacks_memory
 from pix2seq.tokenizers.vocabulary import Tokenizer
 
@@ -115,13 +116,9 @@ class Graphs:
 
 def _session(path: Path, content: bytes) -> InferenceSession:
     """A graph ready to run. It comes as bytes, so that it has no folder to look for other files in."""
-    try:
-        import onnxruntime
-    except ImportError:
-        raise UserError(
-            "onnxruntime is not installed, which runs exported models; pip install onnxruntime, or this package's "
-            "[export]"
-        ) from None
+    require_extra("export", "onnxruntime", needed_by="an exported model")
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     threads = os.environ.get("OMP_NUM_THREADS", "")
     options.intra_op_num_threads = int(threads) if threads.isdecimal() else 0
