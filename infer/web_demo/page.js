@@ -61,14 +61,20 @@ function present(isReplay = false) {
   if (!told.size) part("sentences").scrollTop = 0;
   say(scene.more ? "Looking…" : scene.notes.join("; ") || "Click an object, or draw a box, for its mask and keypoints.");
   if (fresh.length && !calm.matches && !drawing) return tell(fresh);
-  if (fresh.length) hush();
+  hush();
   drawAll();
 }
 
 function receive() {
   const value = props.value;
   if (!value) return;
-  if (value.error) return say(value.error, true);
+  if (value.error) {
+    if (scene?.more) {
+      scene.more = false; // what is there is all that comes
+      present();
+    }
+    return say(value.error, true);
+  }
   const { picture } = value, rest = JSON.parse(value.rest);
   if (picture !== scene?.picture) [spoken, told] = [new Set(), new Map()];
   else if (rest.more && calm.matches) return; // all at once, when all is there
