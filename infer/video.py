@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 USUAL_FPS = 25.0  # of cameras that do not tell theirs
 LEAST_FPS, MOST_FPS = 0.01, 1000.0  # that can be written
+LEAST_SIDE = 16  # pixels of a frame: of frames of 4 the encoders write beyond their memory
 # What FFmpeg may open: files alone, and of kinds that name no other files.
 OPTIONS = (
     "protocol_whitelist;file|format_whitelist;mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,m4v,flv,ogg,"
@@ -99,6 +100,10 @@ def open_video(name: str, max_megapixels: float) -> Iterator[Video]:
         if not capture.isOpened() or min(width, height) < 1:
             kind = "there is no camera" if is_camera else "no video that can be read is in"
             raise UserError(f"{kind} {plain(name)}; expected a camera's number or a file such as an mp4, avi or mkv")
+        if min(width, height) < LEAST_SIDE:
+            raise UserError(
+                f"{plain(name)} has frames of {width:.0f} × {height:.0f} pixels; expected {LEAST_SIDE} or more a side"
+            )
         if width * height > max_megapixels * 1e6:
             raise UserError(f"{plain(name)} has frames of {width:.0f} × {height:.0f} pixels; raise --max-megapixels")
         fps = fps if 0 < fps <= MOST_FPS else USUAL_FPS
