@@ -15,6 +15,7 @@ import pytest
 
 from pix2seq.config import CFG, replace
 from pix2seq.infer.web_demo import session
+from pix2seq.infer.web_demo.worker import Left
 from pix2seq.runtime.paths import ROOT
 
 pytestmark = pytest.mark.slow
@@ -145,6 +146,27 @@ def test_tokens_are_shown_while_later_ones_are_decoded(open_page, monkeypatch: p
     go_on.set()
     page.wait_for_function(SPOKEN)
     assert page.locator("#viewer .item .chip").count() > 30 and len(objects(page)) == 6
+
+
+def test_a_tab_that_is_closed_ends_its_computation(open_page, monkeypatch: pytest.MonkeyPatch):
+    listen, ended, heard = session.Photo._listen, threading.Event(), threading.Event()
+
+    def slow(self: session.Photo, *told: object) -> None:
+        try:
+            listen(self, *told)
+        except Left:
+            ended.set()
+            raise
+        heard.set()
+        ended.wait(2)
+
+    monkeypatch.setattr(session.Photo, "_listen", slow)
+    page = open_page()
+    load(page)
+    assert heard.wait(WAIT_MS / 1e3)
+    page.wait_for_selector("#viewer .frame:not([hidden])")
+    page.close()
+    assert ended.wait(WAIT_MS / 1e3)
 
 
 def test_pointing_at_a_token_shows_where_it_lies(open_page):
