@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from pix2seq.models.choices import Choice, GrammarTables, Part
-from pix2seq.models.sampling import GREEDY, Sampling
+from pix2seq.models.sampling import GREEDY, LEAVING, Sampling
 from pix2seq.models.step import Cache
 from pix2seq.token_ids import COORD_SHIFT, COORDS, END, INVISIBLE, is_coord
 
 CHECK_EVERY = 4  # steps between two checks which sequences have ended: each check makes a GPU wait
-LEAVING = 0.25  # share of sequences that have ended at which these are dropped
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from pix2seq.infer.predictor import Predictor
 from pix2seq.runtime.paths import ROOT
 
 DEMO = ROOT / "images" / "scene.jpg"
-CAFE = "café"
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,9 @@ from typing import Protocol
 
 import numpy as np
 
-from pix2seq.models.sampling import Sampling
+from pix2seq.models.sampling import LEAVING, Sampling, choosable
 from pix2seq.token_ids import COORD_SHIFT, COORDS, END, INVISIBLE, is_coord
 from pix2seq.tokenizers.vocabulary import Grammar
-
-LEAVING = 0.25  # share of prompts whose responses have ended at which these are dropped
 
 
 class Steps(Protocol):
@@ -124,10 +122,7 @@ class Chooser:
         """The ids (K,) of tokens that some of `states` (n,) permit, and which each permits and may draw: (n, K)."""
         key = states.tobytes()
         if key not in self._known:
-            some = self.drawable[states].any(axis=0)
-            if some[COORDS].any():
-                some[COORDS] = True  # a window around one needs its neighbors
-            ids = np.flatnonzero(some)
+            ids = choosable(self.drawable[states])
             self._known[key] = ids, self.grammar.allowed[states][:, ids], self.drawable[states][:, ids]
         return self._known[key]
 

@@ -4,9 +4,7 @@ import base64
 import json
 import shutil
 import socket
-import struct
 import threading
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +15,7 @@ from pix2seq.config import CFG, replace
 from pix2seq.infer.web_demo import session
 from pix2seq.infer.web_demo.worker import Left
 from pix2seq.runtime.paths import ROOT
+from tests.infer.web_demo.png_header import png_header
 
 pytestmark = pytest.mark.slow
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chromium-headless-shell")
@@ -241,12 +240,6 @@ def test_the_webcam_gives_a_photo(open_page):
     page.wait_for_function("document.querySelector('#viewer video').videoWidth > 0")
     page.click("#viewer [data-part=snap]")
     page.wait_for_selector("#viewer .frame:not([hidden])")
-
-
-def png_header(width: int, height: int) -> bytes:
-    chunks = (b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT" + zlib.compress(b"\0" * 1000))
-    parts = (struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def test_hostile_uploads_are_answered_and_the_page_goes_on(open_page):

@@ -2,8 +2,6 @@
 
 import base64
 import io
-import struct
-import zlib
 from collections.abc import Callable
 from dataclasses import replace as changed
 from pathlib import Path
@@ -16,6 +14,7 @@ from pix2seq.api import Model
 from pix2seq.config import CFG, replace
 from pix2seq.errors import UserError
 from pix2seq.infer.web_demo.session import AS_FOUND, MOST_SIDE, Models, Session, Sessions, Wishes, open_image
+from tests.infer.web_demo.png_header import png_header
 
 # Two boxes, one within the other; y1 x1 y2 x2 class of an image that fills the canvas.
 OUTER, INNER = [1100, 1100, 1900, 1900, 101], [1300, 1300, 1600, 1600, 118]
@@ -43,13 +42,6 @@ def sent(pixels: np.ndarray, file_format: str = "PNG") -> str:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format=file_format)
     return base64.b64encode(file.getvalue()).decode()
-
-
-def png_header(width: int, height: int) -> bytes:
-    """A PNG of this size, which promises more pixels than anyone has room for."""
-    chunks = (b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT" + zlib.compress(b"\0" * 1000))
-    parts = (struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def test_an_upload_becomes_an_upright_image():
