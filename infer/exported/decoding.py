@@ -7,7 +7,7 @@ ones but for the rounding of sums (tests compare them).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -55,10 +55,17 @@ class Decoded:
         return Decoded({name: part[:, :, :length] for name, part in self.parts.items()})
 
 
-def decode(steps: Steps, prompts: np.ndarray, chooser: Chooser, sampling: Sampling, draws: np.ndarray) -> Decoded:
+def decode(
+    steps: Steps,
+    prompts: np.ndarray,
+    chooser: Chooser,
+    sampling: Sampling,
+    draws: np.ndarray,
+    listen: Callable[[Decoded], None] | None = None,
+) -> Decoded:
     """Answer `prompts` (B, P), each with G responses of at most T tokens; `draws` (B, G, T), uniform in [0, 1), decide
     which are sampled. A response that has ended goes on with the end token; prompts all of whose responses have ended
-    are dropped."""
+    are dropped. `listen` is told of what has been decoded so far."""
     grammar, found, rows = chooser.grammar, Decoded.empty(draws.shape, sampling), np.arange(len(prompts))
     if not len(prompts):
         return found
@@ -72,6 +79,8 @@ def decode(steps: Steps, prompts: np.ndarray, chooser: Chooser, sampling: Sampli
         going = (state != grammar.end).any(axis=1)
         if not going.any() or position + 1 == draws.shape[2]:
             break
+        if listen is not None:
+            listen(found.first(position + 1))
         if going.mean() <= 1 - LEAVING:
             steps.keep(np.flatnonzero(going))
             rows, state, read = rows[going], state[going], read[going]

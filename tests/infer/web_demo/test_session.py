@@ -177,6 +177,29 @@ def test_a_box_that_is_none_is_refused(session: Session, model: Model, box: list
     assert session.pointed is None
 
 
+def test_what_is_known_is_shown_while_the_rest_is_decoded(
+    session: Session, model: Model, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("pix2seq.infer.web_demo.session.SHOWN_S", -1.0)  # all of it
+    shown: list[dict] = []
+    last = session.scene(changed(WISHES, tasks=("detection", "segmentation")), model, shown.append)
+    said = [[len(sentence["samples"][0]) for sentence in scene["sentences"]] for scene in shown]
+    assert said == [[], [2], [5], [11], [11, 2, 2], [11, 5, 5], [11, 7, 7]]
+    assert all(scene["more"] and scene["picture"] == last["picture"] for scene in shown) and "more" not in last
+    whole = {sentence["key"]: sentence for sentence in last["sentences"]}
+    for sentence in (sentence for scene in shown for sentence in scene["sentences"]):
+        same = whole[sentence["key"]]
+        assert (sentence["prompt"], sentence["task"]) == (same["prompt"], same["task"])
+        texts, of_all = ([chip["text"] for chip in one["samples"][0]] for one in (sentence, same))
+        assert texts == of_all[: len(texts)]
+
+
+def test_only_the_sentences_of_wanted_tasks_are_shown_on_the_way(session: Session, model: Model):
+    shown: list[dict] = []
+    session.scene(changed(WISHES, tasks=("segmentation",)), model, shown.append)
+    assert {sentence["task"] for scene in shown for sentence in scene["sentences"]} <= {"segmentation"}
+
+
 def test_the_threshold_chooses_the_objects_and_the_sentence_stays(session: Session, model: Model):
     low, high = (session.scene(changed(WISHES, threshold=value), model) for value in (0.3, 0.95))
     assert (len(low["objects"]), len(high["objects"])) == (2, 0)
