@@ -25,6 +25,7 @@ from pix2seq.infer.results import Instances
 from pix2seq.runtime import distributed
 from pix2seq.runtime.console import tell
 
+DAMAGED = "image that cannot be read completely, left out"
 UNCONSTRAINED_IMAGES = 64  # images that a model is asked about once more without its grammars
 
 
@@ -90,7 +91,7 @@ def evaluate(predictor: Predictor, split: ImageDataset, names: Sequence[str], si
                 counter.ask_unconstrained(few)
             bar.update(len(found))
     for _, error in sorted(distributed.gather(damaged)):
-        split.problems.add("image that cannot be read completely, left out", error)
+        split.problems.add(DAMAGED, error)
     predictions = sorted(distributed.gather(predictions), key=lambda each: each.index)
     if not predictions:
         raise UserError(f"{split.folder} has no image that can be read: {'; '.join(split.problems.lines())}")

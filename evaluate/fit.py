@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from pix2seq.config import CALIBRATION, CFG, DECODING, value_of
 from pix2seq.dataset.coco import Example, ImageDataset
-from pix2seq.errors import UserError
+from pix2seq.errors import Unreadable, UserError
 from pix2seq.evaluate.detection import score, scores_and_outcomes
-from pix2seq.evaluate.evaluation import Sizes, chunks_of, read_chunks
+from pix2seq.evaluate.evaluation import DAMAGED, Sizes, chunks_of, read_chunks
 from pix2seq.evaluate.predictions import ImagePredictions, Scores
 from pix2seq.evaluate.reliability import Reliability, fit_calibration
 from pix2seq.infer.calibration import calibrate
@@ -64,6 +64,9 @@ def predict_all(
     split.leave_out_unreadable()
     chunks = chunks_of(sizes.count(split), sizes.chunk)
     for found in tqdm(read_chunks(split, chunks, sizes.workers), desc="fitting", unit=" batches", total=len(chunks)):
+        for error in found.values():
+            if isinstance(error, Unreadable):
+                split.problems.add(DAMAGED, str(error))
         examples = {number: example for number, example in found.items() if isinstance(example, Example)}
         images = [example.image for example in examples.values()]
         encoded = widest.encode_images(images, [task])

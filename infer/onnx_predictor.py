@@ -18,8 +18,8 @@ import numpy as np
 from pix2seq.config import CFG, ModelCFG
 from pix2seq.dataset.geometry import Geometry
 from pix2seq.errors import UserError, plain
-from pix2seq.infer.encoded import Encoded, chunks, draw_numbers, longest_response, scoring_all
-from pix2seq.infer.exported.decoding import Chooser, decode
+from pix2seq.infer.encoded import Encoded, Listener, chunks, draw_numbers, longest_response, scoring_all
+from pix2seq.infer.exported.decoding import Chooser, Decoded, decode
 from pix2seq.infer.exported.folder import ENCODER, STEP, Exported
 from pix2seq.infer.predictor import Predictor
 from pix2seq.infer.responses import Response
@@ -171,12 +171,19 @@ class OnnxGenerator:
     ) -> None:
         self.graphs, self.tokenizers, self.model = graphs, tokenizers, model
         self.chunk_size, self.seed = chunk_size, seed
+        self.listener: Listener | None = None
         self.choosers = {task: Chooser(tokenizer.grammar()) for task, tokenizer in tokenizers.items()}
 
     def scoring_all(self) -> OnnxGenerator:
         """The same, which gives the probabilities of all tokens, not only of those that scores need."""
         other = copy.copy(self)
         other.choosers = {task: Chooser(scoring_all(tokenizer)) for task, tokenizer in self.tokenizers.items()}
+        return other
+
+    def with_listener(self, listener: Listener) -> OnnxGenerator:
+        """The same, which tells `listener` of tokens while others are decoded."""
+        other = copy.copy(self)
+        other.listener = listener
         return other
 
     def encode(self, images: Sequence[np.ndarray], geometries: Sequence[Geometry]) -> Encoded:
@@ -193,11 +200,19 @@ class OnnxGenerator:
     ) -> list[Response]:
         """See SequenceGenerator."""
         responses: list[Response] = []
+
+        def tell(found: Decoded) -> None:
+            self.listener(task, encoded, prompts, num_samples, responses + _responses(found))
+
         chooser, longest = self.choosers[task], longest_response(self.tokenizers[task], self.model, sampling)
         for part in chunks(len(prompts), self.chunk_size):
             draws = draw_numbers(encoded, prompts, part, (num_samples, longest), self.seed)
             steps = Stepper(self.graphs, encoded.memory[encoded.image_index[part]], num_samples)
-            found = decode(steps, np.stack(prompts[part]), chooser, sampling, draws)
-            parts = {name: values.reshape(-1, *values.shape[2:]) for name, values in found.parts.items()}
-            responses += [Response(**dict(zip(parts, row, strict=True))) for row in zip(*parts.values(), strict=True)]
+            asked = np.stack(prompts[part]), chooser, sampling, draws
+            responses += _responses(decode(steps, *asked, tell if self.listener else None))
         return responses
+
+
+def _responses(found: Decoded) -> list[Response]:
+    parts = {name: values.reshape(-1, *values.shape[2:]) for name, values in found.parts.items()}
+    return [Response(**dict(zip(parts, row, strict=True))) for row in zip(*parts.values(), strict=True)]

@@ -94,7 +94,7 @@ def _front_matter(weights: Weights, tasks: Mapping[str, Task], datasets: Sequenc
         library_name=LIBRARY,
         pipeline_tag=names[0] if names else None,
         tags=["pix2seq", *names],
-        datasets=list(datasets) or None,
+        datasets=[name for name in map(plain, datasets) if name] or None,  # YAML's writer loses separators of lines
     )
     return data.to_yaml()
 

@@ -16,6 +16,7 @@ from pix2seq.errors import UserError
 from pix2seq.infer.exported.folder import GRAPHS, read_exported
 from pix2seq.infer.load import load_predictor
 from pix2seq.infer.predictor import Predictor
+from pix2seq.infer.responses import Response
 from pix2seq.infer.results import Instances
 from pix2seq.runtime.paths import ROOT
 
@@ -72,6 +73,16 @@ def test_all_tasks_predict_what_torch_predicts(load, settings: dict):
     for instances, same in zip(*found, strict=True):
         np.testing.assert_allclose(same.boxes, instances.boxes, atol=1e-3)
         np.testing.assert_allclose(same.scores, instances.scores, atol=1e-4)
+
+
+def test_an_exported_model_tells_of_tokens_while_others_are_decoded(load):
+    _, by_onnx = load(num_samples=1)
+    told: list[Response] = []
+    listening = by_onnx.generator.with_listener(lambda task, encoded, prompts, count, found: told.extend(found))
+    (answer,) = by_onnx.with_generator(listening).ask("detection", IMAGES[:1])
+    (final,) = answer.responses
+    assert [len(response.tokens) for response in told] == list(range(1, len(told) + 1)) and told
+    assert all((response.tokens == final.tokens[: len(response.tokens)]).all() for response in told)
 
 
 def test_results_do_not_depend_on_what_is_asked_together(load):
