@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import (
     BITSPERSAMPLE,
     ROWSPERSTRIP,
@@ -36,6 +37,7 @@ MEGAPIXELS = InferCFG.max_megapixels  # of the largest image that is read unless
 MOST_SIDE = 100_000  # pixels; PNGs of more than a million in a row cannot be written
 COPIES = {"WEBP": 2}  # of these formats Pillow has so many times the memory of others: fewer pixels are allowed
 PIECE_BYTES = 4e6  # of a TIFF's strip or tile for each megapixel that is allowed: libtiff has one beside the image
+SCAN, MOST_SCANS = b"\xff\xda", 200  # what begins a JPEG's scan, of which progressive ones have about ten
 HEAD_BYTES, COMMENT = 2**16, re.compile(rb"#[^\r\n]*[\r\n]?")  # of a PPM, before its sides
 MOST_OF_WEBP = 2**28  # bytes of a file
 BAND_PIXELS = 1 << 22  # that are converted at a time: beside a large image there is no second one in memory
@@ -123,6 +125,22 @@ def _require_small(file: Image.Image, max_megapixels: float) -> None:
         raise TooLarge(file.size, f"{MOST_SIDE:,} in a row")
     if file.format == "TIFF" and _piece_bytes(file) > PIECE_BYTES * max_megapixels:
         raise TooLarge(file.size, f"{PIECE_BYTES * max_megapixels / 1e6:g} MB, in a strip or tile")
+    if isinstance(file, JpegImageFile) and _scans(file) > MOST_SCANS:
+        raise TooLarge(file.size, f"{MOST_SCANS} times over each other, in scans")
+
+
+def _scans(file: JpegImageFile) -> int:
+    """How often a JPEG goes over its pixels, a few bytes of it over all of them; Pillow has read its first scan's
+    header, which has all components unless more scans are to come."""
+    place = file.fp.tell()
+    file.fp.seek(max(place - 2 * file.layers - 8, 0))
+    if file.fp.read(2) == SCAN and not file.info.get("progressive"):
+        count = 1
+    else:
+        file.fp.seek(0)
+        count = file.fp.read().count(SCAN)
+    file.fp.seek(place)
+    return count
 
 
 def _piece_bytes(file: TiffImageFile) -> float:

@@ -393,6 +393,21 @@ def test_a_tiff_in_one_piece_that_is_larger_than_its_image_is_refused(tmp_path: 
     assert np.array_equal(read_image(tmp_path / "b.tif"), image)
 
 
+@pytest.mark.parametrize("options", [{"progressive": True}, {"quality": 90}, {"progressive": True, "quality": 30}])
+def test_a_jpeg_of_many_scans_is_refused(tmp_path: Path, options: dict):
+    """A scan of a few bytes goes over all pixels again."""
+    path, noise = tmp_path / "a.jpg", np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path, **options)
+    assert read_image(path).shape == noise.shape and read_header(path).stored == (50, 40)
+    content = path.read_bytes()
+    first, *others = content[:-2].split(b"\xff\xda")
+    if not others[1:]:  # of one component each, a baseline file may have many scans, too
+        others = [b"\x00\x08\x01\x01\x00\x00\x3f\x00" + bytes(9)]
+    path.write_bytes(b"\xff\xda".join([first, *others[:1], *others[-1:] * 300]) + b"\xff\xd9")
+    with pytest.raises(UserError, match="50 × 40 pixels, more than 200 times over each other"):
+        read_image(path)
+
+
 @pytest.mark.parametrize("head", [b"P6\n#", b"P6\n9 #", b"P5" + b" " * 9, b"RIFF\xff\xff\xff\x7fWEBPVP8L"])
 def test_a_file_of_endless_zeros_is_refused_at_once(tmp_path: Path, head: bytes):
     path = tmp_path / "image.ppm"
