@@ -7,6 +7,9 @@
 #   docker run --rm --gpus all --shm-size 4g -v /data/coco:/data:ro -v "$PWD/runs:/app/runs" pix2seq:cuda \
 #     python train/train_multi_task.py --data-root /data
 #
+#   docker build -t pix2seq:demo --build-arg EXTRAS=demo .
+#   docker run --rm -p 127.0.0.1:7860:7860 pix2seq:demo python infer/app.py --host 0.0.0.0
+#
 # Folders that are mounted to be written to must be writable for the user 1000 (or build with --build-arg UID="$(id -u)").
 FROM python:3.12-slim
 
@@ -35,6 +38,8 @@ RUN case "$DEVICE" in \
     && .venv/bin/pip install torch torchvision --index-url "$index"
 
 COPY --chown=pix2seq . .
-RUN make .venv/.requirements
+ARG EXTRAS
+RUN make .venv/.requirements \
+    && if [ -n "$EXTRAS" ]; then .venv/bin/pip install -e ".[$EXTRAS]"; fi
 
 CMD ["make", "demo"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from pix2seq.config import CFG, InferCFG, in_python, replace
+from pix2seq.config import CALIBRATION, CFG, DECODING, FIELDS, SHAPING, InferCFG, in_python, replace
 from pix2seq.dataset.images import upright_rgb
 from pix2seq.dataset.masks import decode_mask
 from pix2seq.errors import UserError
@@ -28,6 +29,7 @@ from pix2seq.infer.results import Instances
 from pix2seq.infer.results import Result as Described
 from pix2seq.infer.sentences import Sentence, sentences_of
 from pix2seq.infer.views import Views
+from pix2seq.runtime.console import tell
 from pix2seq.runtime.files import move_contents, output_folder, writing
 from pix2seq.runtime.threads import let_threads_sleep
 
@@ -37,6 +39,10 @@ if TYPE_CHECKING:
 ImageLike = str | Path | Image.Image | np.ndarray
 Boxes = np.ndarray | Sequence[Sequence[float]]  # (n, 4) x1 y1 x2 y2 in pixels
 Classes = Class | Sequence[Class]  # one name or id for all boxes, or one for each
+NO_LIST = (Image.Image, bytes, bytearray, memoryview, io.IOBase, Mapping)  # have parts, which are no images
+CAN_DIFFER = {*DECODING, "num_captions"} - {
+    "views"
+}  # settings of a question; views are those that a model is loaded for
 
 
 @contextlib.contextmanager
@@ -211,7 +217,7 @@ class EncodedImage:
     def _ask(self, names: list[str], instances: Instances | None, return_tokens: bool, **settings: Any) -> Result:
         self.predictor.require(names)
         predictor = self.predictor.with_answers() if return_tokens else self.predictor
-        predictor = predictor.with_settings(**checked(settings))
+        predictor = predictor.with_settings(**_in_question(settings, predictor.settings))
         tasks = [predictor.tasks[name] for name in names]
         seen = [task.name for task in tasks if not task.is_cropped(predictor.trained.model)]
         if instances is None and any(task.about_objects for task in tasks):
@@ -233,11 +239,9 @@ class Model:
     def load(cls, weights: str | Path = "photos", device: str = "auto", **settings: Any) -> Model:
         """See `pix2seq.load`."""
         let_threads_sleep()
-        known = {field.name for field in dataclasses.fields(InferCFG)} | {"seed", "precision", "compile"}
-        if strange := sorted(settings.keys() - known):
-            raise UserError(
-                f"there is no setting {strange[0]!r} of inference; expected one of {', '.join(sorted(known))}"
-            )
+        _require_known(
+            settings, {field.name for field in dataclasses.fields(InferCFG)} | {"seed", "precision", "compile"}
+        )
         return cls(load_predictor(replace(CFG(device=device), weights=str(weights), **settings)))
 
     @property
@@ -268,7 +272,7 @@ class Model:
     ) -> Iterator[Result]:
         """Like a call, but results come one after the other, so that a whole folder needs little memory."""
         with naming_arguments():
-            names = [tasks] if isinstance(tasks, str) else list(tasks or self.tasks)
+            names = [tasks] if isinstance(tasks, str) else list(self.tasks if tasks is None else tasks)
             self.predictor.require(names)
             predictor = self.predictor.with_answers() if return_tokens else self.predictor
             jobs = [_job(image) for image in _listed(images)]
@@ -339,23 +343,31 @@ def _job(image: Named | Given) -> Job:
     return Job(image, "", "", 0) if isinstance(image, Given) else Job(image, str(image), "", image_ids([image])[0])
 
 
-def checked(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings of inference, by name, within their ranges; raise UserError for others."""
-    replace(CFG(), **settings)
-    return settings
+def _require_known(settings: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Raise UserError for settings that are none of those `known`."""
+    if strange := sorted(settings.keys() - set(known)):
+        raise UserError(f"there is no setting {strange[0]!r} here; expected one of {', '.join(sorted(known))}")
+
+
+def _in_question(settings: dict[str, Any], own: InferCFG) -> dict[str, Any]:
+    """Checked settings of one question. Where they change what scores depend on, the calibration of the model's `own`
+    settings is left out."""
+    _require_known(settings, CAN_DIFFER)
+    replace(CFG(), **settings)  # raises UserError for values out of range
+    none = {name: FIELDS[name].default for name in CALIBRATION}
+    is_calibrated = any(getattr(own, name) != value for name, value in none.items())
+    is_other = any(settings[name] != getattr(own, name) for name in SHAPING & settings.keys())
+    if not (is_calibrated and is_other) or not settings.keys().isdisjoint(CALIBRATION):
+        return settings
+    tell("scores are not calibrated here: the model was calibrated with other settings of detection")
+    return settings | none
 
 
 def _is_single(images: Any) -> bool:
-    """Whether one image was given, rather than several."""
-    return (
-        is_one(str(images))
-        if isinstance(images, (str, Path))
-        else not isinstance(images, Iterable) or _is_pixels(images)
-    )
-
-
-def _is_pixels(image: Any) -> bool:
-    return isinstance(image, (Image.Image, np.ndarray))
+    """Whether one image was given, or what is none, rather than several."""
+    if isinstance(images, (str, Path)):
+        return is_one(str(images))
+    return not isinstance(images, Iterable) or isinstance(images, NO_LIST) or getattr(images, "ndim", 1) != 1
 
 
 def _listed(images: Any) -> list[Named | Given]:
@@ -364,7 +376,7 @@ def _listed(images: Any) -> list[Named | Given]:
         return find_images([str(images)])
     if _is_single(images):
         return [Given(images)]
-    return [one for image in images for one in ([Given(image)] if _is_pixels(image) else _listed(image))]
+    return [one for image in images for one in _listed(image)]
 
 
 def to_pixels(image: Image.Image | np.ndarray) -> np.ndarray:
@@ -374,4 +386,7 @@ def to_pixels(image: Image.Image | np.ndarray) -> np.ndarray:
     if isinstance(image, np.ndarray) and image.shape[2:] == (3,) and image.dtype == np.uint8 and image.size:
         return image
     kind = f"an array {image.shape} of {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
-    raise UserError(f"an image is a path, a PIL image or an RGB array (H, W, 3) of uint8, got {kind}")
+    raise UserError(
+        f"an image is a path, a PIL image or an RGB array (H, W, 3) of uint8, got {kind}; Image.open and "
+        "Image.fromarray of PIL make images of files and of gray or RGBA arrays"
+    )

@@ -32,7 +32,7 @@ from pix2seq.config import (
     with_decoding,
 )
 from pix2seq.config_file import read_settings
-from pix2seq.errors import UserError, plain
+from pix2seq.errors import UserError, listed, plain
 from pix2seq.runtime.console import print_anything, tell
 from pix2seq.runtime.memory import lacks_memory
 from pix2seq.runtime.threads import let_threads_sleep
@@ -406,6 +406,5 @@ def _settings_of_file(file: str, uses: Uses, defaults: CFG) -> dict[str, Any]:
     settings = read_settings(file)
     idle = [name for name, value in settings.items() if name not in uses.names and value != value_of(defaults, name)]
     if idle:
-        more = f" and {len(idle) - NAMES_SHOWN} more" if len(idle) > NAMES_SHOWN else ""
-        tell(f"{file}: this script does not use {', '.join(idle[:NAMES_SHOWN])}{more}")
+        tell(f"{file}: this script does not use {listed(idle, NAMES_SHOWN)}")
     return {name: value for name, value in settings.items() if name in uses.names}

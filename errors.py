@@ -1,6 +1,8 @@
-"""The kinds of errors that a user is shown without a traceback, and how a stranger's words are shown."""
+"""The kinds of errors that a user is shown without a traceback, and how a stranger's words and long lists are shown."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 MOST_SHOWN = 200  # characters of a text that a stranger wrote
 
@@ -39,3 +41,9 @@ def shown(value: object, most: int = 60) -> str:
     else:
         text = f"a {type(value).__name__}"
     return text if len(text) <= most else plain(text, most - 1) + "…"
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """The first `most` names with commas, and how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

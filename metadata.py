@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct, structs
 
 from pix2seq import coco_person
-from pix2seq.config import CFG, decoding_in, from_json
+from pix2seq.config import CFG, MOST, decoding_in, from_json
 from pix2seq.errors import UserError, plain
 from pix2seq.schema import decode
 from pix2seq.token_ids import CLASS_SHIFT, COORD_SHIFT, MOST_KEYPOINTS
@@ -23,8 +23,8 @@ MOST_HEADER_BYTES = 32 * 2**20  # the official vocabulary of 32,000 pieces needs
 PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x04")  # how files of torch.save begin
 Place = Annotated[int, Meta(ge=0, lt=MOST_KEYPOINTS)]
 ClassId = Annotated[int, Meta(ge=0, lt=COORD_SHIFT - CLASS_SHIFT)]
-CategoryId = Annotated[int, Meta(ge=-(2**53), le=2**53)]
-Whole = Annotated[int, Meta(ge=0, le=2**53)]
+CategoryId = Annotated[int, Meta(ge=-MOST, le=MOST)]
+Whole = Annotated[int, Meta(ge=0, le=MOST)]
 
 
 class Keypoints(Struct):

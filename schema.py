@@ -62,16 +62,6 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
     return path.read_bytes()
 
 
-def read_head(path: Path, most: int) -> bytes:
-    """The first bytes of a regular file, to tell what it is; none of what is no such file or cannot be read."""
-    try:
-        require_regular(path)
-        with path.open("rb") as file:
-            return file.read(most)
-    except OSError:
-        return b""
-
-
 def _sentence(error: Exception, source: str) -> str:
     """What is wrong where, of an error such as "Expected `int`, got `str` - at `$.flip[0]`"."""
     found = _PLACE.match(str(error))

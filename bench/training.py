@@ -18,7 +18,7 @@ import io
 import itertools
 import multiprocessing
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +67,7 @@ def main() -> None:
     report: dict[str, Any] = {**machine(pick_device(options.device)), "rows": []}
     print(f"{report['processor']}, {report['instructions']}, {report['threads']} threads")
     for preset, size, way in cases(options):
-        row = apart(preset, size, way, options.device, options.memory)
+        row = apart(measure, preset, size, way, options.device, options.memory)
         report["rows"].append(row)
         speed = (
             ""
@@ -93,10 +93,10 @@ def listed(text: str) -> list[str]:
     return text.split(";")
 
 
-def apart(*case: Any) -> dict[str, Any]:
-    """`measure` in a process of its own."""
+def apart(work: Callable[..., Any], *case: Any) -> Any:
+    """What `work` makes of a case in a process of its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(measure, case)
+        return pool.apply(work, case)
 
 
 def measure(preset: str, size: int, way: str, device: str, once: bool) -> dict[str, Any]:

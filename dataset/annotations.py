@@ -54,6 +54,10 @@ class Problems:
         """One line for each kind of mistake."""
         return [f"{count} × {kind} (first: {self.first[kind]})" for kind, count in self.counts.items()]
 
+    def report(self) -> list[str]:
+        """These lines as they are printed beside what was made of the rest."""
+        return [f"left out or repaired: {line}" for line in self.lines()]
+
 
 def number_classes(names: Mapping[int, str]) -> dict[int, int]:
     """Class id by file id: the same if there is a token for every id of `names`, else 1, 2, … in the ids' order."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pix2seq.runtime.alone import locked
+from pix2seq.runtime.eviction import remove_oldest
 from pix2seq.runtime.paths import cache_folder, writable_folder
 
 try:
@@ -54,7 +55,8 @@ class DecodedCache:
         if self.size:
             writable_folder(folder, "--cache-gb")
             with locked(folder / LOCK):  # no other process creates or removes caches meanwhile
-                _make_room(folder, self.file, limit_bytes - self.size)
+                others = (path for path in folder.glob(f"*{SUFFIX}") if path != self.file)
+                remove_oldest(others, limit_bytes - self.size, _remove_unused)
                 self._create()
                 self._in_use = self.file.open("rb")  # until this process and those that it forks are done
                 with contextlib.suppress(OSError):  # some network file systems have no locks
@@ -91,10 +93,8 @@ class DecodedCache:
                 data = file.read(CHECKSUM_BYTES + 3 * height * width)
         except OSError:
             return None
-        checksum, pixels = (
-            int.from_bytes(data[:CHECKSUM_BYTES], "little"),
-            np.frombuffer(data, np.uint8)[CHECKSUM_BYTES:],
-        )
+        checksum = int.from_bytes(data[:CHECKSUM_BYTES], "little")
+        pixels = np.frombuffer(data, np.uint8)[CHECKSUM_BYTES:]
         if not checksum or checksum != _checksum(pixels) or len(pixels) != 3 * height * width:
             return None
         return pixels.reshape(height, width, 3)
@@ -126,18 +126,6 @@ def _stamp(path: Path) -> tuple[int, int]:
     except OSError:
         return 0, 0
     return state.st_size, state.st_mtime_ns
-
-
-def _make_room(folder: Path, keep: Path, room_bytes: int) -> None:
-    """Remove the oldest other caches that are not in use until the remaining ones take at most `room_bytes`."""
-    others = sorted((_stamp(path)[::-1], path) for path in folder.glob("*" + SUFFIX) if path != keep)
-    excess = sum(size for (_, size), _ in others) - room_bytes
-    for (_, size), path in others:
-        if excess <= 0:
-            return
-        with contextlib.suppress(OSError):
-            _remove_unused(path)
-            excess -= size
 
 
 def _remove_unused(path: Path) -> None:

@@ -26,7 +26,7 @@ from pix2seq.dataset.cache import DecodedCache
 from pix2seq.dataset.file_names import first_holding, leads_out
 from pix2seq.dataset.frames import boxes_by_image, is_settled, look_up, settle_all
 from pix2seq.dataset.images import Header, read_reduced
-from pix2seq.dataset.labels import EVERYTHING_IS_LABELED, Unlabeled
+from pix2seq.dataset.labels import EVERYTHING_IS_LABELED, Unlabeled, files_for
 from pix2seq.dataset.skeleton import COCO_PERSON, Skeleton, default_skeleton, read_skeleton
 from pix2seq.dataset.splits import Part
 from pix2seq.errors import Unreadable, UserError
@@ -454,8 +454,7 @@ class CocoDataset(ImageDataset):
             raise UserError(f"--data-root expects a folder with {split}/ and annotations/, found no {root / split}")
         self.root, self.split = root, split
         self.lists_objects = annotation_path(root, "instances", split).is_file()  # else perhaps only one of them
-        names = dict.fromkeys(task.samples.COCO_FILE for task in tasks.values())
-        read = {name: partial(read_annotations, annotation_path(root, name, split)) for name in names}
+        read = {name: partial(read_annotations, annotation_path(root, name, split)) for name in files_for(tasks)}
         super().__init__(images or root / split, read, class_names, classes, skeleton, part)
 
 

@@ -13,6 +13,7 @@ from pix2seq.dataset.annotation_files import read_annotations
 from pix2seq.dataset.coco import CocoDataset, ImageDataset, annotation_path
 from pix2seq.dataset.cvat import parse_cvat, subsets_of
 from pix2seq.dataset.labelme import is_labelme
+from pix2seq.dataset.labels import files_for
 from pix2seq.dataset.layout import ChosenLabels, Layout
 from pix2seq.dataset.splits import Part, role_in, role_of, split_folders
 from pix2seq.runtime.text import read_start
@@ -39,7 +40,7 @@ class CocoLayout(Layout):
     def __init__(self, root: Path, tasks: Mapping[str, Task]) -> None:
         self.root = root
         self.splits: dict[str, None] = {}
-        for kind in dict.fromkeys(task.samples.COCO_FILE for task in tasks.values()):
+        for kind in files_for(tasks):
             names = sorted((root / "annotations").glob(f"{kind}_*.json"))
             self.splits |= dict.fromkeys(path.stem.removeprefix(f"{kind}_") for path in names)
 

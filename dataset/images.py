@@ -49,16 +49,8 @@ UNREADABLE, MISSING = "image that cannot be read", "image that is not there"
 OUTSIDE = "image outside of the dataset's folder (--outside-images reads it)"
 DEPTHS = (8, 10, 12, 14, 16)  # bits of gray values that cameras and scanners write
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
-DAMAGES = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    OverflowError,
-)  # what Pillow raises for damaged files
-
-
+# What Pillow raises for damaged files.
+DAMAGES = (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError)
 # What files called images are instead, by how they begin (the first bytes, or those behind a size).
 OTHERS = {
     b"ftypheic": "HEIC", b"ftypheix": "HEIC", b"ftypmif1": "HEIC", b"ftypavif": "AVIF", b"%PDF": "PDF",

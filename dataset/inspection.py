@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pix2seq.config import CFG
+from pix2seq.config import CFG, flag
 from pix2seq.dataset.annotations import Problems
 from pix2seq.dataset.coco import ImageDataset
 from pix2seq.dataset.images import UNREADABLE
-from pix2seq.dataset.mixture import Mixture, sources_of, teaches
+from pix2seq.dataset.mixture import Mixture, datasets_of, teaches
 from pix2seq.errors import Unreadable
 from pix2seq.runtime.console import bar
 from pix2seq.tokenizers.build import Tokenizers
@@ -124,8 +124,8 @@ def measure(
         labeled = [target for target in targets if target.unlabeled.taught([task])]
         lengths = [length for target in labeled for length in task.samples.lengths(target, tokenizers[name])]
         setting, what = task.samples.LIMIT
-        flag = f"--{setting.replace('_', '-')} {getattr(cfg.model, setting)}"
-        found[name] = Lengths([tokens for tokens, _ in lengths], sum(cut for _, cut in lengths), flag, what)
+        limit = f"{flag(setting)} {getattr(cfg.model, setting)}"
+        found[name] = Lengths([tokens for tokens, _ in lengths], sum(cut for _, cut in lengths), limit, what)
     return found
 
 
@@ -134,9 +134,9 @@ def report(
 ) -> str:
     """Counts, mistakes and lengths, without opening the images."""
     lines = []
-    for dataset in (source.dataset for source in sources_of(examples)):
+    for dataset in datasets_of(examples):
         lines += counts(dataset, tasks)
-        lines += [f"  left out or repaired: {line}" for line in dataset.problems.lines()]
+        lines += [f"  {line}" for line in dataset.problems.report()]
     for task, lengths in measure(examples, tasks, tokenizers, cfg, most).items():
         lines += lengths.lines(task)
     return "\n".join(lines)

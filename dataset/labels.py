@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,3 +40,8 @@ class Unlabeled:
 
 
 EVERYTHING_IS_LABELED = Unlabeled()
+
+
+def files_for(tasks: Mapping[str, Task]) -> list[str]:
+    """COCO's names of the annotation files that the tasks need."""
+    return list(dict.fromkeys(task.samples.COCO_FILE for task in tasks.values()))

@@ -169,6 +169,11 @@ def sources_of(examples: ImageDataset | Mixture) -> tuple[Source, ...]:
     return examples.sources
 
 
+def datasets_of(examples: ImageDataset | Mixture) -> list[ImageDataset]:
+    """Those of all sources."""
+    return [source.dataset for source in sources_of(examples)]
+
+
 def teaches(dataset: ImageDataset, task: Task) -> bool:
     """Whether a task can be trained on any image of a dataset."""
     return any(dataset.is_useful(index, [task]) for index in range(len(dataset)))

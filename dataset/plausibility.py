@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pix2seq.dataset.box_counts import BOXES, KEYPOINTS, POLYGONS
-from pix2seq.dataset.mixture import Mixture, sources_of, teaches
+from pix2seq.dataset.mixture import Mixture, datasets_of, teaches
 from pix2seq.errors import UserError
 from pix2seq.tokenizers.captioning import UNKNOWN, WordVocabulary
 
@@ -21,7 +21,7 @@ LOOKED_AT = 2000  # captions whose words are counted
 def require_plausible(examples: ImageDataset | Mixture, tasks: Mapping[str, Task]) -> None:
     """Raise UserError if the boxes of a source, or the polygons or keypoints that one of the `tasks` needs, are all
     fractions, if boxes are corners where sides are expected, or if lists of keypoints contradict each other."""
-    for dataset in (source.dataset for source in sources_of(examples)):
+    for dataset in datasets_of(examples):
         if any(task.needs_skeleton for task in tasks.values()) and dataset.skeleton_fault:
             raise UserError(dataset.skeleton_fault)
         about_objects = [task for task in tasks.values() if task.about_objects]
@@ -33,11 +33,11 @@ def require_plausible(examples: ImageDataset | Mixture, tasks: Mapping[str, Task
 
 def require_learnable(examples: ImageDataset | Mixture, tasks: Mapping[str, Task]) -> None:
     """Raise UserError if there is nothing to learn for one of the `tasks`: weights would claim to know it."""
-    sources = [source.dataset for source in sources_of(examples)]
-    if not all(dataset.complete for dataset in sources):
+    datasets = datasets_of(examples)
+    if not all(dataset.complete for dataset in datasets):
         return  # not drawn yet
     for name, task in tasks.items():
-        if not any(teaches(dataset, task) for dataset in sources):
+        if not any(teaches(dataset, task) for dataset in datasets):
             raise UserError(
                 f"{examples.folder} has nothing to learn for {name}; leave it out of --task, or correct the "
                 f"annotations{only_unusable(examples)}"
@@ -46,10 +46,10 @@ def require_learnable(examples: ImageDataset | Mixture, tasks: Mapping[str, Task
 
 def only_unusable(examples: ImageDataset | Mixture) -> str:
     """What was reported about the annotations, as the end of a sentence."""
-    sources = [source.dataset for source in sources_of(examples)]
+    datasets = datasets_of(examples)
     mistakes = list(examples.problems.lines())
-    crowds = sum(sum(dataset.crowds.values()) for dataset in sources)
-    if crowds and not any(dataset.objects for dataset in sources):
+    crowds = sum(sum(dataset.crowds.values()) for dataset in datasets)
+    if crowds and not any(dataset.objects for dataset in datasets):
         mistakes.insert(0, f"all {crowds} objects are crowds (iscrowd is 1), which are not trained on")
     return f"; what they were reported for: {'; '.join(mistakes)}" if mistakes else ""
 
@@ -58,8 +58,8 @@ def doubts_about_boxes(examples: ImageDataset | Mixture, tasks: Mapping[str, Tas
     """What is doubtful about the boxes of each source."""
     if not any(task.about_objects for task in tasks.values()):
         return []
-    sources = (source.dataset for source in sources_of(examples))
-    return [f"{dataset.folder}: {doubt}" for dataset in sources if (doubt := dataset.box_counts.doubt())]
+    datasets = datasets_of(examples)
+    return [f"{dataset.folder}: {doubt}" for dataset in datasets if (doubt := dataset.box_counts.doubt())]
 
 
 def doubt_about_mirroring(examples: ImageDataset | Mixture, tasks: Mapping[str, Task], cfg: CFG) -> str:
@@ -67,7 +67,7 @@ def doubt_about_mirroring(examples: ImageDataset | Mixture, tasks: Mapping[str, 
     skeleton = examples.skeleton
     if not (cfg.data.flip or cfg.data.crop_flip) or not any(task.needs_skeleton for task in tasks.values()):
         return ""
-    given = any("flip_pairs" in category for source in sources_of(examples) for category in source.dataset.categories)
+    given = any("flip_pairs" in category for dataset in datasets_of(examples) for category in dataset.categories)
     if len(skeleton) < 2 or given or any(partner != point for point, partner in enumerate(skeleton.flip)):
         return ""
     return (

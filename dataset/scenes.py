@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pix2seq.dataset.coco import Example, ImageDataset
+from pix2seq.dataset.labels import files_for
 from pix2seq.dataset.skeleton import Skeleton
 from pix2seq.errors import UserError
 from pix2seq.scenes.captions import WORDS
@@ -41,7 +42,7 @@ class SceneDataset(ImageDataset):
         self.scenes = scenes
         images = [image_entry(scenes.seed, scenes.split, index) for index in range(count)]
         empty = coco_files([{"image": image, "objects": [], "captions": []} for image in images])
-        names = dict.fromkeys(task.samples.COCO_FILE for task in tasks.values())
+        names = files_for(tasks)
         super().__init__(
             scenes.folder, {name: partial(empty.get, name) for name in names}, class_names, classes, skeleton
         )
@@ -87,8 +88,7 @@ def complete_scenes(
     """The first `count` scenes of a split; missing ones are drawn first."""
     scenes.complete(count)
     records = [scenes.record(index) for index in range(count)]
-    names = dict.fromkeys(task.samples.COCO_FILE for task in tasks.values())
-    read = {name: partial(_file, records, name) for name in names}
+    read = {name: partial(_file, records, name) for name in files_for(tasks)}
     dataset = ImageDataset(scenes.folder, read, class_names, classes, skeleton)
     dataset.caption_words = WORDS
     return dataset

@@ -19,6 +19,7 @@ from pix2seq.dataset.shard_format import INDEX, PACK_AGAIN, Index, Stored
 from pix2seq.errors import UserError, plain
 from pix2seq.runtime.alone import locked
 from pix2seq.runtime.console import tell
+from pix2seq.runtime.eviction import remove_oldest
 from pix2seq.runtime.files import require_regular, write_whole
 from pix2seq.runtime.paths import cache_folder, writable_folder
 from pix2seq.runtime.transfer import Missing, Unreachable, fetch, fetch_text
@@ -165,18 +166,8 @@ def use_now(path: Path) -> None:
 def make_room(room_bytes: int) -> None:
     """Remove the fetched tar files that were not used for longest until all, with those that are being fetched, take at
     most `room_bytes`; processes that have one open read on."""
-    found, kept = [], kept_folder()
-    for path in (*kept.glob(f"*/*{TAR}"), *kept.glob(f"*/*{RESERVED}")):
-        with contextlib.suppress(OSError):  # another process removes it
-            state = path.stat()
-            found.append((state.st_mtime, state.st_size, path))
-    excess = sum(size for _, size, _ in found) - room_bytes
-    for _, size, path in sorted(found):
-        if excess <= 0:
-            return
-        with contextlib.suppress(OSError):
-            path.unlink()
-            excess -= size
+    kept = kept_folder()
+    remove_oldest((*kept.glob(f"*/*{TAR}"), *kept.glob(f"*/*{RESERVED}")), room_bytes)
 
 
 def is_address(name: str) -> bool:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from pix2seq.dataset.coco import ImageDataset
 from pix2seq.dataset.images import IMAGE_SUFFIXES
+from pix2seq.dataset.labels import files_for
 from pix2seq.dataset.shard_files import MEMBERS, TAR, sha256_of
 from pix2seq.dataset.shard_format import MOST_IMAGE_BYTES, Category, Member, Record, Shard, ShardedSplit, Stored
 from pix2seq.errors import UserError, plain
@@ -43,8 +44,7 @@ def pack(
         shards.append(_write(folder, f"{name}-{len(shards):06d}", group, len(shards) * shard_size))
     if not shards:
         raise UserError(f"{dataset.folder} has no image that can be packed: {'; '.join(dataset.problems.lines())}")
-    labeled = list(dict.fromkeys(task.samples.COCO_FILE for task in tasks.values()))
-    return ShardedSplit(_categories(dataset), labeled, dataset.lists_objects, shards)
+    return ShardedSplit(_categories(dataset), files_for(tasks), dataset.lists_objects, shards)
 
 
 def _samples(dataset: ImageDataset, order: Sequence[int]) -> Iterator[tuple[str, bytes, Record]]:

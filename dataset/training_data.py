@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pix2seq.config import CFG, replace
+from pix2seq.config import CFG, flag, replace
 from pix2seq.dataset.coco import ImageDataset
+from pix2seq.dataset.labels import files_for
 from pix2seq.dataset.layout import ChosenLabels
 from pix2seq.dataset.layouts import DataFolder
 from pix2seq.dataset.mixture import Mixture, Source, share_labels, sources_of, teaches
@@ -136,8 +137,7 @@ def _open_labeled(folder: DataFolder, split: str, labels: ChosenLabels, hold_out
     if not labeled:
         return None
     dataset = found.dataset(folder.data, labeled, labels)
-    needed, there = ({task.samples.COCO_FILE for task in group.values()} for group in (folder.tasks, labeled))
-    dataset.lack(needed - there)
+    dataset.lack({*files_for(folder.tasks)} - {*files_for(labeled)})
     return dataset
 
 
@@ -155,7 +155,7 @@ def _check_flags(cfg: CFG, roots: Sequence[Path]) -> None:
     for name in ("train_json", "val_json", "train_images", "val_images"):
         if getattr(cfg.data, name):
             raise UserError(
-                f"--{name.replace('_', '-')} names files of one dataset, but --data-root has {len(roots)} folders; "
+                f"{flag(name)} names files of one dataset, but --data-root has {len(roots)} folders; "
                 "leave it out: each folder needs a layout that is found by itself"
             )
 

@@ -23,8 +23,9 @@ from pix2seq.dataset.file_names import UPLOAD_MARK, leads_out, same_spelling
 from pix2seq.dataset.frames import EITHER, look_up
 from pix2seq.errors import UserError, plain
 from pix2seq.names import match_names
+from pix2seq.runtime.files import first_bytes
 from pix2seq.runtime.text import decode_text
-from pix2seq.schema import read_bytes, read_head
+from pix2seq.schema import read_bytes
 
 MOST_BYTES = 4 * 2**20  # of the labels of an image
 HEAD_BYTES = 4096  # of a text that tell whether it holds labels
@@ -234,7 +235,7 @@ def label_files(folder: Path) -> list[Path]:
 def holds_labels(path: Path) -> bool:
     """Whether the first line of a text file is a label; captions and lists of files are none."""
     try:
-        words = decode_text(read_head(path, HEAD_BYTES).split(b"\n")[0], path).replace(",", ".").split()
+        words = decode_text(first_bytes(path, HEAD_BYTES).split(b"\n")[0], path).replace(",", ".").split()
     except UserError:
         return False
     return len(words) >= 5 and None not in map(_number, words[-4:])

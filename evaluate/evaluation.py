@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ from pix2seq.infer.results import Instances
 from pix2seq.runtime import distributed
 from pix2seq.runtime.console import tell
 
+DAMAGED = "image that cannot be read completely, left out"
 UNCONSTRAINED_IMAGES = 64  # images that a model is asked about once more without its grammars
 
 
@@ -57,6 +58,10 @@ class Sizes:
         """Those of the settings."""
         return cls(cfg.infer.eval_batch_size, cfg.infer.max_images, cfg.train.eval_images, cfg.data.workers)
 
+    def count(self, split: ImageDataset) -> int:
+        """How many images of a split are asked about."""
+        return min(len(split), self.images or len(split))
+
 
 def evaluate(predictor: Predictor, split: ImageDataset, names: Sequence[str], sizes: Sizes) -> Evaluation:
     """Figures of the named tasks on `split`; where `token_images` are asked for, those of single tokens too.
@@ -72,23 +77,21 @@ def evaluate(predictor: Predictor, split: ImageDataset, names: Sequence[str], si
         counter = TokenCounter(predictor, split, names)
     elif sizes.token_images:
         tell("accuracies of tokens are left out: they need a weights file, as no exported model reads given tokens")
-    count = min(len(split), sizes.images or len(split))
+    count = sizes.count(split)
     chunks = _own_chunks(count, sizes.chunk)
     predictions: list[ImagePredictions] = []
     damaged: list[tuple[int, str]] = []
-    loader = DataLoader(Readable(split), batch_sampler=chunks, collate_fn=list, num_workers=sizes.workers)
     with _bar("evaluating", chunks) as bar:
-        for chunk, items in zip(chunks, loader, strict=True):
-            found = dict(zip(chunk, read_items(items), strict=True))
+        for found in read_chunks(split, chunks, sizes.workers):
             damaged += [(index, str(error)) for index, error in found.items() if isinstance(error, Unreadable)]
             read = {index: example for index, example in found.items() if isinstance(example, Example)}
             predictions += ask(predictor, names, read)
             few = {index: example for index, example in read.items() if index < UNCONSTRAINED_IMAGES}
             if counter and few:
                 counter.ask_unconstrained(few)
-            bar.update(len(chunk))
+            bar.update(len(found))
     for _, error in sorted(distributed.gather(damaged)):
-        split.problems.add("image that cannot be read completely, left out", error)
+        split.problems.add(DAMAGED, error)
     predictions = sorted(distributed.gather(predictions), key=lambda each: each.index)
     if not predictions:
         raise UserError(f"{split.folder} has no image that can be read: {'; '.join(split.problems.lines())}")
@@ -100,10 +103,23 @@ def evaluate(predictor: Predictor, split: ImageDataset, names: Sequence[str], si
     return Evaluation(predictions, scores, tokens)
 
 
+def chunks_of(count: int, size: int) -> list[list[int]]:
+    """The numbers of `count` images in chunks of `size`."""
+    return [list(range(start, min(start + size, count))) for start in range(0, count, size)]
+
+
+def read_chunks(
+    split: ImageDataset, chunks: Sequence[list[int]], workers: int
+) -> Iterator[dict[int, Example | Unreadable]]:
+    """The images of each chunk by their number, read by loading processes; of one that cannot be read, why."""
+    loader = DataLoader(Readable(split), batch_sampler=chunks, collate_fn=list, num_workers=workers)
+    for chunk, items in zip(chunks, loader, strict=True):
+        yield dict(zip(chunk, read_items(items), strict=True))
+
+
 def _own_chunks(count: int, size: int) -> list[list[int]]:
-    """This process's share of `count` images in chunks of `size`."""
-    chunks = [list(range(start, min(start + size, count))) for start in range(0, count, size)]
-    return chunks[distributed.rank() :: distributed.world_size()]
+    """This process's share of them."""
+    return chunks_of(count, size)[distributed.rank() :: distributed.world_size()]
 
 
 def _bar(title: str, chunks: list[list[int]]) -> tqdm:

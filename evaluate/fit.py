@@ -8,15 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from pix2seq.config import CALIBRATION, CFG, DECODING, value_of
-from pix2seq.dataset.batches import Readable, read_items
 from pix2seq.dataset.coco import Example, ImageDataset
-from pix2seq.errors import UserError
+from pix2seq.errors import Unreadable, UserError
 from pix2seq.evaluate.detection import score, scores_and_outcomes
-from pix2seq.evaluate.evaluation import Sizes
+from pix2seq.evaluate.evaluation import DAMAGED, Sizes, chunks_of, read_chunks
 from pix2seq.evaluate.predictions import ImagePredictions, Scores
 from pix2seq.evaluate.reliability import Reliability, fit_calibration
 from pix2seq.infer.calibration import calibrate
@@ -64,22 +62,21 @@ def predict_all(
     raw = predictor.with_settings(calibration_slope=1.0, calibration_offset=0.0)
     widest = max((raw.with_settings(**trial.settings) for trial in trials), key=lambda asked: asked.views_of([task]))
     split.leave_out_unreadable()
-    count = min(len(split), sizes.images or len(split))
-    chunks = [list(range(start, min(start + sizes.chunk, count))) for start in range(0, count, sizes.chunk)]
-    loader = DataLoader(Readable(split), batch_sampler=chunks, collate_fn=list, num_workers=sizes.workers)
-    for items, chunk in zip(loader, tqdm(chunks, desc="fitting", unit=" batches"), strict=True):
-        examples = {
-            n: example for n, example in zip(chunk, read_items(items), strict=True) if isinstance(example, Example)
-        }
+    chunks = chunks_of(sizes.count(split), sizes.chunk)
+    for found in tqdm(read_chunks(split, chunks, sizes.workers), desc="fitting", unit=" batches", total=len(chunks)):
+        for error in found.values():
+            if isinstance(error, Unreadable):
+                split.problems.add(DAMAGED, str(error))
+        examples = {number: example for number, example in found.items() if isinstance(example, Example)}
         images = [example.image for example in examples.values()]
         encoded = widest.encode_images(images, [task])
         for trial in trials:
             started = time.perf_counter()
-            found = raw.with_settings(**trial.settings).predict(task, images, encoded=encoded)
+            predicted = raw.with_settings(**trial.settings).predict(task, images, encoded=encoded)
             trial.seconds += time.perf_counter() - started
             trial.predictions += [
                 ImagePredictions(index, example.image_id, instances)
-                for (index, example), instances in zip(examples.items(), found, strict=True)
+                for (index, example), instances in zip(examples.items(), predicted, strict=True)
             ]
     if len(trials[0].predictions) < MIN_IMAGES:
         raise UserError(

@@ -33,7 +33,7 @@ def main(cfg: CFG) -> None:
     tasks = {predictor.finder.name: predictor.finder}
     split = open_split(cfg, cfg.data.val_split, tasks, predictor.class_names)
     settings, report = fit(predictor, split, cfg)
-    print(report)
+    print(*split.problems.report(), report, sep="\n")
     write_metadata(path, {"decoding": json.dumps(load_weights(path).decoding | settings)})
     print(f"\nwrote these settings into {path}")
 

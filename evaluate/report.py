@@ -89,7 +89,7 @@ def tables(evaluation: Evaluation, problems: Problems) -> str:
     parts += _prompts(evaluation.predictions)
     parts += [f"{task}: {table.text()}" for task, table in _reliability(evaluation).items()]
     if problems.counts:
-        parts.append("\n".join(f"left out or repaired: {line}" for line in problems.lines()))
+        parts.append("\n".join(problems.report()))
     return "\n\n".join(parts)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -22,14 +21,15 @@ VOTES_TOP_P = 0.7  # nucleus of votes where none is set
 
 
 def sampling(settings: InferCFG) -> tuple[Sampling, int]:
-    """One response with greedy coordinates, or those of a nucleus; or several sampled ones that vote."""
+    """One response, greedy or of a nucleus; or several sampled ones that vote."""
     top_p, votes, read_drawn = settings.detection_top_p, settings.detection_votes, settings.read_drawn_class
-    sampled = Sampling(settings.temperature, top_p=top_p, read_drawn=read_drawn)
     if votes > 1:
-        return replace(sampled, top_p=top_p or VOTES_TOP_P, alternatives=ALTERNATIVES), votes
+        top_p = top_p or VOTES_TOP_P
     if top_p:
-        return sampled, 1
-    return Sampling(end_threshold=settings.end_threshold, coord_window=settings.coord_window, read_drawn=read_drawn), 1
+        alternatives = ALTERNATIVES if votes > 1 else 0
+        return Sampling(settings.temperature, top_p=top_p, read_drawn=read_drawn, alternatives=alternatives), votes
+    window, threshold = settings.coord_window, settings.end_threshold
+    return Sampling(coord_window=window, end_threshold=threshold, read_drawn=read_drawn), 1
 
 
 def read(

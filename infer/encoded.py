@@ -8,7 +8,7 @@ Nothing here needs torch.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -45,6 +45,11 @@ class Encoded:
         """The memory (B', …) of the canvases in a part of the queries, and their index (S',) in it."""
         canvases, index = np.unique(self.image_index[part], return_inverse=True)
         return self.memory[canvases], index.reshape(-1)
+
+
+# Told, while a task's prompts are answered, of the task, what is encoded, the prompts, the number of samples and the
+# responses so far: those to the first prompts, prompt-major, the last of them unfinished.
+Listener = Callable[[str, Encoded, Sequence[np.ndarray], int, list[Response]], None]
 
 
 class SequenceGenerator(Protocol):

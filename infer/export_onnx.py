@@ -9,7 +9,7 @@ from pix2seq.config import CFG
 
 
 def main(cfg: CFG) -> None:
-    from pix2seq.infer.onnx_export import export
+    from pix2seq.infer.exported.export import export
 
     export(cfg)
 

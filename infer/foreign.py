@@ -7,28 +7,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pix2seq.errors import UserError
+from pix2seq.runtime.extras import require_extra
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     import supervision
 
     from pix2seq.api import Result
 
 
-def _supervision() -> ModuleType:
-    try:
-        import supervision
-    except ImportError:
-        raise UserError(
-            "supervision is not installed; pip install supervision, or this package's [supervision]"
-        ) from None
-    return supervision
-
-
 def to_detections(result: Result) -> supervision.Detections:
     """Boxes, scores, classes and, if they were asked for, masks of all instances."""
-    return _supervision().Detections(
+    require_extra("supervision", "supervision", needed_by="to_supervision()")
+    import supervision
+
+    return supervision.Detections(
         xyxy=result.boxes.astype(np.float32).reshape(-1, 4),
         mask=result.masks,
         confidence=result.scores.astype(np.float32),
@@ -40,12 +32,15 @@ def to_detections(result: Result) -> supervision.Detections:
 def to_key_points(result: Result) -> supervision.KeyPoints:
     """The keypoints of the instances that have some. Those that are not visible are at 0, 0, where annotators of
     supervision draw nothing."""
+    require_extra("supervision", "supervision", needed_by="to_supervision_keypoints()")
+    import supervision
+
     if result.keypoints is None:
         raise UserError("there are no keypoints in this result; ask for the task keypoint")
     posed = result.keypoints.any(axis=(1, 2))
     points = result.keypoints[posed]
     names: Any = np.array(result.class_names, dtype=str)
-    return _supervision().KeyPoints(
+    return supervision.KeyPoints(
         xy=np.where(points[..., 2:] > 0, points[..., :2], 0).astype(np.float32),
         class_id=result.classes[posed].astype(int),
         data={"class_name": names[posed]},

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from pix2seq.dataset.geometry import Geometry
-from pix2seq.infer.encoded import Encoded, chunks, draw_numbers, longest_response, scoring_all
+from pix2seq.infer.encoded import Encoded, Listener, chunks, draw_numbers, longest_response, scoring_all
 from pix2seq.infer.responses import Response
 from pix2seq.models.choices import GrammarTables
-from pix2seq.models.generate import generate
+from pix2seq.models.generate import Generation, generate
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.models.sampling import Sampling
 from pix2seq.runtime.device import computes_bf16, image_format
@@ -40,6 +40,7 @@ class ModelGenerator:
         self.decoder = self.model.prepare(precision, compiled)
         self.narrow = precision != "fp32" and computes_bf16(device)
         self.tokenizers, self.device, self.chunk_size, self.seed = tokenizers, device, chunk_size, seed
+        self.listener: Listener | None = None
         self.grammars = {task: self._tables(tokenizer.grammar()) for task, tokenizer in tokenizers.items()}
 
     def with_grammars(self, grammars: Mapping[str, Grammar]) -> ModelGenerator:
@@ -51,6 +52,12 @@ class ModelGenerator:
     def scoring_all(self) -> ModelGenerator:
         """The same, which gives the probabilities of all tokens, not only of those that scores need."""
         return self.with_grammars({task: scoring_all(tokenizer) for task, tokenizer in self.tokenizers.items()})
+
+    def with_listener(self, listener: Listener) -> ModelGenerator:
+        """The same, which tells `listener` of tokens while others are decoded."""
+        other = copy.copy(self)
+        other.listener = listener
+        return other
 
     def _tables(self, grammar: Grammar) -> GrammarTables:
         tables = (torch.from_numpy(table).to(self.device) for table in (grammar.allowed, grammar.next_state))
@@ -74,6 +81,10 @@ class ModelGenerator:
     ) -> list[Response]:
         """See SequenceGenerator."""
         responses: list[Response] = []
+
+        def tell(found: Generation) -> None:
+            self.listener(task, encoded, prompts, num_samples, responses + _responses(found, sampling))
+
         max_tokens = longest_response(self.tokenizers[task], self.model.cfg, sampling)
         for part in chunks(len(prompts), self.chunk_size):
             memory, index = encoded.chunk(part)
@@ -81,12 +92,15 @@ class ModelGenerator:
             tokens = torch.from_numpy(np.stack(prompts[part])).to(self.device)
             draws = draw_numbers(encoded, prompts, part, (num_samples, max_tokens), self.seed)
             draws = torch.from_numpy(draws).flatten(0, 1).to(self.device)
-            found = generate(
-                self.decoder, memory, tokens, image_index, self.grammars[task], max_tokens, sampling, num_samples, draws
-            )
-            names = ["tokens", "probs"]
-            names += ["alternatives", "alternative_probs"] if sampling.alternatives else []
-            names += ["coords", "coord_probs"] if sampling.coords_too else []
-            rows = zip(*(getattr(found, name).cpu().numpy() for name in names), strict=True)
-            responses += [Response(**dict(zip(names, row, strict=True))) for row in rows]
+            asked = memory, tokens, image_index, self.grammars[task], max_tokens, sampling, num_samples, draws
+            found = generate(self.decoder, *asked, tell if self.listener else None)
+            responses += _responses(found, sampling)
         return responses
+
+
+def _responses(found: Generation, sampling: Sampling) -> list[Response]:
+    names = ["tokens", "probs"]
+    names += ["alternatives", "alternative_probs"] if sampling.alternatives else []
+    names += ["coords", "coord_probs"] if sampling.coords_too else []
+    rows = zip(*(getattr(found, name).cpu().numpy() for name in names), strict=True)
+    return [Response(**dict(zip(names, row, strict=True))) for row in rows]

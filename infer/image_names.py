@@ -47,7 +47,7 @@ Named = Path | WebImage
 def find_images(names: Sequence[str]) -> list[Named]:
     """The images among `names`, those in the folders among them, and those that patterns match; raise UserError if
     there are none."""
-    if not names:
+    if not all(names) or not names:  # Path("") would be the folder where one is
         raise UserError("--image expects an image or a folder of images, got none")
     return [image for name in names for image in _named(name)]
 

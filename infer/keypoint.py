@@ -17,8 +17,6 @@ from pix2seq.models.sampling import Sampling
 from pix2seq.tokenizers.keypoint import Keypoints, KeypointTokenizer
 
 IMAGE_FILE = "keypoint_detection.png"
-
-
 VOTES_TOP_P = 0.8  # nucleus of votes where none is set
 
 

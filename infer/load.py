@@ -24,7 +24,7 @@ def load_predictor(cfg: CFG) -> Predictor:
     """
     path = find_weights(cfg.infer.weights)
     if path.is_dir():
-        from pix2seq.infer.onnx_folder import read_exported
+        from pix2seq.infer.exported.folder import read_exported
         from pix2seq.infer.onnx_predictor import make_predictor
 
         exported = read_exported(path)

@@ -1,7 +1,7 @@
 """Predict with an exported model by onnxruntime, without torch: all four tasks, as a weights file does them.
 
 `pix2seq.load("exported")("image.jpg")`, and `--weights exported` of the inference scripts, come here. Sampling, votes,
-views and thresholds are those of `infer/`; decoding is that of `onnx_decoding.py`.
+views and thresholds are those of `infer/`; decoding is that of `exported/decoding.py`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ import numpy as np
 from pix2seq.config import CFG, ModelCFG
 from pix2seq.dataset.geometry import Geometry
 from pix2seq.errors import UserError, plain
-from pix2seq.infer.encoded import Encoded, chunks, draw_numbers, longest_response, scoring_all
-from pix2seq.infer.onnx_decoding import Chooser, decode
-from pix2seq.infer.onnx_folder import ENCODER, STEP, Exported
+from pix2seq.infer.encoded import Encoded, Listener, chunks, draw_numbers, longest_response, scoring_all
+from pix2seq.infer.exported.decoding import Chooser, Decoded, decode
+from pix2seq.infer.exported.folder import ENCODER, STEP, Exported
 from pix2seq.infer.predictor import Predictor
 from pix2seq.infer.responses import Response
 from pix2seq.models.sampling import Sampling
+from pix2seq.runtime.extras import require_extra
 from pix2seq.runtime.memory import lacks_memory
 from pix2seq.tokenizers.vocabulary import Tokenizer
 
@@ -115,13 +116,9 @@ class Graphs:
 
 def _session(path: Path, content: bytes) -> InferenceSession:
     """A graph ready to run. It comes as bytes, so that it has no folder to look for other files in."""
-    try:
-        import onnxruntime
-    except ImportError:
-        raise UserError(
-            "onnxruntime is not installed, which runs exported models; pip install onnxruntime, or this package's "
-            "[export]"
-        ) from None
+    require_extra("export", "onnxruntime", needed_by="an exported model")
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     threads = os.environ.get("OMP_NUM_THREADS", "")
     options.intra_op_num_threads = int(threads) if threads.isdecimal() else 0
@@ -136,7 +133,7 @@ def _session(path: Path, content: bytes) -> InferenceSession:
 
 
 class Stepper:
-    """The step graph with its caches, for B prompts of G sequences each; see `onnx_decoding.Steps`."""
+    """The step graph with its caches, for B prompts of G sequences each; see `exported/decoding.py`."""
 
     def __init__(self, graphs: Graphs, memory: Memory, sequences: int) -> None:
         from onnxruntime import OrtValue
@@ -174,12 +171,19 @@ class OnnxGenerator:
     ) -> None:
         self.graphs, self.tokenizers, self.model = graphs, tokenizers, model
         self.chunk_size, self.seed = chunk_size, seed
+        self.listener: Listener | None = None
         self.choosers = {task: Chooser(tokenizer.grammar()) for task, tokenizer in tokenizers.items()}
 
     def scoring_all(self) -> OnnxGenerator:
         """The same, which gives the probabilities of all tokens, not only of those that scores need."""
         other = copy.copy(self)
         other.choosers = {task: Chooser(scoring_all(tokenizer)) for task, tokenizer in self.tokenizers.items()}
+        return other
+
+    def with_listener(self, listener: Listener) -> OnnxGenerator:
+        """The same, which tells `listener` of tokens while others are decoded."""
+        other = copy.copy(self)
+        other.listener = listener
         return other
 
     def encode(self, images: Sequence[np.ndarray], geometries: Sequence[Geometry]) -> Encoded:
@@ -196,11 +200,19 @@ class OnnxGenerator:
     ) -> list[Response]:
         """See SequenceGenerator."""
         responses: list[Response] = []
+
+        def tell(found: Decoded) -> None:
+            self.listener(task, encoded, prompts, num_samples, responses + _responses(found))
+
         chooser, longest = self.choosers[task], longest_response(self.tokenizers[task], self.model, sampling)
         for part in chunks(len(prompts), self.chunk_size):
             draws = draw_numbers(encoded, prompts, part, (num_samples, longest), self.seed)
             steps = Stepper(self.graphs, encoded.memory[encoded.image_index[part]], num_samples)
-            found = decode(steps, np.stack(prompts[part]), chooser, sampling, draws)
-            parts = {name: values.reshape(-1, *values.shape[2:]) for name, values in found.parts.items()}
-            responses += [Response(**dict(zip(parts, row, strict=True))) for row in zip(*parts.values(), strict=True)]
+            asked = np.stack(prompts[part]), chooser, sampling, draws
+            responses += _responses(decode(steps, *asked, tell if self.listener else None))
         return responses
+
+
+def _responses(found: Decoded) -> list[Response]:
+    parts = {name: values.reshape(-1, *values.shape[2:]) for name, values in found.parts.items()}
+    return [Response(**dict(zip(parts, row, strict=True))) for row in zip(*parts.values(), strict=True)]

@@ -17,7 +17,7 @@ from pix2seq.runtime.files import move_contents, writing
 from pix2seq.schema import read_bytes
 
 if TYPE_CHECKING:
-    from pix2seq.infer.pipeline import Answer, Failed, Job
+    from pix2seq.infer.pipeline import Failed, Job, Predicted
     from pix2seq.infer.predictor import Predictor
     from pix2seq.infer.results import Result
     from pix2seq.task import Task
@@ -76,16 +76,15 @@ class Output:
         """Have process `rank` add what it writes to a log."""
         self.log = ResultLog(path, rank)
 
-    def write(self, item: Answer | Failed) -> Written | Failed:
-        """Write the files of an answer, those of pictures before the line that says that the image is done."""
+    def write(self, item: Predicted | Failed) -> Written | Failed:
+        """Write the files of a result, those of pictures before the line that says that the image is done."""
         from pix2seq.infer.pipeline import Failed, memory_for
-        from pix2seq.infer.results import coco_results
 
         if isinstance(item, Failed):
             return item
         (loaded, result), files = item, []
         job, below = loaded.job, loaded.job.folder if self.many else "."
-        entries = coco_results(job.image_id, result, self.predictor.tasks, self.predictor.category_ids)
+        entries = self.predictor.to_coco(job.image_id, result)
         with writing(self.target), memory_for(job.image):
             if self.pictures or not self.many:
                 drawn = loaded.pixels, result, self.predictor, self.pictures

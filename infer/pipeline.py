@@ -54,7 +54,7 @@ class Failed:
     why: str
 
 
-Answer = tuple[Loaded, Result]
+Predicted = tuple[Loaded, Result]
 
 
 def process(
@@ -62,18 +62,18 @@ def process(
     names: Sequence[str],
     jobs: Iterable[Job],
     load: Callable[[Job], Loaded | Failed],
-    write: Callable[[Answer | Failed], B],
+    write: Callable[[Predicted | Failed], B],
 ) -> Iterator[B]:
     """What `write` returns about each job's named tasks, in the order of the jobs.
 
-    `load` is called in several threads, `write` in a single one, which goes on to the last answer even after an error
+    `load` is called in several threads, `write` in a single one, which goes on to the last result even after an error
     or Ctrl-C: what has been computed is written. An error that they raise ends it.
     """
     with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         size = predictor.settings.eval_batch_size
         batches = one_ahead(reader, batched(in_order(readers, load, jobs, READERS), size))
-        answers = (answer for batch in batches for answer in answer_batch(predictor, names, batch))
-        yield from in_order(writer, write, answers, size)
+        predicted = (item for batch in batches for item in predict_batch(predictor, names, batch))
+        yield from in_order(writer, write, predicted, size)
 
 
 def in_order(pool: ThreadPoolExecutor, work: Callable[[A], B], items: Iterable[A], most: int) -> Iterator[B]:
@@ -110,7 +110,9 @@ def batched(loaded: Iterable[Loaded | Failed], size: int) -> Iterator[list[Loade
         yield batch
 
 
-def answer_batch(predictor: Predictor, names: Sequence[str], batch: Sequence[Loaded | Failed]) -> list[Answer | Failed]:
+def predict_batch(
+    predictor: Predictor, names: Sequence[str], batch: Sequence[Loaded | Failed]
+) -> list[Predicted | Failed]:
     """The named tasks on the images of a batch, in its order; of one that is too large for the memory, or cannot be
     predicted, why. It keeps no other from being predicted: halves are tried until it is alone."""
     loaded = [item for item in batch if isinstance(item, Loaded)]
@@ -127,7 +129,7 @@ def answer_batch(predictor: Predictor, names: Sequence[str], batch: Sequence[Loa
     if len(batch) == 1:
         return [Failed(loaded[0].job, why)]
     half = len(batch) // 2
-    return [*answer_batch(predictor, names, batch[:half]), *answer_batch(predictor, names, batch[half:])]
+    return [*predict_batch(predictor, names, batch[:half]), *predict_batch(predictor, names, batch[half:])]
 
 
 @contextlib.contextmanager

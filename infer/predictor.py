@@ -157,7 +157,9 @@ class Predictor:
         return other
 
     def require(self, names: Sequence[str]) -> None:
-        """Raise UserError if the model was not trained for one of these tasks."""
+        """Raise UserError if there is none among these tasks, or one that the model was not trained for."""
+        if not names:
+            raise UserError(f"expected a task, or several of {', '.join(self.tasks)}; got none")
         for name in names:
             if name not in self.tasks:
                 known = ", ".join(self.tasks)

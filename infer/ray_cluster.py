@@ -5,7 +5,6 @@ A worker that dies is started again, and what it had not finished is done anew: 
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import math
 import os
@@ -21,6 +20,7 @@ from pix2seq.infer.image_names import file_names, find_images
 from pix2seq.infer.output import named_failures
 from pix2seq.metadata import read_metadata
 from pix2seq.runtime.console import tell
+from pix2seq.runtime.extras import require_extra
 from pix2seq.runtime.files import require_regular
 from pix2seq.weights.find import find_weights
 
@@ -33,8 +33,7 @@ IMAGES = ("source", "bytes", "image", "jpg", "png")  # and those that hold it: b
 
 def run(cfg: CFG) -> None:
     """Do `cfg.tasks` on the images of `--image`; write Parquet files into `--output-dir`."""
-    if importlib.util.find_spec("ray") is None:
-        raise UserError("infer_ray.py needs Ray: pip install 'pix2seq-toolkit[ray]'")
+    require_extra("ray", "ray", needed_by="infer_ray.py")
     weights, target = find_weights(cfg.infer.weights), Path(cfg.infer.output_dir).absolute()
     trained = read_metadata(weights).cfg.tasks
     if missing := [task for task in cfg.tasks if task not in trained]:

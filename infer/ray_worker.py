@@ -19,8 +19,7 @@ from pix2seq.dataset.shard_format import MOST_IMAGE_BYTES
 from pix2seq.errors import UserError
 from pix2seq.infer.image_names import WebImage, image_ids, read_named
 from pix2seq.infer.load import load_predictor
-from pix2seq.infer.pipeline import READERS, Answer, Failed, Job, Loaded, answer_batch, batched, in_order, memory_for
-from pix2seq.infer.results import coco_results
+from pix2seq.infer.pipeline import READERS, Failed, Job, Loaded, Predicted, batched, in_order, memory_for, predict_batch
 from pix2seq.runtime.files import require_regular
 
 FILE_NAME, SOURCE = "file_name", "source"  # of a row: what the image is called, and its path, address or bytes
@@ -44,7 +43,7 @@ class Worker:
         with ThreadPoolExecutor(READERS) as readers:
             loaded = in_order(readers, self._load, jobs, READERS)
             for part in batched(loaded, self.predictor.settings.eval_batch_size):
-                rows += [self._row(item) for item in answer_batch(self.predictor, self.cfg.tasks, part)]
+                rows += [self._row(item) for item in predict_batch(self.predictor, self.cfg.tasks, part)]
         return {
             name: np.array([row[number] for row in rows], dtype=object if kind is str else kind)
             for number, (name, kind) in enumerate(COLUMNS.items())
@@ -63,11 +62,11 @@ class Worker:
     def _leads_out(self, image: WebImage | Path) -> bool:
         return bool(self.folders) and (isinstance(image, WebImage) or leads_out(image, *self.folders))
 
-    def _row(self, item: Answer | Failed) -> tuple:
+    def _row(self, item: Predicted | Failed) -> tuple:
         if isinstance(item, Failed):
             return item.job.file_name, 0, 0, "[]", item.why
         loaded, result = item
-        entries = coco_results(loaded.job.image_id, result, self.predictor.tasks, self.predictor.category_ids)
+        entries = self.predictor.to_coco(loaded.job.image_id, result)
         height, width = loaded.pixels.shape[:2]
         return loaded.job.file_name, width, height, json.dumps(entries), ""
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pix2seq.infer.results import Answer, Canvas, Result
+from pix2seq.dataset.geometry import Geometry
+from pix2seq.infer.responses import Response
+from pix2seq.infer.results import Result
 from pix2seq.token_ids import CLASS_SHIFT, COORD_SHIFT, TEXT_SHIFT, is_coord
 from pix2seq.tokenizers.vocabulary import PROMPT_ROLES, dequantize
 
@@ -56,38 +58,49 @@ class Sentence:
 def sentences_of(result: Result, predictor: Predictor) -> list[Sentence]:
     """All that was decoded for a result with answers: of each task in turn every prompt, and of this every sample."""
     return [
-        _sentence(task, number, answer, sample, predictor)
+        sentence_of(
+            task, None if canvas.prompt is None else number, sample, prompt, response, canvas.geometry, predictor
+        )
         for task, answers in result.answers.items()
         for number, answer in enumerate(answers)
         if answer is not None
-        for sample in range(len(answer.responses))
+        for sample, (prompt, response, canvas) in enumerate(
+            zip(answer.prompts, answer.responses, answer.canvases, strict=True)
+        )
     ]
 
 
-def _sentence(task: str, number: int, answer: Answer, sample: int, predictor: Predictor) -> Sentence:
-    response, canvas = answer.responses[sample], answer.canvases[sample]
+def sentence_of(
+    task: str,
+    instance: int | None,
+    sample: int,
+    prompt: np.ndarray,
+    response: Response,
+    geometry: Geometry,
+    predictor: Predictor,
+) -> Sentence:
+    """The sentence of a `response`, which may not have come to its end yet, to a `prompt` (P,) about a canvas."""
     parsed = predictor.grammars[task].parse(response.tokens.tolist())
-    prompt = [
-        _token(token, role, canvas, predictor, 1.0, task)
-        for token, role in zip(answer.prompts[sample].tolist(), PROMPT_ROLES, strict=False)
+    prompted = [
+        _token(token, role, geometry, predictor, 1.0, task)
+        for token, role in zip(prompt.tolist(), PROMPT_ROLES, strict=False)
     ]
     spoken = [
-        _token(token, role, canvas, predictor, probability, role, item)
+        _token(token, role, geometry, predictor, probability, role, item)
         for token, probability, (role, item) in zip(
             response.tokens.tolist(), response.probs.tolist(), parsed, strict=False
         )
     ]
-    instance = None if canvas.prompt is None else number
-    return Sentence(task, instance, sample, tuple(prompt), tuple(spoken))
+    return Sentence(task, instance, sample, tuple(prompted), tuple(spoken))
 
 
 def _token(
-    token: int, role: str, canvas: Canvas, predictor: Predictor, probability: float, otherwise: str, item: int = 0
+    token: int, role: str, geometry: Geometry, predictor: Predictor, probability: float, otherwise: str, item: int = 0
 ) -> Token:
     """A token by its id, whose text is `otherwise` where it is no number, name or word."""
     value = None
     if is_coord(token):
-        x, y = canvas.geometry.from_fractions(np.full((1, 2), dequantize(token)))[0].tolist()
+        x, y = geometry.from_fractions(np.full((1, 2), dequantize(token)))[0].tolist()
         value = y if role.startswith("y") else x
         text = f"{value:.1f}"
     elif CLASS_SHIFT <= token < COORD_SHIFT:

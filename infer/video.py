@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from pix2seq.infer.predictor import Predictor
 
 USUAL_FPS = 25.0  # of cameras that do not tell theirs
-MOST_FPS = 1000.0
+LEAST_FPS, MOST_FPS = 0.01, 1000.0  # that can be written
+LEAST_SIDE = 16  # pixels of a frame: of frames of 4 the encoders write beyond their memory
 # What FFmpeg may open: files alone, and of kinds that name no other files.
 OPTIONS = (
     "protocol_whitelist;file|format_whitelist;mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,m4v,flv,ogg,"
@@ -99,6 +100,10 @@ def open_video(name: str, max_megapixels: float) -> Iterator[Video]:
         if not capture.isOpened() or min(width, height) < 1:
             kind = "there is no camera" if is_camera else "no video that can be read is in"
             raise UserError(f"{kind} {plain(name)}; expected a camera's number or a file such as an mp4, avi or mkv")
+        if min(width, height) < LEAST_SIDE:
+            raise UserError(
+                f"{plain(name)} has frames of {width:.0f} × {height:.0f} pixels; expected {LEAST_SIDE} or more a side"
+            )
         if width * height > max_megapixels * 1e6:
             raise UserError(f"{plain(name)} has frames of {width:.0f} × {height:.0f} pixels; raise --max-megapixels")
         fps = fps if 0 < fps <= MOST_FPS else USUAL_FPS
@@ -180,7 +185,7 @@ class Parts:
     """
 
     def __init__(self, folder: Path, video: Video, cfg: CFG) -> None:
-        self.folder, self.video, self.fps = folder, video, video.fps / cfg.infer.stride
+        self.folder, self.video, self.fps = folder, video, max(video.fps / cfg.infer.stride, LEAST_FPS)
         about = Path("about.json")
         stated = {"video": _identity(cfg.infer.video, video), "settings": to_json(cfg)}
         text = json.dumps(stated)
@@ -221,11 +226,17 @@ class Parts:
         """Write the frames of a part; raise UserError if there are not as many as lines about them."""
         part, count = lines.with_suffix(".avi"), 0
         for frame in _frames(part):
-            if frame.shape[1::-1] == self.video.size:
+            if frame.shape[1::-1] == even(self.video.size):
                 write(frame)
                 count += 1
         if count != _read(lines).count("\n"):
             raise UserError(f"{part} is damaged; delete the folder {self.folder}, and the run begins anew")
+
+
+def even(size: tuple[int, int]) -> tuple[int, int]:
+    """The size of a written video: encoders cut the last row and column of other frames, which are repeated instead."""
+    width, height = size
+    return width + width % 2, height + height % 2
 
 
 @contextlib.contextmanager
@@ -233,6 +244,7 @@ def write_video(path: Path, codec: str, fps: float, size: tuple[int, int]) -> It
     """A function that appends a frame (H, W, 3) RGB to a video file; OSError if the file cannot be written."""
     import cv2
 
+    size = even(size)
     writer = cv2.VideoWriter(_as_text(path), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*codec), fps, size)
     if not writer.isOpened():
         raise OSError(None, f"no {codec} video of {size[0]} × {size[1]} pixels can be written", str(path))
@@ -240,7 +252,8 @@ def write_video(path: Path, codec: str, fps: float, size: tuple[int, int]) -> It
 
     def write(frame: np.ndarray) -> None:
         nonlocal written
-        writer.write(np.ascontiguousarray(frame[:, :, ::-1]))
+        missing = [(0, size[1] - frame.shape[0]), (0, size[0] - frame.shape[1]), (0, 0)]
+        writer.write(np.ascontiguousarray(np.pad(frame, missing, "edge")[:, :, ::-1]))
         written += 1
 
     try:

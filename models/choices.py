@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pix2seq.token_ids import COORDS
+from pix2seq.models.sampling import choosable
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,10 +104,7 @@ class GrammarTables:
         ]
 
     def _choice(self, states: frozenset[int]) -> Choice:
-        some = self._tables[0][sorted(states)].any(0)
-        if some[COORDS].any():
-            some[COORDS] = True  # a window around one needs its neighbors, which the tables forbid where they must
-        found = np.flatnonzero(some)
+        found = choosable(self._tables[0][sorted(states)])
         part = self._parts.setdefault(found.tobytes(), Part(torch.from_numpy(found).to(self.allowed.device)))
         tables = (table[:, part.ids] for table in (self.allowed, self.drawable, self.next_state))
         whole = self.scored_states is None or not states.isdisjoint(self.scored_states)

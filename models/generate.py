@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,12 +10,11 @@ import torch
 from torch import Tensor
 
 from pix2seq.models.choices import Choice, GrammarTables, Part
-from pix2seq.models.sampling import GREEDY, Sampling
+from pix2seq.models.sampling import GREEDY, LEAVING, Sampling
 from pix2seq.models.step import Cache
 from pix2seq.token_ids import COORD_SHIFT, COORDS, END, INVISIBLE, is_coord
 
 CHECK_EVERY = 4  # steps between two checks which sequences have ended: each check makes a GPU wait
-LEAVING = 0.25  # share of sequences that have ended at which these are dropped
 
 
 @dataclass(frozen=True)
@@ -139,13 +139,14 @@ def generate(
     sampling: Sampling = GREEDY,
     num_samples: int = 1,
     draws: Tensor | None = None,
+    listen: Callable[[Generation], None] | None = None,
 ) -> Generation:
     """Answer `prompts` (S, P) about `memory` (B, N, D) with at most `max_tokens` tokens each.
 
     `image_index` (S,) is the image that a prompt is about. Each prompt gets `num_samples` responses: the rows of the
     result are prompt-major (S · num_samples). `draws` (S · num_samples, max_tokens), uniform in [0, 1), are the random
     numbers of sampling: a row depends on its own ones alone. Decoding stops when every sequence has ended;
-    rows that have ended are dropped once they are a quarter.
+    rows that have ended are dropped once they are a quarter. `listen` is told of what has been generated so far.
     """
     prompts = prompts.repeat_interleave(num_samples, 0)
     image_index = image_index.repeat_interleave(num_samples, 0)
@@ -178,6 +179,8 @@ def generate(
         state = choice.next_state[state, chosen]
         following = choice.part.ids[drawn if sampling.read_drawn else chosen][:, None]
         if position % CHECK_EVERY == CHECK_EVERY - 1:
+            if listen is not None:
+                listen(found.first(position + 1))
             going = (state != grammar.end).nonzero()[:, 0]
             if len(going) == 0:
                 break

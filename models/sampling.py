@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
+from pix2seq.token_ids import COORDS
+
+LEAVING = 0.25  # share of sequences that have ended at which these are dropped
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -38,3 +44,12 @@ class Sampling:
 
 
 GREEDY = Sampling()
+
+
+def choosable(permitted: np.ndarray) -> np.ndarray:
+    """The ids (K,) of the tokens that any of n states permits (n, V) bool; with a coordinate all of them, since a
+    window around one needs its neighbors, which the states still forbid where they must."""
+    some = permitted.any(axis=0)
+    if some[COORDS].any():
+        some[COORDS] = True
+    return np.flatnonzero(some)

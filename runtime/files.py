@@ -47,6 +47,16 @@ def require_regular(path: Path) -> int:
     return about.st_size
 
 
+def first_bytes(path: Path, most: int) -> bytes:
+    """The first bytes of a regular file, to tell what it is; none of what is no such file or cannot be read."""
+    try:
+        require_regular(path)
+        with path.open("rb") as file:
+            return file.read(most)
+    except OSError:
+        return b""
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     with replacing(path) as unfinished:

@@ -9,14 +9,11 @@ import xml.etree.ElementTree as ET  # expat resolves no external entities and st
 from pathlib import Path
 
 from pix2seq.errors import UserError
-from pix2seq.runtime.files import require_regular
+from pix2seq.runtime.files import first_bytes, require_regular
 
 DECLARED = re.compile(rb"""<\?xml[^>]*?encoding\s*=\s*["']([\w.:-]+)["'][^>]*\?>""")
 HEADER_BYTES = 200  # more than any XML declaration has
-SUPERSETS = {
-    "gb2312": "gb18030",
-    "gbk": "gb18030",
-}  # files that name the smaller one often hold characters of the larger
+SUPERSETS = {"gb2312": "gb18030", "gbk": "gb18030"}  # files that name the smaller often have characters of the larger
 XML_BEGINS = ((b"<\0", "utf-16-le"), (b"\0<", "utf-16-be"))  # UTF-16 without a mark
 MOST_BYTES = 2**33  # of a text: the largest data sets' annotations have 6e9
 PIECE_BYTES = 2**24  # that are read at a time
@@ -42,14 +39,8 @@ def read_text(path: Path) -> str:
 
 
 def read_start(path: Path, most: int) -> str:
-    """The text of the first `most` bytes of a file, to tell what it is; empty if it is no regular file that can be
-    read."""
-    try:
-        require_regular(path)
-        with path.open("rb") as file:
-            head = file.read(most)
-    except OSError:
-        return ""
+    """The text of the first `most` bytes of a file, to tell what it is; see `first_bytes`."""
+    head = first_bytes(path, most)
     encoding = next((name for mark, name in MARKS if head.startswith(mark)), "utf-8")
     return head.decode(encoding, "replace").lstrip()
 

@@ -13,7 +13,7 @@ from pix2seq.coco_person import KEYPOINTS, SKELETON
 from pix2seq.errors import UserError
 from pix2seq.runtime.alone import alone
 from pix2seq.runtime.paths import writable_folder
-from pix2seq.scenes.kept import in_processes, write_whole
+from pix2seq.scenes.kept import in_processes, store
 from pix2seq.scenes.kinds import KINDS
 from pix2seq.scenes.root import VERSION
 from pix2seq.scenes.scene import SPLITS, draw_jpeg
@@ -77,7 +77,7 @@ def _draw_files(folder: Path, described: dict[str, int]) -> None:
 def write_image(folder: Path, seed: int, split: str, index: int) -> dict[str, Any]:
     """Draw and write an image; return its record."""
     jpeg, record = draw_jpeg(seed, split, index)
-    write_whole(folder / record["image"]["file_name"], jpeg)
+    store(folder / record["image"]["file_name"], jpeg)
     return record
 
 

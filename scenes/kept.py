@@ -55,8 +55,8 @@ class KeptScenes:
         """Draw and store a scene, whether or not it is stored already; return its record."""
         jpeg, record = draw_jpeg(self.seed, self.split, index)
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self._file(index, ".jpg"), jpeg)
-        write_whole(self._file(index, ".json"), json.dumps(record).encode())
+        store(self._file(index, ".jpg"), jpeg)
+        store(self._file(index, ".json"), json.dumps(record).encode())
         return record
 
     def missing(self, count: int) -> list[int]:
@@ -90,7 +90,7 @@ def in_processes(work: Callable[[int], Result], indices: Sequence[int], title: s
         yield from tqdm(results, title, len(indices), unit=" images")
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def store(path: Path, content: bytes) -> None:
     """Write a file that no reader sees incomplete; raise UserError if it cannot be written."""
     unfinished = path.with_name(f"{path.name}.{secrets.token_hex(8)}.partial")
     try:

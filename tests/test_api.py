@@ -1,5 +1,6 @@
 """The API: from an image to arrays in pixels of this image."""
 
+import io
 import json
 import re
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import pix2seq
@@ -18,7 +20,6 @@ from pix2seq.infer.predictor import Predictor
 from pix2seq.runtime.paths import ROOT
 
 DEMO = ROOT / "images" / "scene.jpg"
-CAFE = "café"
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +204,7 @@ def test_without_supervision_one_sentence_says_so(model: Model, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "supervision", None)
     result = model(DEMO, ["detection", "keypoint"])
     for convert in (result.to_supervision, result.to_supervision_keypoints):
-        with pytest.raises(UserError, match="pip install supervision"):
+        with pytest.raises(UserError, match=r"pip install .*\[supervision\]"):
             convert()
 
 
@@ -214,10 +215,55 @@ def test_results_in_coco_s_format(model: Model):
     assert entries[0].keys() == {"image_id", "category_id", "bbox", "score"}
 
 
-@pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8), 3])
-def test_what_is_no_image_is_refused(model: Model, image: object):
-    with pytest.raises(UserError, match="RGB array"):
-        model(image)
+@pytest.mark.parametrize(
+    ("image", "kind"),
+    [
+        (np.zeros((4, 4), np.uint8), "an array (4, 4) of uint8"),
+        (np.zeros((4, 4, 3)), "an array (4, 4, 3) of float64"),
+        (np.zeros((0, 4, 3), np.uint8), "an array (0, 4, 3) of uint8"),
+        (np.zeros((2, 4, 4, 3), np.uint8), "an array (2, 4, 4, 3) of uint8"),
+        (torch.zeros(4, 4, 3, dtype=torch.uint8), "Tensor"),
+        (torch.zeros(()), "Tensor"),
+        (b"\xff\xd8", "bytes"),
+        (io.BytesIO(b"\xff\xd8"), "BytesIO"),
+        ({"image": DEMO}, "dict"),
+        (3, "int"),
+        ([DEMO, None], "NoneType"),
+    ],
+)
+def test_what_is_no_image_is_refused_by_its_kind(model: Model, image: object, kind: str):
+    with pytest.raises(UserError, match=re.escape(f"RGB array (H, W, 3) of uint8, got {kind};")):
+        model(image, "captioning")
+
+
+def test_whatever_holds_paths_is_a_list_of_them(model: Model):
+    for several in (np.array([str(DEMO)]), {DEMO: 1}.keys(), (path for path in [DEMO]), [[DEMO]]):
+        assert [result.name for result in model(several, "captioning")] == [str(DEMO)]
+
+
+def test_an_empty_name_is_no_folder_and_no_task_is_not_every_task(model: Model):
+    with pytest.raises(UserError, match=r"^image expects"):
+        model("", "captioning")
+    with pytest.raises(UserError, match=r"^expected a task"):
+        model(DEMO, tasks=[])
+
+
+@pytest.mark.parametrize("name", ["foo", "weights", "views", "port", "lr"])
+def test_a_question_changes_no_setting_that_it_cannot(model: Model, name: str):
+    with pytest.raises(UserError, match=f"no setting '{name}' here"):
+        model.set_image(DEMO).ask(["captioning"], **{name: 1})
+
+
+def test_a_calibration_is_left_out_where_a_question_changes_what_it_was_fitted_to(
+    model: Model, capsys: pytest.CaptureFixture
+):
+    calibrated = Model(model.predictor.with_settings(calibration_slope=2.0)).set_image(DEMO)
+    raw, own = model.set_image(DEMO).detect(), calibrated.detect()
+    assert not np.allclose(own.scores, raw.scores[: len(own.scores)])
+    greedy = calibrated.ask(["detection"], end_threshold=0.5)
+    assert "not calibrated here" in capsys.readouterr().err
+    expected = model.set_image(DEMO).ask(["detection"], end_threshold=0.5)
+    np.testing.assert_allclose(greedy.scores, expected.scores)
 
 
 def test_unknown_tasks_settings_and_files_are_named(model: Model, tmp_path: Path):

@@ -27,6 +27,7 @@ PROGRAMS = sorted(
 OWN_FLAGS = (
     "bench/decoding.py",
     "bench/exported.py",
+    "bench/memory.py",
     "bench/plot.py",
     "bench/tasks.py",
     "bench/training.py",
@@ -71,7 +72,7 @@ def refused(run):
 
 
 def test_there_are_scripts():
-    assert len(SCRIPTS) == 35 and len(PROGRAMS) == 43
+    assert len(SCRIPTS) == 35 and len(PROGRAMS) == 44
 
 
 @pytest.mark.parametrize("script", PROGRAMS)

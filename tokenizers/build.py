@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pix2seq.config import CFG, ModelCFG
+from pix2seq.config import CFG, ModelCFG, flag
 from pix2seq.errors import UserError
 from pix2seq.tokenizers.vocabulary import LabelSpace, Tokenizer, max_length
 
@@ -35,8 +35,8 @@ class Tokenizers:
         """Raise UserError unless the longest sequences fit into the decoder; `limits` names each task's setting."""
         for task, tokenizer in self.by_task.items():
             if (length := max_length(tokenizer)) > model.max_tokens:
-                flag = limits[task].replace("_", "-")
+                limit = limits[task]
                 raise UserError(
-                    f"{task} has sequences of up to {length} tokens (--{flag} {getattr(model, limits[task])}), but "
+                    f"{task} has sequences of up to {length} tokens ({flag(limit)} {getattr(model, limit)}), but "
                     f"--max-tokens is {model.max_tokens}; lower the one or raise the other"
                 )

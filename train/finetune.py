@@ -13,6 +13,7 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
+from pix2seq.errors import listed
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.models.weights import Weights
 from pix2seq.names import match_names
@@ -129,12 +130,11 @@ def _shape(tensor: Tensor) -> str:
 def _classes_row(names: Mapping[int, str], known: Mapping[int, str]) -> tuple[str, str, str]:
     there = match_names(names.values(), known.values())
     kept, new = ([name for name in names.values() if (name in there) == is_kept] for is_kept in (True, False))
-    return "classes", _listed(kept), _listed(new)
+    return "classes", _counted(kept), _counted(new)
 
 
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    return f"{len(names)}: {', '.join(names[:NAMES_SHOWN])}{more}" if names else "0"
+def _counted(names: Sequence[str]) -> str:
+    return f"{len(names)}: {listed(names, NAMES_SHOWN)}" if names else "0"
 
 
 def _words_row(text: TextVocabulary, known: TextVocabulary) -> tuple[str, str, str]:

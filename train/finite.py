@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pix2seq.errors import plain
+from pix2seq.errors import listed, plain
 from pix2seq.runtime import distributed
 
 MOST_IN_A_ROW = 10
@@ -70,8 +70,7 @@ class FiniteSteps:
         return False
 
     def _report(self, step: int, grad_norm: float, values: str, names: list[str]) -> None:
-        more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
         tqdm.write(
             f"skipped: the loss or its gradient is not finite at step {step} ({values}; gradient {grad_norm:.3g}) on "
-            f"{', '.join(map(plain, names[:NAMES_SHOWN]))}{more}; {self.skipped} steps skipped so far"
+            f"{listed([plain(name) for name in names], NAMES_SHOWN)}; {self.skipped} steps skipped so far"
         )

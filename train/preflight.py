@@ -51,12 +51,18 @@ def require_room(folder: Path, trained: nn.Module, average: nn.Module) -> None:
 
 
 def try_longest_batch(trainer: Trainer) -> None:
-    """One forward and backward pass of a batch whose sequences are as long as any can be; it changes nothing."""
-    keys = _first_keys(trainer)
+    """One forward and backward pass of `longest_batch`; it changes nothing."""
+    if batch := longest_batch(trainer):
+        _try_batch(trainer, batch)
+
+
+def longest_batch(trainer: Trainer) -> Batch | None:
+    """The next batch with sequences as long as any can be, in the size of the last epochs; None at an epoch's end."""
     size = trainer.cfg.model.image_size
-    if batch := _batch(trainer, [(epoch, index, size, *turn) for epoch, index, _, *turn in keys]):
-        lengths = {name: max_length(tokenizer) for name, tokenizer in trainer.tokenizers.by_task.items()}
-        _try_batch(trainer, _longest(batch, lengths))
+    keys = [(epoch, index, size, *turn) for epoch, index, _, *turn in _first_keys(trainer)]
+    lengths = {name: max_length(tokenizer) for name, tokenizer in trainer.tokenizers.by_task.items()}
+    batch = _batch(trainer, keys)
+    return _longest(batch, lengths) if batch else None
 
 
 def seconds_a_step(trainer: Trainer) -> float:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from pix2seq.config import CFG, DECODING, FIELDS, GROUP_OF, flag, from_json, parse_tasks, replace, to_json, value_of
 from pix2seq.errors import UserError, plain
-from pix2seq.metadata import ClassId, Keypoints, Text
+from pix2seq.metadata import ClassId, Keypoints, Text, Whole
 from pix2seq.runtime import distributed
 from pix2seq.runtime.checkpoint import CHECKPOINT, PREVIOUS, load_checkpoint
 from pix2seq.runtime.run_folder import SETTINGS, newest
@@ -36,9 +36,6 @@ IGNORED = {"run_dir", "resume", "overwrite", "vocab_size"}
 COMPARED = [name for name in FIELDS if (GROUP_OF[name] != "infer" or name in DECODING) and name not in IGNORED]
 
 MOST_RETURNS = 3  # to the last checkpoint, each with half the learning rate of the one before
-
-
-Whole = Annotated[int, Meta(ge=0, le=2**53)]
 
 
 class Labels(Struct):

@@ -7,7 +7,6 @@ wandb is told to keep them in the run folder unless `WANDB_MODE` is set.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import re
 import secrets
@@ -20,6 +19,7 @@ import numpy as np
 from pix2seq.config import CFG, FIELDS, GROUP_OF, value_of
 from pix2seq.errors import UserError, plain
 from pix2seq.runtime.console import tell
+from pix2seq.runtime.extras import require_extra
 from pix2seq.runtime.files import write_whole
 from pix2seq.runtime.run_folder import TRACKED_AS
 from pix2seq.runtime.text import read_text
@@ -76,10 +76,8 @@ class Tracker:
 
 def require_tracker(kind: str) -> None:
     """Raise UserError if a tracker is asked for that is not installed."""
-    if kind != "none" and importlib.util.find_spec(kind) is None:
-        raise UserError(
-            f"{kind} is not installed; pip install {kind}, or this package's [{kind}], or leave out --tracker"
-        )
+    if kind != "none":
+        require_extra(kind, kind, needed_by=f"--tracker {kind}")
 
 
 def sent_settings(cfg: CFG) -> dict[str, Any]:

@@ -10,7 +10,8 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
-from pix2seq.errors import plain
+from pix2seq.config import flag
+from pix2seq.errors import listed, plain
 from pix2seq.infer.introduction import description
 from pix2seq.models.weights import Weights
 from pix2seq.task import Task
@@ -93,7 +94,7 @@ def _front_matter(weights: Weights, tasks: Mapping[str, Task], datasets: Sequenc
         library_name=LIBRARY,
         pipeline_tag=names[0] if names else None,
         tags=["pix2seq", *names],
-        datasets=list(datasets) or None,
+        datasets=[name for name in map(plain, datasets) if name] or None,  # YAML's writer loses separators of lines
     )
     return data.to_yaml()
 
@@ -103,8 +104,7 @@ def _facts(weights: Weights, tasks: Mapping[str, Task], dtype: str) -> dict[str,
     model = weights.cfg.model
     parameters = sum(parameter.numel() for parameter in weights.model.parameters())
     names = [name for _, name in sorted(weights.class_names.items())]
-    more = f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else ""
-    decoding = [f"`--{name.replace('_', '-')}` {_short(value)}" for name, value in weights.decoding.items()]
+    decoding = [f"`{flag(name)}` {_short(value)}" for name, value in weights.decoding.items()]
     return {
         "tasks": ", ".join(tasks),
         "good for": escaped(description(weights.domain, "", weights.cfg.data.data_root)),
@@ -115,7 +115,7 @@ def _facts(weights: Weights, tasks: Mapping[str, Task], dtype: str) -> dict[str,
         "numbers": dtype,
         "training": f"{weights.step:,} steps" if weights.step else "",
         "decoding": ", ".join(decoding),
-        "classes": f"{len(names):,}: " + ", ".join(map(escaped, names[:MOST_NAMES])) + more,
+        "classes": f"{len(names):,}: {listed([escaped(name) for name in names], MOST_NAMES)}",
         "keypoints": ", ".join(map(escaped, weights.keypoints.get("names", ()))),
     }
 

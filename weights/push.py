@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pix2seq.command_line import run_script
-from pix2seq.config import to_json
+from pix2seq.config import flag, to_json
 from pix2seq.errors import UserError
 from pix2seq.runtime.files import output_folder, writing
 from pix2seq.weights.find import find_weights
@@ -89,7 +89,7 @@ def _private(cfg: CFG) -> list[str]:
     groups = (group for group in json.loads(to_json(cfg)).values() if isinstance(group, dict))
     settings = {name: value for group in groups for name, value in group.items() if isinstance(value, str)}
     return [
-        f"--{name.replace('_', '-')}"
+        flag(name)
         for name, value in settings.items()
         if any(part.startswith(("/", "~")) or part[1:3] == ":\\" for part in value.split(","))
     ]

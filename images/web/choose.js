@@ -1,4 +1,4 @@
-// Choose the next token from logits: what infer/onnx_decoding.py does, for the grammar of detection.
+// Choose the next token from logits: what infer/exported/decoding.py does, for the grammar of detection.
 
 import { roundHalfEven } from "./image.js";
 

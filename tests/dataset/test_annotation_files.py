@@ -66,8 +66,18 @@ def test_run_lengths_may_be_written_as_python_bytes(tmp_path: Path, quote: str):
     assert len(mended.problems.counts) == 1
 
 
-@pytest.mark.parametrize("bbox", [[4, 6, -3, -4], ["1", "2", "3", "4"]])
-def test_boxes_in_other_spellings_are_read_and_counted(tmp_path: Path, bbox: list):
+@pytest.mark.parametrize(
+    "bbox",
+    [
+        [4, 6, -3, -4],
+        ["1", "2", "3", "4"],
+        {"x": 1, "y": 2, "w": 3, "h": 4},
+        {"left": "1", "top": 2, "width": 3, "height": 4},
+        {"xmin": 1, "ymin": 2, "xmax": 4, "ymax": 6},
+        {"x1": 1, "y1": 2, "x2": 4, "y2": 6},
+    ],
+)
+def test_boxes_in_other_spellings_are_read_and_counted(tmp_path: Path, bbox: list | dict):
     split = opened(tmp_path, content([{"bbox": bbox}]))
     assert split.target(0).boxes.tolist() == [[1, 2, 4, 6]] and len(split.problems.counts) == 1
 
@@ -121,20 +131,6 @@ def test_text_ids_of_categories_get_numbers(tmp_path: Path):
     split = opened(tmp_path, content(objects, categories=categories))
     names = [split.class_names[number] for number in split.target(0).classes.tolist()]
     assert names == ["cup", "mug", "jug"] and sorted(split.class_names) == [1, 2, 7]
-
-
-@pytest.mark.parametrize(
-    "bbox",
-    [
-        {"x": 1, "y": 2, "w": 3, "h": 4},
-        {"left": "1", "top": 2, "width": 3, "height": 4},
-        {"xmin": 1, "ymin": 2, "xmax": 4, "ymax": 6},
-        {"x1": 1, "y1": 2, "x2": 4, "y2": 6},
-    ],
-)
-def test_numbers_of_boxes_may_have_names(tmp_path: Path, bbox: dict):
-    split = opened(tmp_path, content([{"bbox": bbox}]))
-    assert split.target(0).boxes.tolist() == [[1, 2, 4, 6]] and len(split.problems.counts) == 1
 
 
 def test_sizes_may_be_text(tmp_path: Path):

@@ -31,8 +31,8 @@ def run(weights_path: Path, scenes_root: Path, monkeypatch: pytest.MonkeyPatch):
     """Run the script on the few images of the test with some flags."""
     monkeypatch.setattr(fit, "MIN_IMAGES", 4)
 
-    def run(*flags: str, weights: str = str(weights_path)) -> None:
-        named = ["--weights", weights, "--data-root", str(scenes_root), "--device", "cpu", "--workers", "0"]
+    def run(*flags: str, weights: str = str(weights_path), data_root: Path = scenes_root) -> None:
+        named = ["--weights", weights, "--data-root", str(data_root), "--device", "cpu", "--workers", "0"]
         monkeypatch.setattr(sys, "argv", ["fit_decoding.py", *named, *flags])
         runpy.run_path(str(ROOT / "evaluate" / "fit_decoding.py"), run_name="__main__")
 
@@ -63,6 +63,12 @@ def test_few_images_are_refused_and_the_file_stays(weights_path: Path, run, monk
     with pytest.raises(SystemExit):
         run("--detection-votes", "1", "--end-threshold", "0")
     assert "6 images to fit to, at least 7" in capsys.readouterr().err and weights_path.read_bytes() == before
+
+
+def test_images_that_cannot_be_read_are_reported(run, damaged_root: Path, capsys):
+    run("--detection-votes", "1", "--end-threshold", "0", data_root=damaged_root)
+    printed = capsys.readouterr().out
+    assert "is not there, left out" in printed and "cannot be read completely, left out" in printed
 
 
 def test_what_is_given_is_not_searched():

@@ -1,5 +1,6 @@
 """A weights file of a tiny model, and predictors with responses that a test defines."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from pix2seq import config
 from pix2seq.config import CFG
 from pix2seq.dataset.geometry import Geometry
-from pix2seq.infer.encoded import Encoded
+from pix2seq.infer.encoded import Encoded, Listener
 from pix2seq.infer.predictor import Predictor
 from pix2seq.infer.responses import Response
 from pix2seq.models.pix2seq import Pix2Seq
@@ -36,6 +37,7 @@ class FakeGenerator:
             for task, samples in responses.items()
         }
         self.encoded: list[int] = []
+        self.listener: Listener | None = None
 
     def encode(self, images: Sequence[np.ndarray], geometries: Sequence[Geometry]) -> Encoded:
         self.encoded.append(len(geometries))
@@ -45,10 +47,19 @@ class FakeGenerator:
         self, task: str, encoded: Encoded, prompts: Sequence[np.ndarray], sampling: Sampling, num_samples: int
     ) -> list[Response]:
         samples = self.responses[task]
-        return [samples[number % len(samples)] for _ in prompts for number in range(num_samples)]
+        found = [samples[number % len(samples)] for _ in prompts for number in range(num_samples)]
+        for length in (2, 5) if self.listener else ():
+            some = [Response(response.tokens[:length], response.probs[:length]) for response in found]
+            self.listener(task, encoded, prompts, num_samples, some)
+        return found
 
     def scoring_all(self) -> "FakeGenerator":
         return self
+
+    def with_listener(self, listener: Listener) -> "FakeGenerator":
+        other = copy.copy(self)
+        other.listener = listener
+        return other
 
 
 @pytest.fixture(scope="session")

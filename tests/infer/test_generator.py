@@ -158,3 +158,16 @@ def test_prompts_of_an_image_share_its_encoding(make_predictor):
     seen = predictor.encode_prompts("segmentation", [IMAGE, IMAGE[:30]], prompts, whole).first
     assert seen.memory is whole.first.memory
     assert seen.image_index.tolist() == [1, 0, 1]
+
+
+def test_a_listener_is_told_of_tokens_while_others_are_decoded(make_predictor):
+    predictor, told = make_predictor(eval_batch_size=2), []
+    listening = predictor.generator.with_listener(lambda task, encoded, prompts, count, found: told.append(found))
+    prompts = [Prompt(0, np.array([0.0, 0.0, 40.0 + 10 * number, 50.0]), 1) for number in range(3)]  # in two chunks
+    (answer, *others) = predictor.with_generator(listening).ask("segmentation", [IMAGE], prompts)
+    final = [response for each in (answer, *others) for response in each.responses]
+    assert len(told) > 2 and {len(found) for found in told} == {2 * len(answer.responses), len(final)}
+    for found in told:
+        for response, whole in zip(found, final, strict=False):
+            np.testing.assert_array_equal(response.tokens, whole.tokens[: len(response.tokens)])
+    assert predictor.generator.listener is None

@@ -149,7 +149,7 @@ def test_files_are_found_by_their_suffix_in_names_folders_and_patterns(tmp_path:
 
 
 def test_without_ray_a_sentence_says_what_to_install(worker_cfg: CFG, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"pip install .*\[ray\]"):
         ray_cluster.run(worker_cfg)
 

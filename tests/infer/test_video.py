@@ -109,6 +109,28 @@ def test_an_interrupted_run_goes_on(run, street: Path, tmp_path: Path, monkeypat
     assert len(frames(tmp_path / "out" / "street.mp4")) == FRAMES and not (tmp_path / "out" / "street.parts").exists()
 
 
+@pytest.mark.parametrize("size", [(91, 61), (90, 61), (91, 60)])
+def test_frames_of_odd_sizes_lose_nothing(tmp_path: Path, tiny_model_cfg, size: tuple[int, int]):
+    (tmp_path / "odd.mp4").touch()
+    video = module.Video(None, "odd", size, 0.3, 3)
+    cfg = replace(tiny_model_cfg, video=str(tmp_path / "odd.mp4"), stride=1000)  # slower than a video can be
+    parts = module.Parts(tmp_path / "odd.parts", video, cfg)
+    image = np.full((*size[::-1], 3), 40, np.uint8)
+    parts.add([image] * 3, [{"frame": number} for number in range(3)])
+    joined, _ = parts.join(tmp_path)
+    written = frames(joined)
+    assert len(written) == 3 and written[0].shape == (*module.even(size)[::-1], 3)
+    assert np.abs(written[0].astype(int) - 40).max() < 12
+
+
+def test_a_video_smaller_than_what_can_be_written_is_refused(tmp_path: Path):
+    path = tmp_path / "tiny.mp4"
+    with write_video(path, module.CODEC, 5, (16, 8)) as write:
+        write(np.zeros((8, 16, 3), np.uint8))
+    with pytest.raises(UserError, match="16 × 8 pixels; expected 16 or more"), open_video(str(path), 1.0):
+        pass
+
+
 def test_batches_of_large_frames_are_small(run, street: Path, monkeypatch: pytest.MonkeyPatch):
     describe, seen = Predictor.describe_images, []
 

@@ -53,22 +53,32 @@ function snap() {
 // What comes back
 
 function present(isReplay = false) {
+  if (isReplay && scene.more) return;
+  if (isReplay) [spoken, told] = [new Set(), new Map()];
   showSentences();
-  if (isReplay) spoken.clear();
   const fresh = scene.sentences.filter(({ id }) => !spoken.has(id));
   telling = 0;
-  part("sentences").scrollTop = 0;
-  say(scene.notes.join("; ") || "Click an object, or draw a box, for its mask and keypoints.");
-  if (fresh.length && !calm.matches) tell(fresh);
-  else drawAll();
+  if (!told.size) part("sentences").scrollTop = 0;
+  say(scene.more ? "Looking…" : scene.notes.join("; ") || "Click an object, or draw a box, for its mask and keypoints.");
+  if (fresh.length && !calm.matches && !drawing) return tell(fresh);
+  hush();
+  drawAll();
 }
 
 function receive() {
   const value = props.value;
   if (!value) return;
-  if (value.error) return say(value.error, true);
-  if (value.picture !== scene?.picture) spoken = new Set();
-  scene = value;
+  if (value.error) {
+    if (scene?.more) {
+      scene.more = false; // what is there is all that comes
+      present();
+    }
+    return say(value.error, true);
+  }
+  const { picture } = value, rest = JSON.parse(value.rest);
+  if (picture !== scene?.picture) [spoken, told] = [new Set(), new Map()];
+  else if (rest.more && calm.matches) return; // all at once, when all is there
+  scene = { picture, ...rest };
   part("image").src = scene.picture;
   part("drawing").setAttribute("viewBox", `0 0 ${scene.width} ${scene.height}`);
   part("frame").style.setProperty("--ratio", scene.width / scene.height);

@@ -4,8 +4,7 @@ import base64
 import json
 import shutil
 import socket
-import struct
-import zlib
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,29 +12,31 @@ from types import SimpleNamespace
 import pytest
 
 from pix2seq.config import CFG, replace
-from pix2seq.infer import app_session
+from pix2seq.infer.web_demo import session
+from pix2seq.infer.web_demo.worker import Left
 from pix2seq.runtime.paths import ROOT
+from tests.infer.web_demo.png_header import png_header
 
 pytestmark = pytest.mark.slow
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chromium-headless-shell")
 FLAGS = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 SCENE = ROOT / "images" / "scene.jpg"
 WAIT_MS = 120_000
-SPOKEN = "document.querySelector('#viewer .chip') && !document.querySelector('#viewer .unsaid')"
+SPOKEN = "document.querySelector('#viewer .chip') && !document.querySelector('#viewer .unsaid, #viewer .more')"
 
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[SimpleNamespace]:
     """A page with the weights `scenes`, its `url`, and the keys of tabs that were `forgotten`."""
     pytest.importorskip("gradio", reason="gradio is not installed (extra [demo])")
-    from pix2seq.infer.app_server import serve
+    from pix2seq.infer.web_demo.server import serve
 
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         port = bound.getsockname()[1]
     with pytest.MonkeyPatch.context() as patch:
         forgotten: list[str] = []
-        patch.setattr(app_session.Sessions, "forget", lambda self, key: forgotten.append(key))
+        patch.setattr(session.Sessions, "forget", lambda self, key: forgotten.append(key))
         patch.setenv("no_proxy", "127.0.0.1")
         cfg = replace(CFG(device="cpu"), weights="scenes", task="detection,captioning", port=port)
         cfg = replace(cfg, max_megapixels=50.0, max_megabytes=1.0)
@@ -127,6 +128,46 @@ def test_tokens_appear_one_after_the_other_while_boxes_grow(open_page):
     assert {"y", "x", "class", "word", "end"} <= set(page.locator("#viewer .legend .chip").all_inner_texts())
 
 
+def test_tokens_are_shown_while_later_ones_are_decoded(open_page, monkeypatch: pytest.MonkeyPatch):
+    listen, told, go_on = session.Photo._listen, [], threading.Event()
+
+    def held(self: session.Photo, *heard: object) -> None:
+        listen(self, *heard)
+        told.append(heard)
+        assert len(told) < 3 or go_on.wait(WAIT_MS / 1e3)
+
+    monkeypatch.setattr(session.Photo, "_listen", held)
+    monkeypatch.setattr(session, "SHOWN_S", 0.0)
+    page = open_page()
+    load(page)
+    page.wait_for_function("document.querySelectorAll('#viewer .more .item .chip:not(.unsaid)').length === 12")
+    assert len(told) == 3 and objects(page) == []
+    go_on.set()
+    page.wait_for_function(SPOKEN)
+    assert page.locator("#viewer .item .chip").count() > 30 and len(objects(page)) == 6
+
+
+def test_a_tab_that_is_closed_ends_its_computation(open_page, monkeypatch: pytest.MonkeyPatch):
+    listen, ended, heard = session.Photo._listen, threading.Event(), threading.Event()
+
+    def slow(self: session.Photo, *told: object) -> None:
+        try:
+            listen(self, *told)
+        except Left:
+            ended.set()
+            raise
+        heard.set()
+        ended.wait(2)
+
+    monkeypatch.setattr(session.Photo, "_listen", slow)
+    page = open_page()
+    load(page)
+    assert heard.wait(WAIT_MS / 1e3)
+    page.wait_for_selector("#viewer .frame:not([hidden])")
+    page.close()
+    assert ended.wait(WAIT_MS / 1e3)
+
+
 def test_pointing_at_a_token_shows_where_it_lies(open_page):
     page = open_page(reduced_motion="reduce")
     load(page)
@@ -199,12 +240,6 @@ def test_the_webcam_gives_a_photo(open_page):
     page.wait_for_function("document.querySelector('#viewer video').videoWidth > 0")
     page.click("#viewer [data-part=snap]")
     page.wait_for_selector("#viewer .frame:not([hidden])")
-
-
-def png_header(width: int, height: int) -> bytes:
-    chunks = (b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT" + zlib.compress(b"\0" * 1000))
-    parts = (struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def test_hostile_uploads_are_answered_and_the_page_goes_on(open_page):

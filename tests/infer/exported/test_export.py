@@ -13,10 +13,10 @@ import pytest
 from pix2seq import config
 from pix2seq.config import CFG
 from pix2seq.errors import UserError
-from pix2seq.infer import onnx_folder
+from pix2seq.infer.exported.folder import GRAPHS, read_exported
 from pix2seq.infer.load import load_predictor
-from pix2seq.infer.onnx_folder import read_exported
 from pix2seq.infer.predictor import Predictor
+from pix2seq.infer.responses import Response
 from pix2seq.infer.results import Instances
 from pix2seq.runtime.paths import ROOT
 
@@ -24,8 +24,8 @@ onnx = pytest.importorskip("onnx", reason="exports need onnx: pip install 'pix2s
 pytest.importorskip("onnxscript", reason="exports need onnxscript: pip install 'pix2seq-toolkit[export]'")
 pytest.importorskip("onnxruntime", reason="exports need onnxruntime: pip install 'pix2seq-toolkit[export]'")
 
-from pix2seq.infer import onnx_export  # noqa: E402
-from pix2seq.infer.onnx_int8 import with_int8_weights  # noqa: E402
+from pix2seq.infer.exported import export  # noqa: E402
+from pix2seq.infer.exported.int8 import with_int8_weights  # noqa: E402
 
 IMAGES = [np.random.default_rng(seed).integers(0, 256, (60, 80 + seed, 3), dtype=np.uint8) for seed in range(3)]
 BOXES = Instances(np.array([[5.0, 5, 40, 50], [30, 2, 70, 58]]), np.array([1, 1]), np.ones(2))
@@ -36,7 +36,7 @@ TASKS = ["segmentation", "keypoint", "captioning"]
 def exported(weights_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model as a folder."""
     folder = tmp_path_factory.mktemp("exported") / "tiny"
-    onnx_export.export(config.replace(CFG(), weights=str(weights_path), output_dir=str(folder)))
+    export.export(config.replace(CFG(), weights=str(weights_path), output_dir=str(folder)))
     return folder
 
 
@@ -73,6 +73,16 @@ def test_all_tasks_predict_what_torch_predicts(load, settings: dict):
     for instances, same in zip(*found, strict=True):
         np.testing.assert_allclose(same.boxes, instances.boxes, atol=1e-3)
         np.testing.assert_allclose(same.scores, instances.scores, atol=1e-4)
+
+
+def test_an_exported_model_tells_of_tokens_while_others_are_decoded(load):
+    _, by_onnx = load(num_samples=1)
+    told: list[Response] = []
+    listening = by_onnx.generator.with_listener(lambda task, encoded, prompts, count, found: told.extend(found))
+    (answer,) = by_onnx.with_generator(listening).ask("detection", IMAGES[:1])
+    (final,) = answer.responses
+    assert [len(response.tokens) for response in told] == list(range(1, len(told) + 1)) and told
+    assert all((response.tokens == final.tokens[: len(response.tokens)]).all() for response in told)
 
 
 def test_results_do_not_depend_on_what_is_asked_together(load):
@@ -122,7 +132,7 @@ print(result.caption is not None, bool(result.tokens), "torch" in sys.modules)
 
 
 def test_int8_weights_are_nearly_the_same(exported: Path):
-    for name in onnx_folder.GRAPHS:
+    for name in GRAPHS:
         graph = onnx.load(exported / name)
         small = with_int8_weights(graph)
         made = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in small.graph.initializer}
@@ -139,16 +149,16 @@ def test_int8_weights_are_nearly_the_same(exported: Path):
 def quick(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An export takes the graphs of the one that has been made."""
     for part, name in (("make_encoder", "encoder.onnx"), ("make_step", "step.onnx")):
-        monkeypatch.setattr(f"pix2seq.infer.onnx_graphs.{part}", lambda _, name=name: onnx.load(exported / name))
+        monkeypatch.setattr(f"pix2seq.infer.exported.graphs.{part}", lambda _, name=name: onnx.load(exported / name))
 
 
 @pytest.mark.usefixtures("quick")
 def test_int8_graphs_predict(exported: Path, weights_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
     cfg = config.replace(CFG(), weights=str(weights_path), output_dir=str(tmp_path / "int8"), precision="int8")
-    onnx_export.export(cfg)
+    export.export(cfg)
     assert "logits differ from PyTorch's" in capsys.readouterr().out
-    size = sum((tmp_path / "int8" / name).stat().st_size for name in onnx_folder.GRAPHS)
-    assert size < 0.8 * sum((exported / name).stat().st_size for name in onnx_folder.GRAPHS)
+    size = sum((tmp_path / "int8" / name).stat().st_size for name in GRAPHS)
+    assert size < 0.8 * sum((exported / name).stat().st_size for name in GRAPHS)
     predictor = load_predictor(config.replace(CFG(), weights=str(tmp_path / "int8")))
     assert len(predictor.predict("captioning", IMAGES)) == 3
 
@@ -157,9 +167,9 @@ def test_int8_graphs_predict(exported: Path, weights_path: Path, tmp_path: Path,
 def test_graphs_that_compute_something_else_are_not_written(
     weights_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(onnx_export, "compare", lambda model, graphs: 0.5)
+    monkeypatch.setattr(export, "compare", lambda model, graphs: 0.5)
     with pytest.raises(UserError, match=r"differ from PyTorch's logits by 5.0e-01"):
-        onnx_export.export(config.replace(CFG(), weights=str(weights_path), output_dir=str(tmp_path / "new")))
+        export.export(config.replace(CFG(), weights=str(weights_path), output_dir=str(tmp_path / "new")))
     assert not (tmp_path / "new").exists()
 
 

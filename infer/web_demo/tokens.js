@@ -66,6 +66,7 @@ function showSentences() {
   const shown = Object.keys(KINDS).filter((kind) => kinds.has(kind));
   part("legend").replaceChildren(...shown.map((kind) => make("span", { class: `chip ${kind}` }, KINDS[kind])));
   part("legend").hidden = !shown.length;
+  part("sentences").classList.toggle("more", Boolean(scene.more));
 }
 
 function follow(node) {
@@ -76,37 +77,42 @@ function follow(node) {
 const longest = ({ samples }) => Math.max(...samples.map((chips) => chips.length));
 const lists = ({ samples }) => samples[0].some((chip) => chip.box);
 
-// What is being told is shown to its end at once.
+const saidOf = ({ key }) => told.get(key) ?? 0;
+
+// What is being told is shown to its end at once, also what comes of it while the model decodes.
 function hush() {
   telling = 0;
   for (const node of part("sentences").querySelectorAll(".unsaid")) node.classList.remove("unsaid");
-  for (const { id } of scene.sentences) spoken.add(id);
+  told.clear();
+  for (const { id, key } of scene.sentences) scene.more ? told.set(key, Infinity) : spoken.add(id);
 }
 
-// Sentences that are new are spoken, those of one task at once, one task after the other; then everything is shown.
+// Sentences that are new are spoken as far as they are known, those of one task at once, one task after the other; when
+// the model has come to an end, everything is shown.
 async function tell(fresh) {
   const turn = (telling = Date.now() + Math.random());
   const later = new Set(fresh.map(({ object }) => object)); // objects that are not known before they are spoken of
   const known = fresh.some(lists) ? [] : scene.objects.filter((_, index) => !later.has(index));
   const begun = [];
-  for (const { nodes } of fresh) nodes.forEach((node) => node.classList.add("unsaid"));
+  for (const sentence of fresh)
+    sentence.nodes.slice(saidOf(sentence)).forEach((node) => node.classList.add("unsaid"));
   for (const task of new Set(fresh.map((sentence) => sentence.task))) {
     const act = fresh.filter((sentence) => sentence.task === task);
     const length = Math.max(...act.map(longest));
     const pause = Math.min(Math.max(SENTENCE_MS / length, QUICK_MS), SLOW_MS);
-    const entries = act.map((sentence) => ({ sentence, count: 0 }));
-    begun.push(...entries);
-    for (let count = 1; count <= length; count++) {
+    begun.push(...act);
+    for (let count = Math.min(...act.map(saidOf)) + 1; count <= length; count++) {
       clear();
       known.forEach(drawObject);
-      for (const entry of entries) entry.count = count;
-      for (const { sentence, count } of begun) for (const chips of sentence.samples) drawGrowth(chips, count);
+      for (const { key } of act) told.set(key, Math.max(count, told.get(key) ?? 0));
+      for (const sentence of begun) for (const chips of sentence.samples) drawGrowth(chips, saidOf(sentence));
       for (const { nodes } of act) nodes[count - 1]?.classList.remove("unsaid");
       if (act[0].nodes[count - 1]) follow(act[0].nodes[count - 1]);
       await new Promise((resolve) => setTimeout(resolve, pause));
       if (telling !== turn) return;
     }
   }
+  if (scene.more) return; // what comes next goes on from here
   hush();
   drawAll();
 }

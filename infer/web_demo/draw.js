@@ -7,6 +7,7 @@ const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
 let scene = null;
 let spoken = new Set(); // identities of sentences that were shown to their end
+let told = new Map(); // of sentences that are being told, by the keys of their prompts: how many tokens were
 let telling = 0; // which telling of the sentences is going on: a newer one ends it
 let labelled = []; // where tags are: a new one goes beneath those that it would cover
 let drawing = null; // the box that is being drawn, {x1, y1, x2, y2}

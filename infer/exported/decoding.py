@@ -7,17 +7,15 @@ ones but for the rounding of sums (tests compare them).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from pix2seq.models.sampling import Sampling
+from pix2seq.models.sampling import LEAVING, Sampling, choosable
 from pix2seq.token_ids import COORD_SHIFT, COORDS, END, INVISIBLE, is_coord
 from pix2seq.tokenizers.vocabulary import Grammar
-
-LEAVING = 0.25  # share of prompts whose responses have ended at which these are dropped
 
 
 class Steps(Protocol):
@@ -57,10 +55,17 @@ class Decoded:
         return Decoded({name: part[:, :, :length] for name, part in self.parts.items()})
 
 
-def decode(steps: Steps, prompts: np.ndarray, chooser: Chooser, sampling: Sampling, draws: np.ndarray) -> Decoded:
+def decode(
+    steps: Steps,
+    prompts: np.ndarray,
+    chooser: Chooser,
+    sampling: Sampling,
+    draws: np.ndarray,
+    listen: Callable[[Decoded], None] | None = None,
+) -> Decoded:
     """Answer `prompts` (B, P), each with G responses of at most T tokens; `draws` (B, G, T), uniform in [0, 1), decide
     which are sampled. A response that has ended goes on with the end token; prompts all of whose responses have ended
-    are dropped."""
+    are dropped. `listen` is told of what has been decoded so far."""
     grammar, found, rows = chooser.grammar, Decoded.empty(draws.shape, sampling), np.arange(len(prompts))
     if not len(prompts):
         return found
@@ -74,6 +79,8 @@ def decode(steps: Steps, prompts: np.ndarray, chooser: Chooser, sampling: Sampli
         going = (state != grammar.end).any(axis=1)
         if not going.any() or position + 1 == draws.shape[2]:
             break
+        if listen is not None:
+            listen(found.first(position + 1))
         if going.mean() <= 1 - LEAVING:
             steps.keep(np.flatnonzero(going))
             rows, state, read = rows[going], state[going], read[going]
@@ -115,10 +122,7 @@ class Chooser:
         """The ids (K,) of tokens that some of `states` (n,) permit, and which each permits and may draw: (n, K)."""
         key = states.tobytes()
         if key not in self._known:
-            some = self.drawable[states].any(axis=0)
-            if some[COORDS].any():
-                some[COORDS] = True  # a window around one needs its neighbors
-            ids = np.flatnonzero(some)
+            ids = choosable(self.drawable[states])
             self._known[key] = ids, self.grammar.allowed[states][:, ids], self.drawable[states][:, ids]
         return self._known[key]
 

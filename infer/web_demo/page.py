@@ -1,4 +1,4 @@
-"""The page: one viewer, which draws by itself (app.html, app.css, app*.js), and gradio's controls beneath it.
+"""The page: one viewer, which draws by itself (page.html, page.css and scripts), and gradio's controls beneath it.
 
 Whatever happens on the page comes to a handler as an event with values from a stranger's browser; what it returns is
 all that the viewer shows.
@@ -6,7 +6,8 @@ all that the viewer shows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from pix2seq.errors import UserError
-from pix2seq.infer.app_session import AS_FOUND, MOST_SAMPLES, Models, Session, Sessions, Wishes, open_image
+from pix2seq.infer.web_demo.session import AS_FOUND, MOST_SAMPLES, Models, Session, Sessions, Wishes, open_image
+from pix2seq.infer.web_demo.worker import Worker
 
 if TYPE_CHECKING:
     from pix2seq.api import Model
@@ -26,9 +28,9 @@ def read(name: str) -> str:
     return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
-SCRIPT = "".join(map(read, ("app_draw.js", "app_tokens.js", "app.js")))
+SCRIPT = "".join(map(read, ("draw.js", "tokens.js", "page.js")))
 FONTS = dict(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])  # none is fetched
-CSS = read("app.css")
+CSS = read("page.css")
 THEME = gr.themes.Base(**FONTS)
 
 
@@ -38,14 +40,14 @@ class Page:
     def __init__(self, models: Models, settings: InferCFG, tasks: tuple[str, ...]) -> None:
         self.models, self.settings, self.tasks = models, settings, tasks
         self.sessions = Sessions(settings.max_sessions)
-        self.numbers = count()
+        self.worker, self.numbers = Worker(), count()
 
     def build(self) -> gr.Blocks:
         """The page, not served yet."""
         first = self.models[self.models.first]
         with gr.Blocks(title="Pix2Seq", analytics_enabled=False) as page:
             viewer = gr.HTML(
-                html_template=read("app.html"),
+                html_template=read("page.html"),
                 js_on_load=SCRIPT,
                 apply_default_css=False,
                 elem_id="viewer",
@@ -93,7 +95,7 @@ class Page:
         for control in wishes[1:]:
             control.input(self.look_again, wishes, viewer, trigger_mode="always_last", **SERVING)
 
-    def open_photo(self, event: gr.EventData, request: gr.Request, *wishes: Any) -> dict:
+    def open_photo(self, event: gr.EventData, request: gr.Request, *wishes: Any) -> Iterator[dict]:
         """An image file came, as base64."""
         name, data = values_of(event, "name", "data")
 
@@ -102,9 +104,9 @@ class Page:
             self.sessions[request.session_hash] = session = open_image(name, data, *limits)
             return session
 
-        return self._shown(wishes, act)
+        yield from self._shown(wishes, act)
 
-    def point(self, event: gr.EventData, request: gr.Request, *wishes: Any) -> dict:
+    def point(self, event: gr.EventData, request: gr.Request, *wishes: Any) -> Iterator[dict]:
         """A click on the image."""
         x, y = values_of(event, "x", "y")
 
@@ -113,9 +115,9 @@ class Page:
             session.point_at(x, y, wished, model)
             return session
 
-        return self._shown(wishes, act)
+        yield from self._shown(wishes, act)
 
-    def draw_box(self, event: gr.EventData, request: gr.Request, *wishes: Any) -> dict:
+    def draw_box(self, event: gr.EventData, request: gr.Request, *wishes: Any) -> Iterator[dict]:
         """A box was drawn on the image."""
         *wishes, class_name = wishes
         box = values_of(event, "x1", "y1", "x2", "y2")
@@ -125,13 +127,14 @@ class Page:
             session.point_with(box, class_name, wished, model)
             return session
 
-        return self._shown(wishes, act)
+        yield from self._shown(wishes, act)
 
-    def look_again(self, request: gr.Request, *wishes: Any) -> dict:
+    def look_again(self, request: gr.Request, *wishes: Any) -> Iterator[dict]:
         """A control was moved; without an image there is nothing to do yet."""
         if request.session_hash not in self.sessions:
-            return gr.skip()
-        return self._shown(wishes, lambda wished, model: self.sessions[request.session_hash])
+            yield gr.skip()
+            return
+        yield from self._shown(wishes, lambda wished, model: self.sessions[request.session_hash])
 
     def choose_weights(self, name: str) -> list[dict]:
         """Other weights, which may know other tasks and classes."""
@@ -146,15 +149,25 @@ class Page:
         """The tab is gone."""
         self.sessions.forget(request.session_hash)
 
-    def _shown(self, wishes: tuple, act: Callable[[Wishes, Model], Session]) -> dict:
-        """What the viewer shows after `act`; a sentence if the user asked for something that cannot be."""
-        number = next(self.numbers)  # the same sentence twice is two events
-        try:
+    def _shown(self, wishes: tuple, act: Callable[[Wishes, Model], Session]) -> Iterator[dict]:
+        """What the viewer shows after `act`, as far as it is known, and in the end all of it; a sentence if the user
+        asked for something that cannot be."""
+
+        def look(show: Callable[[dict], None]) -> dict:
             wished = Wishes(*wishes)
             model = self.models[wished.weights]
-            return act(wished, model).scene(wished, model) | {"number": number}
+            return act(wished, model).scene(wished, model, show)
+
+        try:
+            for scene in self.worker.told(look):
+                yield self._as_value(**scene)
         except UserError as error:
-            return {"error": str(error), "number": number}
+            yield {"error": str(error), "number": next(self.numbers)}
+
+    def _as_value(self, picture: str, **rest: Any) -> dict:
+        """A scene for the viewer. All but its picture is a text: of other values gradio sends what has changed, and
+        spoils lists that have become shorter. The same scene twice is two events."""
+        return {"picture": picture, "rest": json.dumps(rest), "number": next(self.numbers)}
 
 
 # One computation at a time, whoever asks; none can be called by name from elsewhere.

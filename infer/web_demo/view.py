@@ -18,8 +18,11 @@ import cv2
 import numpy as np
 
 from pix2seq.api import Result
+from pix2seq.infer.encoded import Encoded
 from pix2seq.infer.overlay import SIDE_COLORS, class_color
-from pix2seq.infer.sentences import Sentence, Token
+from pix2seq.infer.predictor import Predictor
+from pix2seq.infer.responses import Response
+from pix2seq.infer.sentences import Sentence, Token, sentence_of
 
 CORNERS = ("x1", "y1", "x2", "y2")
 # The color that a role has on the page; a role that is not here has that of "other".
@@ -134,17 +137,46 @@ def _sentences(part: Part, objects: Sequence[dict], first: int) -> Iterator[dict
     """Each prompt of the part's tasks with its samples."""
     result = part.result
     shown = [sentence for sentence in result.tokens or () if sentence.task in part.tasks]
-    for (task, instance), samples in groupby(shown, key=lambda sentence: (sentence.task, sentence.instance)):
+    for (_, instance), samples in groupby(shown, key=lambda sentence: (sentence.task, sentence.instance)):
         samples = list(samples)
-        names = result.keypoint_names if result.predictor.tasks[task].needs_skeleton else ()
-        entry = {
-            "task": task,
-            "object": None if instance is None else first + instance,
-            "about": "" if instance is None else objects[first + instance]["label"],
-            "prompt": chips_of(samples[0].prompt),
-            "samples": [chips_of(sample.response, names) for sample in samples],
-        }
-        yield entry | {"id": _identity(samples)}
+        about = None if instance is None else first + instance
+        yield sentence_entry(samples, result.predictor, about, "" if about is None else objects[about]["label"])
+
+
+def sentence_entry(
+    samples: Sequence[Sentence], predictor: Predictor, about: int | None = None, label: str = ""
+) -> dict[str, Any]:
+    """A prompt with its samples; `about` is the number of the object that it points at, which is labeled so. `key` is
+    the same for the same prompt, `id` for the same tokens: what was shown once need not be spoken again."""
+    first = samples[0]
+    names = predictor.skeleton.names if predictor.tasks[first.task].needs_skeleton else ()
+    return {
+        "task": first.task,
+        "object": about,
+        "about": label,
+        "prompt": chips_of(first.prompt),
+        "samples": [chips_of(sample.response, names) for sample in samples],
+        "key": _identity(first.prompt),
+        "id": _identity([token for sample in samples for token in (*sample.prompt, *sample.response)]),
+    }
+
+
+def entries_so_far(
+    predictor: Predictor,
+    task: str,
+    encoded: Encoded,
+    prompts: Sequence[np.ndarray],
+    num_samples: int,
+    responses: Sequence[Response],
+) -> list[dict[str, Any]]:
+    """The prompts that are being answered, as a generator tells its listener of them."""
+    entries = []
+    for number in range(len(responses) // num_samples):
+        place = encoded.geometry(number)
+        own = enumerate(responses[number * num_samples : (number + 1) * num_samples])
+        samples = [sentence_of(task, None, k, prompts[number], response, place, predictor) for k, response in own]
+        entries.append(sentence_entry(samples, predictor))
+    return entries
 
 
 def chips_of(tokens: Sequence[Token], point_names: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -183,10 +215,8 @@ def places_of(tokens: Sequence[Token]) -> list[dict[str, Any]]:
     return places
 
 
-def _identity(samples: Sequence[Sentence]) -> int:
-    """The same number for the same tokens: what was shown once need not be spoken again."""
-    ids = [token.id for sample in samples for token in (*sample.prompt, *sample.response)]
-    return zlib.crc32(np.array(ids, dtype=np.int64).tobytes())
+def _identity(tokens: Sequence[Token]) -> int:
+    return zlib.crc32(np.array([token.id for token in tokens], dtype=np.int64).tobytes())
 
 
 def _rounded(values: np.ndarray) -> list[float]:

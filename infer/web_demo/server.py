@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import TYPE_CHECKING
 
 from pix2seq.config import CFG
 from pix2seq.errors import UserError
+from pix2seq.runtime.extras import require_extra
 
 if TYPE_CHECKING:
     import gradio
@@ -16,8 +16,7 @@ BASE64, CONTROLS_BYTES = 4 / 3, 100_000  # a request is an image in base64, and 
 
 def run(cfg: CFG) -> None:
     """Serve the page at `--host` and `--port` until it is interrupted."""
-    if importlib.util.find_spec("gradio") is None:
-        raise UserError("the web demo needs gradio, which is not installed; run pip install '.[demo]'")
+    require_extra("demo", "gradio", needed_by="the web demo")
     page = serve(cfg)
     print(f"the page is at http://{cfg.infer.host}:{cfg.infer.port} until Ctrl-C", flush=True)
     page.block_thread()
@@ -27,9 +26,9 @@ def serve(cfg: CFG) -> gradio.Blocks:
     """Load the model and begin to serve the page; raise UserError if its address cannot be had."""
     from starlette.middleware import Middleware
 
-    from pix2seq.infer.app_guard import Guard
-    from pix2seq.infer.app_page import CSS, THEME, Page
-    from pix2seq.infer.app_session import Models
+    from pix2seq.infer.web_demo.guard import Guard
+    from pix2seq.infer.web_demo.page import CSS, THEME, Page
+    from pix2seq.infer.web_demo.session import Models
 
     page = Page(Models(cfg), cfg.infer, cfg.tasks).build()
     page.queue(max_size=cfg.infer.queue_size, api_open=False)

@@ -2,8 +2,6 @@
 
 import base64
 import io
-import struct
-import zlib
 from collections.abc import Callable
 from dataclasses import replace as changed
 from pathlib import Path
@@ -15,7 +13,8 @@ from PIL import Image
 from pix2seq.api import Model
 from pix2seq.config import CFG, replace
 from pix2seq.errors import UserError
-from pix2seq.infer.app_session import AS_FOUND, MOST_SIDE, Models, Session, Sessions, Wishes, open_image
+from pix2seq.infer.web_demo.session import AS_FOUND, MOST_SIDE, Models, Session, Sessions, Wishes, open_image
+from tests.infer.web_demo.png_header import png_header
 
 # Two boxes, one within the other; y1 x1 y2 x2 class of an image that fills the canvas.
 OUTER, INNER = [1100, 1100, 1900, 1900, 101], [1300, 1300, 1600, 1600, 118]
@@ -43,13 +42,6 @@ def sent(pixels: np.ndarray, file_format: str = "PNG") -> str:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format=file_format)
     return base64.b64encode(file.getvalue()).decode()
-
-
-def png_header(width: int, height: int) -> bytes:
-    """A PNG of this size, which promises more pixels than anyone has room for."""
-    chunks = (b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT" + zlib.compress(b"\0" * 1000))
-    parts = (struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def test_an_upload_becomes_an_upright_image():
@@ -183,6 +175,29 @@ def test_a_box_that_is_none_is_refused(session: Session, model: Model, box: list
     with pytest.raises(UserError):
         session.point_with(box, class_name, WISHES, model)
     assert session.pointed is None
+
+
+def test_what_is_known_is_shown_while_the_rest_is_decoded(
+    session: Session, model: Model, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("pix2seq.infer.web_demo.session.SHOWN_S", -1.0)  # all of it
+    shown: list[dict] = []
+    last = session.scene(changed(WISHES, tasks=("detection", "segmentation")), model, shown.append)
+    said = [[len(sentence["samples"][0]) for sentence in scene["sentences"]] for scene in shown]
+    assert said == [[], [2], [5], [11], [11, 2, 2], [11, 5, 5], [11, 7, 7]]
+    assert all(scene["more"] and scene["picture"] == last["picture"] for scene in shown) and "more" not in last
+    whole = {sentence["key"]: sentence for sentence in last["sentences"]}
+    for sentence in (sentence for scene in shown for sentence in scene["sentences"]):
+        same = whole[sentence["key"]]
+        assert (sentence["prompt"], sentence["task"]) == (same["prompt"], same["task"])
+        texts, of_all = ([chip["text"] for chip in one["samples"][0]] for one in (sentence, same))
+        assert texts == of_all[: len(texts)]
+
+
+def test_only_the_sentences_of_wanted_tasks_are_shown_on_the_way(session: Session, model: Model):
+    shown: list[dict] = []
+    session.scene(changed(WISHES, tasks=("segmentation",)), model, shown.append)
+    assert {sentence["task"] for scene in shown for sentence in scene["sentences"]} <= {"segmentation"}
 
 
 def test_the_threshold_chooses_the_objects_and_the_sentence_stays(session: Session, model: Model):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pix2seq.infer.onnx_decoding import Chooser, decode
+from pix2seq.infer.exported.decoding import Chooser, decode
 from pix2seq.models.choices import GrammarTables, Part
 from pix2seq.models.generate import generate
 from pix2seq.models.sampling import GREEDY, Sampling

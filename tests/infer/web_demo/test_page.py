@@ -1,8 +1,8 @@
 """The web demo's page as gradio serves it, without a browser."""
 
-import importlib.util
 import json
 import socket
+import sys
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
@@ -11,7 +11,7 @@ import pytest
 
 from pix2seq.config import CFG, replace
 from pix2seq.errors import UserError
-from pix2seq.infer import app_server
+from pix2seq.infer.web_demo.server import run, serve
 from pix2seq.runtime.paths import ROOT
 from tests.server import Server
 
@@ -31,7 +31,7 @@ def served(weights_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         patch.setenv("GRADIO_TEMP_DIR", str(folder))
         patch.setenv("no_proxy", "127.0.0.1")
         cfg = replace(CFG(device="cpu"), weights=str(weights_path), port=free_port(), max_megabytes=0.1, queue_size=4)
-        page = app_server.serve(cfg)
+        page = serve(cfg)
         yield cfg.infer.port, folder
         page.close()
 
@@ -50,10 +50,9 @@ def status(port: int, method: str, path: str, body: bytes | None = None) -> tupl
 
 
 def test_without_gradio_a_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gradio" else find(name))
-    with pytest.raises(UserError, match=r"pip install '\.\[demo\]'"):
-        app_server.run(CFG())
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(UserError, match=r"pip install .*\[demo\]"):
+        run(CFG())
 
 
 def test_the_page_says_nothing_about_the_server(served):
@@ -101,4 +100,4 @@ def test_nothing_can_be_uploaded_called_or_fetched(served, server: Server):
 
 def test_a_port_that_is_taken_is_named(served, weights_path: Path):
     with pytest.raises(UserError, match=f"cannot be served at 127.0.0.1:{served[0]}.*choose another --port"):
-        app_server.run(replace(CFG(device="cpu"), weights=str(weights_path), port=served[0]))
+        run(replace(CFG(device="cpu"), weights=str(weights_path), port=served[0]))

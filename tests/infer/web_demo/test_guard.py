@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from pix2seq.infer.app_guard import Guard, has_plain_values
+from pix2seq.infer.web_demo.guard import Guard, has_plain_values
 
 PLAIN = json.dumps({"data": ["photos", ["detection"], 0.3, 0.8, 1], "event_data": {"x": 1, "y": 2}}).encode()
 

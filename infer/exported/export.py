@@ -11,11 +11,12 @@ import torch
 
 from pix2seq.config import CFG, with_decoding
 from pix2seq.errors import UserError
-from pix2seq.infer.onnx_folder import DESCRIPTION, ENCODER, STEP, describe
+from pix2seq.infer.exported.folder import DESCRIPTION, ENCODER, STEP, describe
 from pix2seq.infer.onnx_predictor import Graphs, Stepper
 from pix2seq.infer.predictor import Predictor
 from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.models.weights import Weights, load_weights, metadata_of
+from pix2seq.runtime.extras import require_extra
 from pix2seq.runtime.files import output_folder, writing
 from pix2seq.tasks import TASKS
 from pix2seq.token_ids import CLASS_SHIFT, COORD_BINS, COORD_SHIFT, END, INVISIBLE, SEPARATOR, TEXT_SHIFT
@@ -30,13 +31,10 @@ def export(cfg: CFG) -> None:
     does."""
     if cfg.precision in ("bf16", "fp16"):
         raise UserError(f"--precision {cfg.precision} is none of exported models; expected fp32 or int8")
-    try:
-        from pix2seq.infer.onnx_graphs import make_encoder, make_step
-        from pix2seq.infer.onnx_int8 import with_int8_weights
-    except ImportError as error:
-        raise UserError(
-            f"{error.name} is not installed, which the export needs; install this package's [export]"
-        ) from None
+    require_extra("export", "onnx", "onnxscript", "onnxruntime", needed_by="an export")
+    from pix2seq.infer.exported.graphs import make_encoder, make_step
+    from pix2seq.infer.exported.int8 import with_int8_weights
+
     weights = load_weights(find_weights(cfg.infer.weights))
     target, is_int8 = Path(cfg.infer.output_dir), cfg.precision == "int8"
     with output_folder(target) as staging:

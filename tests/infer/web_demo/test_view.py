@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from pix2seq.api import EncodedImage, Result
-from pix2seq.infer.app_view import KINDS, PICTURE_PX, Part, chips_of, outlines_of, picture_of, places_of, scene_of
 from pix2seq.infer.sentences import Token
+from pix2seq.infer.web_demo.view import KINDS, PICTURE_PX, Part, chips_of, outlines_of, picture_of, places_of, scene_of
 
 WORD = 3000
 # y1 x1 y2 x2 class and the end; an outline of four points; three words.

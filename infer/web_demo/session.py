@@ -9,11 +9,13 @@ import base64
 import binascii
 import math
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,13 +24,14 @@ from pix2seq.api import EncodedImage, Model, Result
 from pix2seq.config import CFG, VOTES, replace
 from pix2seq.dataset.images import Content, read_image
 from pix2seq.errors import UserError, plain
-from pix2seq.infer.app_view import Part, picture_of, scene_of
 from pix2seq.infer.prompts import Class
 from pix2seq.infer.votes import box_iou
+from pix2seq.infer.web_demo.view import Part, entries_so_far, picture_of, scene_of
 from pix2seq.weights.find import at_hand
 
 MOST_LOADED = 2  # models in memory
 MOST_SIDE = 2048  # pixels of an image that is kept: larger ones are reduced
+SHOWN_S = 0.1  # from what is shown of an answer to what is shown next, unless that is all of it
 MOST_REMEMBERED = 16  # answers about an image
 MOST_ASKED = 16  # objects that masks and keypoints are asked about at once
 MOST_SAMPLES = 16
@@ -101,7 +104,10 @@ class Photo:
     """An image that a model is asked about: encoded once, and no question is computed twice in a row."""
 
     def __init__(self, model: Model, pixels: np.ndarray) -> None:
-        self.model, self.image = model, EncodedImage(model.predictor, pixels, "", 0)
+        self.model = model
+        self.hear: Callable[..., None] | None = None
+        speaking = model.predictor.with_generator(model.predictor.generator.with_listener(self._listen))
+        self.image = EncodedImage(speaking, pixels, "", 0)
         self._remembered = lru_cache(MOST_REMEMBERED)(self._asked)
 
     def ask(
@@ -110,6 +116,11 @@ class Photo:
         """See `EncodedImage.ask`; with tokens."""
         keys = None if boxes is None else tuple(map(tuple, boxes.tolist()))
         return self._remembered(tuple(tasks), keys, tuple(classes), tuple(sorted(settings.items())))
+
+    def _listen(self, *told: Any) -> None:
+        """Tokens were decoded; see `encoded.Listener`."""
+        if self.hear is not None:
+            self.hear(*told)
 
     def _asked(self, tasks: tuple, boxes: tuple | None, classes: tuple, settings: tuple) -> Result:
         return self.image.ask(tasks, boxes, classes, return_tokens=True, **dict(settings))
@@ -143,16 +154,45 @@ class Session:
             self.photo = Photo(model, self.pixels)
         return self.photo
 
-    def scene(self, wishes: Wishes, model: Model) -> dict:
-        """What the page shows: the tasks that are wanted, and what the user points at."""
-        photo, notes = self.asked_of(model), list(self.notes)
-        parts = list(_parts(photo, wishes, notes))
-        if self.pointed is not None and self.pointed[1] in model.predictor.class_names.values():
+    def scene(self, wishes: Wishes, model: Model, show: Callable[[dict], None] = lambda scene: None) -> dict:
+        """What the page shows: the tasks that are wanted, and what the user points at.
+
+        `show` gets what is known of it, with `more` to come: the photo, then each answer, token by token.
+        """
+        shown_at = 0.0 if self.photo is None else time.monotonic()  # a new photo is shown at once
+        photo, notes, parts = self.asked_of(model), list(self.notes), []
+        height, width = self.pixels.shape[:2]
+        known = scene_of(self.picture, width, height, parts, notes)
+        spoken = {*wishes.tasks, *(photo.prompted if self.pointed else ())}
+        heard: dict[str, tuple] = {}  # by task, what was told last of an answer that is not there yet
+
+        def hear(*told: Any) -> None:
+            nonlocal shown_at
+            heard.update({told[0]: told} if told else {})
+            if time.monotonic() < shown_at + SHOWN_S:
+                return
+            shown_at = time.monotonic()
+            lists = (entries_so_far(model.predictor, *told) for task, told in heard.items() if task in spoken)
+            show(known | {"more": True, "sentences": sum(lists, known["sentences"])})
+
+        photo.hear = hear
+        try:
+            hear()
+            for part in self._parts(photo, wishes, notes):
+                parts.append(part)
+                heard.clear()
+                known = scene_of(self.picture, width, height, parts, notes)
+                hear()
+        finally:
+            photo.hear = None
+        return known
+
+    def _parts(self, photo: Photo, wishes: Wishes, notes: list[str]) -> Iterator[Part]:
+        yield from _parts(photo, wishes, notes)
+        if self.pointed is not None and self.pointed[1] in photo.model.predictor.class_names.values():
             box, name = self.pointed
             result = photo.ask(photo.prompted, box[None], (name,), **wishes.sampling)
-            parts.append(Part(result, photo.prompted, pointed=True))
-        height, width = self.pixels.shape[:2]
-        return scene_of(self.picture, width, height, parts, notes)
+            yield Part(result, photo.prompted, pointed=True)
 
     def point_at(self, x: float, y: float, wishes: Wishes, model: Model) -> None:
         """Point at the smallest object there that is shown, else at the likeliest other one; raise UserError if there
@@ -256,24 +296,22 @@ def require_numbers(*values: float) -> None:
         raise UserError("a place is expected as numbers of pixels")
 
 
-def _parts(photo: Photo, wishes: Wishes, notes: list[str]) -> list[Part]:
-    """The answers to the tasks that are wanted; `notes` gets a line about objects that are left out."""
+def _parts(photo: Photo, wishes: Wishes, notes: list[str]) -> Iterator[Part]:
+    """The answers to the tasks that are wanted, one by one; `notes` gets a line about objects that are left out."""
     tasks = photo.model.predictor.tasks
     wanted = [name for name in tasks if name in wishes.tasks]
     about_objects = [name for name in wanted if tasks[name].about_objects]
     prompted = [name for name in wanted if tasks[name].is_prompted]
-    parts = []
     found = photo.found(wishes) if about_objects else None
     if found is not None:
         count = int((found.scores >= wishes.threshold).sum())
-        parts.append(Part(found, wanted, count))
+        yield Part(found, wanted, count)
         if prompted and count:
             asked = min(count, MOST_ASKED)
             if asked < count:
                 notes.append(f"{' and '.join(prompted)} of the {asked} likeliest of {count} objects")
             result = photo.ask(prompted, found.boxes[:asked], found.classes[:asked].tolist(), **wishes.sampling)
-            parts.append(Part(result, prompted))
+            yield Part(result, prompted)
     of_image = [name for name in wanted if not tasks[name].about_objects]
     if of_image:
-        parts.append(Part(photo.ask(of_image, None, (), **wishes.sampling), of_image, 0))
-    return parts
+        yield Part(photo.ask(of_image, None, (), **wishes.sampling), of_image, 0)
