@@ -34,6 +34,7 @@ from pix2seq.config import (
 from pix2seq.config_file import read_settings
 from pix2seq.errors import UserError, listed, plain
 from pix2seq.runtime.console import print_anything, tell
+from pix2seq.runtime.memory import lacks_memory
 from pix2seq.runtime.threads import let_threads_sleep
 from pix2seq.schema import read_bytes
 from pix2seq.weights.find import describe_names, find_weights
@@ -162,7 +163,7 @@ def command_line(main: Callable[[CFG], None], doc: str | None, uses: Uses, only:
 
 def run_script(main: Callable[[], None]) -> None:
     """Call a script's `main`; turn a UserError into one line and its exit status, 2 or 3, and so what the system says
-    about a file that nobody expected (a name that is too long, a disk that was taken away)."""
+    about a file that nobody expected (a name that is too long, a disk that was taken away), and a lack of memory."""
     let_threads_sleep()  # before `main` imports torch
     print_anything()
     try:
@@ -178,6 +179,12 @@ def run_script(main: Callable[[], None]) -> None:
         sys.exit(UserError.exit_status)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        if not lacks_memory(error):
+            raise
+        reason = plain(str(error).partition("\n")[0]) or "of the machine"
+        print(f"error: there is not enough memory ({reason}); give it less at a time", file=sys.stderr)
+        sys.exit(UserError.exit_status)
 
 
 def parse_args(

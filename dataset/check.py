@@ -27,6 +27,7 @@ def main(cfg: CFG) -> None:
     from pix2seq.dataset.training_data import describe_layouts, open_training
     from pix2seq.evaluate.sample_grid import draw_samples
     from pix2seq.infer.overlay import save_png
+    from pix2seq.runtime.files import replacing, writing
     from pix2seq.tasks import choose_tasks
 
     path = writable_folder(Path(cfg.infer.output_dir), "--output-dir") / "samples.png"
@@ -44,7 +45,9 @@ def main(cfg: CFG) -> None:
     if isinstance(training, Mixture):
         print(f"what an epoch is made of\n{mixture_table(training, tasks, cfg.data.train_difficult)}")
     samples = SampleDataset(training, tasks, tokenizers, cfg, augment=True, replace_unreadable=True)
-    save_png(path, draw_samples(samples, training.class_names, GRID_IMAGES))
+    grid = draw_samples(samples, training.class_names, GRID_IMAGES)
+    with writing(path.parent), replacing(path) as unfinished:
+        save_png(unfinished, grid)
     print(f"wrote {path}: what the model is trained on")
 
 

@@ -74,7 +74,7 @@ def _add(drawings: Drawings, shape: ET.Element, parts: dict[str, list[str]]) -> 
     elif shape.tag == "ellipse":
         drawings.add(label, ellipse(_attributes(shape, "cx", "cy", "rx", "ry"), _turn(shape)))
     elif shape.tag == "mask":
-        drawings.add(label, _mask(shape))
+        drawings.add(label, _mask(drawings, shape))
     elif shape.tag == "skeleton":
         drawings.add(label, _skeleton(shape, parts.get(plain(label or ""), [])))
     elif shape.tag in NO_AREA:
@@ -95,16 +95,19 @@ def _points(shape: ET.Element) -> list[str]:
     return shape.get("points", "").replace(";", ",").split(",")
 
 
-def _mask(shape: ET.Element) -> dict:
+def _mask(drawings: Drawings, shape: ET.Element) -> dict:
     """The object of run lengths over the rows of a window, of background first."""
     place = numbers_of(_attributes(shape, "left", "top", "width", "height"), 4)
-    runs = numbers_of(shape.get("rle", "").split(","), 1)
+    text = shape.get("rle", "")
+    runs = numbers_of(text.split(","), 1)
     if not place or not runs or min(runs) < 0 or min(place[2:]) < 1:
         return no_shape("run lengths")
     left, top, width, height = map(int, place)
     counts = np.array(runs).astype(np.int64)
     if width * height > MEGAPIXELS * 1e6 or max(runs) > width * height or counts.sum() != width * height:
         return no_shape("run lengths that do not fill their window")
+    if not drawings.has_room(width * height, len(text)):
+        return no_shape("too many pixels in masks")
     mask = np.repeat(np.arange(len(counts), dtype=np.uint8) % 2, counts).reshape(height, width)
     return mask_at(mask, left, top)
 

@@ -12,6 +12,7 @@ from pix2seq.dataset.annotations import outline_parts
 from pix2seq.dataset.mending import are_numbers, unquoted
 from pix2seq.errors import plain, shown
 
+FREE_PIXELS, PIXELS_PER_BYTE = 4e8, 1000  # of all masks, and more for each byte: a few can stand for any number
 CORNERS = 32  # of the polygon that an ellipse becomes
 NOT_READ = "{} that has no area, left out"  # points and lines
 
@@ -27,6 +28,13 @@ class Drawings:
         self.images: list[dict] = []
         self.objects: list[tuple[str | None, dict]] = []
         self.problems: list[tuple[str, str]] = []
+        self.mask_pixels = FREE_PIXELS
+
+    def has_room(self, pixels: float, size: int) -> bool:
+        """Whether a mask of so many `pixels`, which the file says in `size` bytes, may be decoded: small files do not
+        stand for hours of work."""
+        self.mask_pixels += PIXELS_PER_BYTE * size - pixels
+        return self.mask_pixels >= 0
 
     def add_image(self, name: str, sides: Mapping[str, Any]) -> None:
         """Add an image with what is known of its `width` and `height`."""

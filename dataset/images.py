@@ -9,14 +9,25 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import re
 import stat
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.TiffImagePlugin import (
+    BITSPERSAMPLE,
+    ROWSPERSTRIP,
+    SAMPLESPERPIXEL,
+    TILELENGTH,
+    TILEWIDTH,
+    TiffImageFile,
+)
 
 from pix2seq.config import InferCFG
 from pix2seq.errors import Unreadable, plain
@@ -24,6 +35,11 @@ from pix2seq.errors import Unreadable, plain
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MEGAPIXELS = InferCFG.max_megapixels  # of the largest image that is read unless told otherwise
 MOST_SIDE = 100_000  # pixels; PNGs of more than a million in a row cannot be written
+COPIES = {"WEBP": 2}  # of these formats Pillow has so many times the memory of others: fewer pixels are allowed
+PIECE_BYTES = 4e6  # of a TIFF's strip or tile for each megapixel that is allowed: libtiff has one beside the image
+SCAN, MOST_SCANS = b"\xff\xda", 200  # what begins a JPEG's scan, of which progressive ones have about ten
+HEAD_BYTES, COMMENT = 2**16, re.compile(rb"#[^\r\n]*[\r\n]?")  # of a PPM, before its sides
+MOST_OF_WEBP = 2**28  # bytes of a file
 BAND_PIXELS = 1 << 22  # that are converted at a time: beside a large image there is no second one in memory
 Image.MAX_IMAGE_PIXELS = None  # checked in `open_image`, which can say what to do
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")  # in any case
@@ -72,13 +88,64 @@ def open_image(path: Source, max_megapixels: float = MEGAPIXELS) -> Iterator[Ima
         raise UnidentifiedImageError(f"{path} is no regular file")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # invalid metadata do not affect pixels
+        with io.BytesIO(path.data) if isinstance(path, Content) else open(path, "rb") as opened:
+            _require_usual_start(opened)
         with Image.open(io.BytesIO(path.data) if isinstance(path, Content) else path, formats=FORMATS) as file:
-            width, height = file.size
-            if width * height / 1e6 > max_megapixels:
-                raise TooLarge(file.size, f"{max_megapixels:g} megapixels")
-            if max(width, height) > MOST_SIDE:
-                raise TooLarge(file.size, f"{MOST_SIDE:,} in a row")
+            _require_small(file, max_megapixels)
             yield file
+
+
+def _require_usual_start(file: BinaryIO) -> None:
+    """Raise ValueError for what Pillow would read without end before it knows the image's size: the comments of a PPM,
+    a byte at a time, and all of a WebP."""
+    head = file.read(HEAD_BYTES if file.read(1) == b"P" else 16)
+    if head[7:11] == b"WEBP" and file.seek(0, io.SEEK_END) > MOST_OF_WEBP:
+        raise ValueError(f"it has more than {MOST_OF_WEBP:,} bytes")
+    if len(head) == HEAD_BYTES and len(COMMENT.sub(b" ", head).split(None, 3)) < 4:
+        raise ValueError(f"its sides are not in its first {HEAD_BYTES:,} bytes")
+
+
+def _require_small(file: Image.Image, max_megapixels: float) -> None:
+    """Raise TooLarge for an image that would take more memory, or work, than one of `max_megapixels` may."""
+    width, height = file.size
+    allowed = max_megapixels / COPIES.get(file.format or "", 1)
+    if width * height / 1e6 > allowed:
+        raise TooLarge(
+            file.size, f"{allowed:g} megapixels" + (f" of {file.format}" if allowed < max_megapixels else "")
+        )
+    if max(width, height) > MOST_SIDE:
+        raise TooLarge(file.size, f"{MOST_SIDE:,} in a row")
+    if file.format == "TIFF" and _piece_bytes(file) > PIECE_BYTES * max_megapixels:
+        raise TooLarge(file.size, f"{PIECE_BYTES * max_megapixels / 1e6:g} MB, in a strip or tile")
+    if isinstance(file, JpegImageFile) and _scans(file) > MOST_SCANS:
+        raise TooLarge(file.size, f"{MOST_SCANS} times over each other, in scans")
+
+
+def _scans(file: JpegImageFile) -> int:
+    """How often a JPEG goes over its pixels, a few bytes of it over all of them; Pillow has read its first scan's
+    header, which has all components unless more scans are to come."""
+    place = file.fp.tell()
+    file.fp.seek(max(place - 2 * file.layers - 8, 0))
+    if file.fp.read(2) == SCAN and not file.info.get("progressive"):
+        count = 1
+    else:
+        file.fp.seek(0)
+        count = file.fp.read().count(SCAN)
+    file.fp.seek(place)
+    return count
+
+
+def _piece_bytes(file: TiffImageFile) -> float:
+    """The size of a TIFF's strips, or tiles, when they are decoded; 0 where they are stored as they are."""
+    tags, height = file.tag_v2, max(file.size)
+    if file.info.get("compression") == "raw":
+        return 0
+    width, tile_height = tags.get(TILEWIDTH, file.width), tags.get(TILELENGTH)
+    rows, samples = tags.get(ROWSPERSTRIP, height), tags.get(SAMPLESPERPIXEL, 1)
+    bits = tags.get(BITSPERSAMPLE, (1,))  # of each sample, or once for all of them
+    if not all(isinstance(number, int) for number in (width, tile_height or rows, samples, *bits)):
+        raise ValueError("its tags are no numbers")
+    return width * (tile_height or min(rows or height, height)) * max(sum(bits), samples * bits[0]) / 8
 
 
 def read_image(path: Source, max_megapixels: float = MEGAPIXELS, as_stored: bool = False) -> np.ndarray:

@@ -116,7 +116,7 @@ def _add_shapes(drawings: Drawings, shapes: Sequence[dict]) -> None:
         if kind not in AREAS and shape.get("points"):
             drawings.leave_out(kind if kind in LINES else "shape of another kind")
             continue
-        entry = _shape(shape, kind)
+        entry = _shape(drawings, shape, kind)
         is_part = "segmentation" in entry and isinstance(group, (int, str))
         groups.setdefault((str(shape.get("label")), group) if is_part else number, []).append(
             entry | {"label": shape.get("label")}
@@ -129,7 +129,7 @@ def _add_shapes(drawings: Drawings, shapes: Sequence[dict]) -> None:
             drawings.add(label, entries[0])
 
 
-def _shape(shape: Mapping[str, Any], kind: Any) -> dict:
+def _shape(drawings: Drawings, shape: Mapping[str, Any], kind: Any) -> dict:
     points = shape.get("points")
     pairs = isinstance(points, list) and all(isinstance(point, list) and len(point) == 2 for point in points)
     flat = list(chain.from_iterable(points)) if pairs else None
@@ -141,16 +141,17 @@ def _shape(shape: Mapping[str, Any], kind: Any) -> dict:
         radius = float(np.hypot(flat[2] - flat[0], flat[3] - flat[1]))
         return ellipse([*flat[:2], radius, radius])
     if kind == "mask":
-        return _mask(shape.get("mask"), flat)
+        return _mask(drawings, shape.get("mask"), flat)
     return polygons([flat])
 
 
-def _mask(text: Any, ends: Sequence[float]) -> dict:
+def _mask(drawings: Drawings, text: Any, ends: Sequence[float]) -> dict:
     """The object of a PNG, written as base64, of the window between two corners."""
     try:
         with Image.open(io.BytesIO(base64.b64decode(text)), formats=("PNG",)) as file:
-            if file.width * file.height > MEGAPIXELS * 1e6:
-                return no_shape("a mask that is too large")
+            pixels = file.width * file.height
+            if pixels > MEGAPIXELS * 1e6 or not drawings.has_room(pixels, len(text)):
+                return no_shape("too many pixels in masks")
             mask = np.asarray(file.convert("L")) > 0
     except (*DAMAGES, TypeError, binascii.Error):
         return no_shape("a mask")

@@ -19,6 +19,7 @@ from pix2seq.dataset.layout import ChosenLabels, Layout
 from pix2seq.dataset.splits import TEST, TRAIN, VAL, Part, role_of, split_folders
 from pix2seq.dataset.yolo import Classes, holds_labels, label_files, read_yolo
 from pix2seq.errors import UserError, plain, shown
+from pix2seq.runtime.paths import folders_below
 from pix2seq.runtime.text import decode_text
 from pix2seq.runtime.yaml_text import parse_yaml
 from pix2seq.schema import read_bytes
@@ -284,10 +285,12 @@ def _is_inside(path: Path, root: Path) -> bool:
 def _images_below(folder: Path, root: Path) -> list[str]:
     """The images in a folder and the folders below it, as paths below the root."""
     found = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        below = Path(place).relative_to(root)
-        found += [(below / name).as_posix() for name in files if _is_image(name)]
+    for place in folders_below(folder):
+        below = place.relative_to(root)
+        with os.scandir(place) as entries:
+            found += [
+                (below / entry.name).as_posix() for entry in entries if _is_image(entry.name) and not entry.is_dir()
+            ]
     return sorted(found)
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from glob import glob
+from glob import escape, glob
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 from pix2seq.config import InferCFG
 from pix2seq.errors import UserError
 from pix2seq.runtime.console import tell
+from pix2seq.runtime.paths import folders_below
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,7 +80,7 @@ def _named(name: str) -> Sequence[Named]:
     if path.is_dir():
         return images_among(path.iterdir(), f"the folder {path}")
     if _is_pattern(name):
-        return images_among(map(Path, glob(name, recursive=True)), f"the pattern {name}")
+        return images_among(map(Path, dict.fromkeys(_matching(name))), f"the pattern {name}")
     raise UserError(f"there is no image {path}; check the path")
 
 
@@ -89,6 +90,17 @@ def _is_url(name: str) -> bool:
 
 def _is_pattern(name: str) -> bool:
     return re.search(r"[*?[]", name) is not None
+
+
+def _matching(pattern: str) -> Iterator[str]:
+    """The files that a pattern matches; ** stands for a folder and all in it, each once: links may lead back."""
+    parts = re.split(r"(?:^|(?<=/))\*\*(?:/|$)", pattern, maxsplit=1)
+    if len(parts) == 1:
+        yield from glob(pattern)
+        return
+    for start in glob(parts[0]) if parts[0] else [""]:
+        for folder in folders_below(Path(start), follow_links=True):
+            yield from _matching(str(Path(escape(str(folder)), parts[1] or "*")))
 
 
 def images_among(files: Iterable[Path], where: str) -> list[Path]:

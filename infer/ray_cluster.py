@@ -77,6 +77,8 @@ def rows(cfg: CFG, done: Collection[str]) -> Dataset:
     else:
         images = find_images(names)
         sources = [str(image.absolute() if isinstance(image, Path) else image) for image in images]
+        if odd := next((source for source in sources if source.encode(errors="replace").decode() != source), None):
+            raise UserError(f"{odd} has a name that is no UTF-8, for which Ray's tables have no place; rename it")
         pairs = zip(file_names(images), sources, strict=True)
         items = [{"file_name": name, "source": source} for name, source in pairs if name not in done]
         blocks = max(math.ceil(len(items) / cfg.infer.eval_batch_size), min(workers(cfg), len(items)), 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from pix2seq.errors import UserError
 from pix2seq.infer.image_names import WebImage, image_ids, read_named
 from pix2seq.infer.load import load_predictor
 from pix2seq.infer.pipeline import READERS, Failed, Job, Loaded, Predicted, batched, in_order, memory_for, predict_batch
+from pix2seq.runtime.files import require_regular
 
 FILE_NAME, SOURCE = "file_name", "source"  # of a row: what the image is called, and its path, address or bytes
 COLUMNS = {"file_name": str, "width": np.int64, "height": np.int64, "results": str, "error": str}
@@ -83,12 +85,34 @@ def _job(file_name: Any, source: Any) -> Job:
 
 
 def read_shards(batch: Mapping[str, Sequence[str]]) -> Iterator[dict[str, list]]:
-    """Rows of the images in tar files, in WebDataset's layout or any other; each is called by its shard and name."""
+    """Rows of the images in tar files, in WebDataset's layout or any other; each is called by its shard and name. A tar
+    file that cannot be read to its end has one row more, of an image that cannot be used."""
     for shard in batch[SOURCE]:
-        with tarfile.open(shard) as tar:
-            for member in tar:
-                if member.isfile() and PurePosixPath(member.name).suffix.lower() in IMAGE_SUFFIXES:
-                    name = f"{Path(shard).name}/{member.name}"
-                    fits = member.size <= MOST_IMAGE_BYTES  # a small file can announce any size; an empty one is named
-                    data = np.array([tar.extractfile(member).read() if fits else b""], dtype=object)
-                    yield {FILE_NAME: [name], SOURCE: data}
+        try:
+            require_regular(Path(shard))
+            with (
+                _Bounded(shard) as file,
+                tarfile.open(fileobj=file, mode="r:") as tar,
+            ):  # compressed, it may be of any size
+                for member in tar:
+                    if member.isfile() and PurePosixPath(member.name).suffix.lower() in IMAGE_SUFFIXES:
+                        fits = member.size <= MOST_IMAGE_BYTES  # a small file can announce any size; empty, it is named
+                        yield _row_of(shard, f"/{member.name}", tar.extractfile(member).read() if fits else b"")
+        except (tarfile.TarError, OSError, ValueError):
+            yield _row_of(shard, " (a tar file that cannot be read to its end)", b"")
+
+
+def _row_of(shard: str, place: str, content: bytes) -> dict[str, list]:
+    name = f"{Path(shard).name}{place}".encode(
+        errors="backslashreplace"
+    ).decode()  # Parquet has no halves of characters
+    return {FILE_NAME: [name], SOURCE: np.array([content], dtype=object)}
+
+
+class _Bounded(io.FileIO):
+    """A file of which no more is read at once than the largest image: a header in a tar file can announce any size."""
+
+    def read(self, size: int = -1) -> bytes:
+        if size > MOST_IMAGE_BYTES:
+            raise tarfile.ReadError(f"{size:,} bytes in one piece")
+        return super().read(size)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from pix2seq.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
+MOST_DEPTH = 64  # folders in folders that are looked into
 
 
 def weights_path(name_or_path: str) -> Path:
@@ -38,6 +40,27 @@ def cache_folder(name: str = "", in_checkout: str = "data") -> Path:
     if (ROOT / "pyproject.toml").is_file() and os.access(ROOT, os.W_OK):
         return ROOT / in_checkout
     return Path.home() / ".cache" / "pix2seq" / name
+
+
+def folders_below(folder: Path, follow_links: bool = False) -> Iterator[Path]:
+    """`folder` and all in it, MOST_DEPTH deep at most, but for hidden ones and those that may not be read; each once,
+    wherever links lead."""
+    seen: set[tuple[int, int]] = set()
+    left = [(folder, 0)]
+    while left:
+        place, depth = left.pop()
+        try:
+            about = place.stat()
+            with os.scandir(place) as entries:
+                inner = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=follow_links))
+        except OSError:
+            continue
+        if (about.st_dev, about.st_ino) in seen:
+            continue
+        seen.add((about.st_dev, about.st_ino))
+        yield place
+        if depth < MOST_DEPTH:
+            left += [(place / name, depth + 1) for name in reversed(inner) if not name.startswith(".")]
 
 
 def writable_folder(path: Path, flag: str) -> Path:

@@ -34,6 +34,8 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         """Raises UserError, which names the owner, if another process has the folder."""
+        if str(path).encode(errors="replace").decode() != str(path):
+            raise UserError(f"{path} is not in UTF-8, as TensorBoard needs it; name another folder with --run-dir")
         self.path = writable_folder(path, "--run-dir")
         require_own_folders(path)
         self._lock = FileLock(path / LOCK)

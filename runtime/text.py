@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import re
 import xml.etree.ElementTree as ET  # expat resolves no external entities and stops at exponential ones
 from pathlib import Path
@@ -14,13 +15,27 @@ DECLARED = re.compile(rb"""<\?xml[^>]*?encoding\s*=\s*["']([\w.:-]+)["'][^>]*\?>
 HEADER_BYTES = 200  # more than any XML declaration has
 SUPERSETS = {"gb2312": "gb18030", "gbk": "gb18030"}  # files that name the smaller often have characters of the larger
 XML_BEGINS = ((b"<\0", "utf-16-le"), (b"\0<", "utf-16-be"))  # UTF-16 without a mark
+MOST_BYTES = 2**33  # of a text: the largest data sets' annotations have 6e9
+PIECE_BYTES = 2**24  # that are read at a time
+HOLE = bytes(8)  # no text has it, of two or four bytes a character either
 MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
 def read_text(path: Path) -> str:
-    """The text of a regular file as `decode_text` reads it. Raises OSError if it cannot be read."""
-    require_regular(path)
-    return decode_text(path.read_bytes(), path)
+    """The text of a regular file as `decode_text` reads it. Raises OSError if it cannot be read.
+
+    A file with holes, or one that a machine died over, is of zeros in part, and may take no room on the disk for many
+    gigabytes of them: the first ones end the reading with a UserError.
+    """
+    if require_regular(path) > MOST_BYTES:
+        raise OSError(errno.EFBIG, f"it has more than {MOST_BYTES:,} bytes", str(path))
+    content = bytearray()
+    with path.open("rb") as file:
+        while piece := file.read(PIECE_BYTES):
+            if HOLE in piece:
+                raise UserError(f"{path} holds zeros in place of text: it was not written to its end; get it again")
+            content += piece
+    return decode_text(content, path)
 
 
 def read_start(path: Path, most: int) -> str:
@@ -30,7 +45,7 @@ def read_start(path: Path, most: int) -> str:
     return head.decode(encoding, "replace").lstrip()
 
 
-def decode_text(content: bytes, path: Path) -> str:
+def decode_text(content: bytes | bytearray, path: Path) -> str:
     """The text of the file `path` with this content in UTF-8, or in UTF-16 with its byte order mark; raise UserError
     for another encoding."""
     encoding = next((name for mark, name in MARKS if content.startswith(mark)), "utf-8")

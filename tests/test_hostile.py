@@ -20,11 +20,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from pix2seq import config
-from pix2seq.command_line import settings_of_start
+from pix2seq.command_line import run_script, settings_of_start
 from pix2seq.config import CFG, InferCFG
 from pix2seq.config_file import read_settings
+from pix2seq.dataset.annotation_files import parse_json
 from pix2seq.dataset.caption_vocabulary import read_vocab
-from pix2seq.dataset.images import FORMATS, read_header, read_image
+from pix2seq.dataset.images import FORMATS, UNREADABLE, read_header, read_image
 from pix2seq.errors import UserError, plain, shown
 from pix2seq.infer.predictor import Predictor
 from pix2seq.metadata import read_metadata
@@ -371,6 +372,59 @@ def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path: P
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2e5  # kB
 
 
+def test_formats_that_take_more_memory_have_fewer_pixels(tmp_path: Path):
+    path = tmp_path / "image.webp"
+    Image.new("RGB", (1000, 1001)).save(path)
+    with pytest.raises(UserError, match=r"1000 × 1001 pixels, more than 1 megapixels of WEBP"):
+        read_image(path, 2)
+    assert read_image(path, 2.1).shape == (1001, 1000, 3)
+
+
+def test_a_tiff_in_one_piece_that_is_larger_than_its_image_is_refused(tmp_path: Path):
+    """A tile of 16,384 × 16,384 holds 100 × 100 pixels; libtiff would decode it whole."""
+    entries = ((256, 100), (257, 100), (258, 8), (259, 8), (262, 1), (277, 1), (322, 16384), (323, 65536))
+    entries = (*entries, (324, 8), (325, 9))
+    tags = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    (tmp_path / "a.tif").write_bytes(b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + tags + bytes(20))
+    with pytest.raises(UserError, match="more than 800 MB, in a strip or tile"):
+        read_image(tmp_path / "a.tif")
+    image = Image.fromarray(np.arange(6000, dtype=np.uint8).reshape(40, 50, 3))
+    image.save(tmp_path / "b.tif", compression="tiff_lzw")
+    assert np.array_equal(read_image(tmp_path / "b.tif"), image)
+
+
+@pytest.mark.parametrize("options", [{"progressive": True}, {"quality": 90}, {"progressive": True, "quality": 30}])
+def test_a_jpeg_of_many_scans_is_refused(tmp_path: Path, options: dict):
+    """A scan of a few bytes goes over all pixels again."""
+    path, noise = tmp_path / "a.jpg", np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path, **options)
+    assert read_image(path).shape == noise.shape and read_header(path).stored == (50, 40)
+    content = path.read_bytes()
+    first, *others = content[:-2].split(b"\xff\xda")
+    if not others[1:]:  # of one component each, a baseline file may have many scans, too
+        others = [b"\x00\x08\x01\x01\x00\x00\x3f\x00" + bytes(9)]
+    path.write_bytes(b"\xff\xda".join([first, *others[:1], *others[-1:] * 300]) + b"\xff\xd9")
+    with pytest.raises(UserError, match="50 × 40 pixels, more than 200 times over each other"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("head", [b"P6\n#", b"P6\n9 #", b"P5" + b" " * 9, b"RIFF\xff\xff\xff\x7fWEBPVP8L"])
+def test_a_file_of_endless_zeros_is_refused_at_once(tmp_path: Path, head: bytes):
+    path = tmp_path / "image.ppm"
+    with path.open("wb") as file:
+        file.write(head)
+        file.truncate(2**40)  # which take no room on the disk
+    start = time.perf_counter()
+    with pytest.raises(UserError, match=r"image\.ppm"):
+        read_image(path)
+    assert read_header(path) == UNREADABLE and time.perf_counter() - start < 5
+
+
+def test_comments_of_a_ppm_are_read_over(tmp_path: Path):
+    (tmp_path / "a.ppm").write_bytes(b"P6 # by hand\n#\n2 1\n# x\n255\n" + bytes(range(6)))
+    assert read_image(tmp_path / "a.ppm").tolist() == [[[0, 1, 2], [3, 4, 5]]]
+
+
 def test_the_limit_can_be_set(tmp_path: Path):
     Image.new("L", (1000, 1001)).save(tmp_path / "image.png")
     assert read_image(tmp_path / "image.png", 1.001).shape == (1001, 1000, 3)
@@ -444,6 +498,31 @@ def test_hostile_settings_are_refused(tmp_path: Path, name: str, text: str, mess
     with pytest.raises(UserError, match=message) as error:
         read_settings(str(tmp_path / name))
     assert str(error.value).isprintable() and len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize("head", [b'{"images": [', "{".encode("utf-16")])
+def test_a_text_that_ends_in_zeros_is_refused_at_once(tmp_path: Path, head: bytes):
+    """What a machine that died leaves of a file, and files with holes, which take no room on the disk."""
+    path = tmp_path / "train.json"
+    for size in (len(head) + 4096, 2**32, 2**40):
+        with path.open("wb") as file:
+            file.write(head)
+            file.truncate(size)
+        with pytest.raises(UserError, match=r"train\.json (holds zeros|cannot be read)"):
+            parse_json(path)
+
+
+def test_a_lack_of_memory_is_a_sentence(capsys: pytest.CaptureFixture):
+    def use_up() -> None:
+        raise MemoryError("Unable to allocate 9 TiB\nfor an array")
+
+    with pytest.raises(SystemExit) as end:
+        run_script(use_up)
+    assert end.value.code == 2
+    assert (
+        capsys.readouterr().err
+        == "error: there is not enough memory (Unable to allocate 9 TiB); give it less at a time\n"
+    )
 
 
 @pytest.mark.parametrize("text", [DEEP, '["<unk>", 3]', '{"<unk>": 1}', "NaN"], ids=lambda text: text[:9])

@@ -28,7 +28,7 @@ def _is_text(call: ast.Call) -> bool:
         owner, name, mode_place = "", ast.unparse(call.func), 1
     if owner and name in ("read_text", "write_text"):
         return True
-    if name != "open" or owner in ("Image", "os"):
+    if name != "open" or owner in ("Image", "os", "tarfile"):
         return False
     if owner and not all(any(map(_is_string, ast.walk(arg))) for arg in call.args):
         return False  # what is opened is no path: a path's `open` begins with a mode

@@ -251,7 +251,9 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
     finite.skipped, finite.in_a_row, finite.returns = [*state.get("skipped", (0, 0)), 0][:3]
     if cfg.train.lr != settings_in(state, cfg).train.lr:
         finite.returns = 0  # the rate that was chosen now holds
-    trainer.recent, trainer.validated = state.get("recent", []), state.get("validated", [])
+    known = trainer.loss_weights.keys()  # other names have no column in the metrics
+    trainer.recent = [{name: row[name] for name in row.keys() & known} for row in state.get("recent", [])]
+    trainer.validated = state.get("validated", [])
     if distributed.rank() == 0:
         for line in _what_is_not_exact(trainer, state):
             print(f"not exact: {line}")

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pix2seq.errors import UserError
+from pix2seq.runtime.files import write_whole
 from pix2seq.runtime.transfer import Missing, NoRanges, Range, fetch, fetch_text
 from pix2seq.weights.tensor_bundle import Bundle, Damaged, Entry, read_range
 from pix2seq.weights.tf_checkpoint import OBJECT_GRAPH, STATE, ObjectCheckpoint, newest
@@ -61,7 +62,7 @@ def fetch_model(url: str, folder: Path) -> ObjectCheckpoint:
         text = fetch_text(f"{url}/{STATE}")
         name = _newest(text, url)
         folder.mkdir(parents=True, exist_ok=True)
-        state.write_text(text, encoding="utf-8")
+        write_whole(state, text)
     pieces = Pieces()
     bundle = _fetch_index(url, folder, name, pieces)
     _fetch_config(url, folder)
@@ -90,7 +91,7 @@ def fetch_files(url: str, folder: Path) -> None:
         fetch(f"{url}/{path.name}", path)
         _check_size(f"{url}/{path.name}", path, bundle.shard_bytes(shard))
     _fetch_config(url, folder)
-    state.write_text(text, encoding="utf-8")
+    write_whole(state, text)
 
 
 def byte_ranges(entries: Iterable[Entry], gap: int = GAP_BYTES) -> list[Range]:

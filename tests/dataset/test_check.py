@@ -1,5 +1,6 @@
 """The check before training: counts, mistakes, sequences that will be cut, and a grid of samples."""
 
+import errno
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -148,3 +149,16 @@ def test_the_script_checks_all_tasks_and_writes_the_grid(tiny_cfg: CFG, tmp_path
     assert "every image can be read" in printed
     with Image.open(tmp_path / "check" / "samples.png") as image:
         assert image.width == 4 * (TILE_PX + 4)
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_no_torn_grid(
+    tiny_cfg: CFG, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refused(path: Path, _: np.ndarray) -> None:
+        path.write_bytes(b"torn")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pix2seq.infer.overlay.save_png", refused)
+    with pytest.raises(UserError, match=r"--output-dir .* cannot be written to \(No space left on device\)"):
+        check.main(config.replace(tiny_cfg, task="detection", output_dir=str(tmp_path), workers=0))
+    assert not list(tmp_path.iterdir())

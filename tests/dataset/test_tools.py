@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from PIL import Image
 
 from pix2seq import config
 from pix2seq.config import CFG
+from pix2seq.dataset import cvat as cvat_file
 from pix2seq.dataset.annotation_files import read_annotations
 from pix2seq.dataset.coco import ImageDataset
-from pix2seq.dataset.drawings import ellipse, rectangle
+from pix2seq.dataset.drawings import Drawings, ellipse, no_shape, rectangle
 from pix2seq.dataset.labelme import read_labelme
 from pix2seq.dataset.training_data import describe_layouts, open_training
 from pix2seq.errors import UserError
@@ -265,6 +267,19 @@ def test_shapes_of_cvat(tmp_path: Path):
     assert boxes[0] == pytest.approx([8, -3, 4, 16]) and boxes[1] == [5, 5, 2, 1]
     assert boxes[2] == ["'run lengths that do not fill their window'"] and boxes[3] == pytest.approx([6, 1, 2, 4])
     assert len(content["problems"]) == 2
+
+
+def test_a_few_bytes_do_not_stand_for_any_number_of_masks(monkeypatch: pytest.MonkeyPatch):
+    """Of a small file's masks two large ones are decoded; what takes more bytes may say more."""
+    drawings = Drawings()
+    assert [drawings.has_room(2e8, 11) for _ in range(3)] == [True, True, False]
+    assert Drawings().has_room(1e9, 10**6)
+    large = '<mask label="cat" rle="0,100000000" left="0" top="0" width="10000" height="10000"/>'
+    root = ET.fromstring(cvat(large * 9, NAMES[:1]))
+    decoded = []
+    monkeypatch.setattr(cvat_file, "mask_at", lambda mask, *_: decoded.append(mask.size) or no_shape("decoded"))
+    found = cvat_file.cvat_to_coco(root)["annotations"]
+    assert len(decoded) == 4 and [entry["bbox"] for entry in found[4:]] == [["'too many pixels in masks'"]] * 5
 
 
 def test_skeletons_of_cvat_are_keypoints(tmp_path: Path):

@@ -41,12 +41,21 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         ("/*.png", ["b.png", "x[1].png"]),
         ("/[ab].*", ["a.JPG", "b.png"]),
         ("/**/*.png", ["b.png", "more/c.png", "x[1].png"]),
+        ("/**/**/c.*", ["more/c.png"]),
+        ("/**", ["a.JPG", "b.png", "more/c.png", "x[1].png"]),
+        ("/m*/**/*.png", ["more/c.png"]),
         ("/x[1].png", ["x[1].png"]),  # a file that is called so
     ],
 )
 def test_folders_and_patterns(photos: Path, pattern: str, found: list[str]):
     assert [path.relative_to(photos).as_posix() for path in find_images([f"{photos}{pattern}"])] == found
     assert is_one(f"{photos}{pattern}") == (pattern == "/x[1].png")
+
+
+def test_links_that_lead_back_are_no_pattern_without_end(photos: Path):
+    for number in range(3):
+        (photos / "more" / f"back_{number}").symlink_to("..")
+    assert len(find_images([f"{photos}/**/*.png"])) == 3
 
 
 @pytest.mark.parametrize(

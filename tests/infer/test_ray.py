@@ -1,5 +1,6 @@
 """A Ray worker's part, and a cluster of two workers one of which is killed."""
 
+import gzip
 import importlib.util
 import io
 import json
@@ -86,6 +87,27 @@ def test_an_image_of_any_announced_size_in_a_tar_file_is_not_read(tmp_path: Path
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
         tar.addfile(member, io.BytesIO(b"0\n".ljust(512, b"\0")))
     assert [row["source"].tolist() for row in read_shards({"source": [str(path)]})] == [[b""]]
+
+
+def test_a_hostile_tar_file_is_one_image_that_cannot_be_used(tmp_path: Path):
+    """Cut, compressed, a pipe, with a header of any size; what comes before is read, and what has an odd name."""
+    good, paths = tmp_path / "good.tar", {name: tmp_path / f"{name}.tar" for name in ("cut", "gz", "pipe", "header")}
+    with tarfile.open(good, "w") as tar:
+        for name in ("a.png", "\udcff.png"):
+            member = tarfile.TarInfo(name)
+            member.size = 1000
+            tar.addfile(member, io.BytesIO(bytes(1000)))
+    paths["cut"].write_bytes(good.read_bytes()[:2600])
+    paths["gz"].write_bytes(gzip.compress(good.read_bytes()))
+    os.mkfifo(paths["pipe"])
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.XHDTYPE, 2**33
+    with paths["header"].open("wb") as file:
+        file.write(header.tobuf())
+        file.truncate(2**34)  # most of it takes no room on the disk
+    rows = [row["file_name"][0] for path in (*paths.values(), good) for row in read_shards({"source": [str(path)]})]
+    bad = [f"{name}.tar (a tar file that cannot be read to its end)" for name in paths]
+    assert rows == ["cut.tar/a.png", *bad, "good.tar/a.png", "good.tar/\\udcff.png"]
 
 
 @needs_ray

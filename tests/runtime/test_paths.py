@@ -6,7 +6,7 @@ import pytest
 
 from pix2seq.config import CFG
 from pix2seq.runtime import paths
-from pix2seq.runtime.paths import ROOT, cache_folder, recipe_path, weights_path
+from pix2seq.runtime.paths import MOST_DEPTH, ROOT, cache_folder, folders_below, recipe_path, weights_path
 from pix2seq.scenes.root import scenes_root
 from pix2seq.weights.official_fetch import official_folder
 
@@ -40,3 +40,22 @@ def test_caches_are_in_a_checkout_s_data_folder_or_below_home(tmp_path: Path, mo
     assert cache_folder() == tmp_path / "data"
     monkeypatch.setattr(paths.os, "access", lambda path, mode: False)
     assert cache_folder() == Path.home() / ".cache" / "pix2seq"
+
+
+def test_folders_below_a_folder_come_to_an_end(tmp_path: Path):
+    """However deep they are, and wherever links lead."""
+    (tmp_path / "b" / "c").mkdir(parents=True)
+    (tmp_path / "a" / ".hidden").mkdir(parents=True)
+    for number in range(3):
+        (tmp_path / f"back_{number}").symlink_to(".")
+        (tmp_path / "b" / f"up_{number}").symlink_to("..")
+    found = [path.relative_to(tmp_path).as_posix() for path in folders_below(tmp_path)]
+    assert found == [".", "a", "b", "b/c"]
+    (tmp_path / "b" / "linked").symlink_to(tmp_path / "a")
+    assert len(list(folders_below(tmp_path, follow_links=True))) == 4
+    assert list(folders_below(tmp_path / "nowhere")) == []
+
+
+def test_folders_that_are_too_deep_are_left_out(tmp_path: Path):
+    tmp_path.joinpath(*"d" * (MOST_DEPTH + 9)).mkdir(parents=True)
+    assert len(list(folders_below(tmp_path))) == MOST_DEPTH + 1

@@ -100,3 +100,9 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path):
     folder = claim(tmp_path)
     assert sorted(os.listdir(tmp_path)) == [".lock", ".owner"]
     folder.close()
+
+
+def test_a_folder_whose_name_is_no_text_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match="is not in UTF-8"):
+        claim(tmp_path / "run\udcff")
+    assert not list(tmp_path.iterdir())

@@ -469,6 +469,14 @@ def test_mutated_states_are_resumed_or_refused(
     assert counts["refused"] and counts["accepted"]
 
 
+def test_losses_of_no_task_of_the_run_are_left_out(copied: Path):
+    state = load_checkpoint(copied / "checkpoint.pt", CPU)
+    save_checkpoint(copied / "checkpoint.pt", state | {"recent": [{"detection": 2.5, "x\x1b": 1.0}]})
+    trainer = Trainer(resumed(copied))
+    trainer.close()
+    assert trainer.recent == [{"detection": 2.5}]
+
+
 def test_moments_of_another_shape_are_refused(copied: Path):
     state = load_checkpoint(copied / "checkpoint.pt", CPU)
     moments = next(iter(state["optimizers"][0]["state"].values()))
