@@ -13,10 +13,12 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from pix2seq.backbone_arguments import read_arguments
-from pix2seq.errors import UserError, shown
+from pix2seq.errors import UserError, listed, shown
+from pix2seq.runtime.console import tell
 from pix2seq.schema import Settings, decode
 
 # Groups of tasks, for settings that not all tasks use.
@@ -875,7 +877,8 @@ def fits_calibration(cfg: CFG, decoding: Mapping[str, Any]) -> bool:
 
 
 def decoding_in(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """The decoding settings in the metadata of a weights file; names that this version does not know are left out.
+    """The decoding settings in the metadata of a weights file; names that this version does not know are left out, and
+    told.
 
     A file of an earlier version has one, a model's setting then: the bins over which coordinates are averaged.
     Raises UserError for what holds no settings, or values that they cannot have.
@@ -884,11 +887,19 @@ def decoding_in(metadata: Mapping[str, str]) -> dict[str, Any]:
         return {"coord_window": from_json(metadata["cfg"]).infer.coord_window}
     values = decode(metadata["decoding"], Settings, "decoding")
     known = {RENAMED.get(name, name): value for name, value in values.items()}
+    if unknown := sorted(known.keys() - set(DECODING)):
+        _tell_of_unknown(listed(unknown, 5))
     known = {name: value for name, value in known.items() if name in DECODING}
     for name, value in known.items():
         if expected := what_is_wrong(name, value):
             raise UserError(f"the decoding setting {name} expects {expected}, got {shown(value)}")
     return known
+
+
+@cache
+def _tell_of_unknown(names: str) -> None:
+    """Once, however often the file is read."""
+    tell(f"the weights decode best with settings that this version does not know, and leaves out: {names}")
 
 
 def to_json(cfg: CFG) -> str:

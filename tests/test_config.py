@@ -18,6 +18,7 @@ from pix2seq.config import (
     PRESETS,
     RENAMED,
     check_training,
+    decoding_in,
     decoding_of,
     flag,
     from_json,
@@ -239,6 +240,12 @@ def test_a_run_s_decoding_settings_are_those_that_are_not_the_defaults():
     cfg = replace(PRESETS["vit-b"], end_threshold=0.5, weights="mine.safetensors")
     assert decoding_of(cfg) == {"end_threshold": 0.5, "coord_window": 0}
     assert set(DECODING) <= {name for name in FIELDS if GROUP_OF[name] == "infer"}
+
+
+def test_settings_of_a_later_version_are_left_out_and_told(capsys: pytest.CaptureFixture):
+    written = {"decoding": '{"top_k": 7, "sight": 2}'}
+    assert decoding_in(written) == decoding_in(written) == {"top_k": 7}
+    assert capsys.readouterr().err.count("leaves out: sight") == 1
 
 
 # Files
