@@ -31,13 +31,14 @@ class HubHandler(Handler):
     server: HubServer
 
     def do_GET(self) -> None:
-        repo = self.path.removeprefix("/api/models/")
-        if repo == self.path:
+        if not self.path.startswith("/api/models/"):
             return super().do_GET()
+        repo = self.path.removeprefix("/api/models/").partition("/revision/")[0]
         if repo not in self.server.repos:
             return self.answer({"error": "Repository not found"}, 404)
         siblings = [{"rfilename": name} for name in self.server.names(repo)]
-        self.answer({"id": repo, "private": self.server.repos[repo], "siblings": siblings, "sha": COMMIT})
+        about = {"id": repo, "private": self.server.repos[repo], "siblings": siblings, "sha": COMMIT}
+        self.answer(about | {"xetEnabled": False})
 
     do_HEAD = Handler.do_GET
 
