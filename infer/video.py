@@ -76,7 +76,8 @@ def open_video(name: str, max_megapixels: float) -> Iterator[Video]:
     """A video file, or the camera of a number; raise UserError if it is none or cannot be opened."""
     import cv2
 
-    cv2.utils.logging.setLogLevel(0)
+    set_log_level = cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel  # OpenCV 4, 5
+    set_log_level(0)
     is_camera = name.isdecimal() and len(name) < 4
     if not is_camera:
         try:
