@@ -40,9 +40,8 @@ ImageLike = str | Path | Image.Image | np.ndarray
 Boxes = np.ndarray | Sequence[Sequence[float]]  # (n, 4) x1 y1 x2 y2 in pixels
 Classes = Class | Sequence[Class]  # one name or id for all boxes, or one for each
 NO_LIST = (Image.Image, bytes, bytearray, memoryview, io.IOBase, Mapping)  # have parts, which are no images
-CAN_DIFFER = {*DECODING, "num_captions"} - {
-    "views"
-}  # settings of a question; views are those that a model is loaded for
+# Settings of a question; views are those that a model is loaded for.
+CAN_DIFFER = {*DECODING, "num_captions"} - {"views"}
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from pix2seq.metadata import read_metadata
 from pix2seq.runtime.console import tell
 from pix2seq.runtime.extras import require_extra
 from pix2seq.runtime.files import require_regular
+from pix2seq.runtime.text import is_unicode
 from pix2seq.weights.find import find_weights
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def rows(cfg: CFG, done: Collection[str]) -> Dataset:
     else:
         images = find_images(names)
         sources = [str(image.absolute() if isinstance(image, Path) else image) for image in images]
-        if odd := next((source for source in sources if source.encode(errors="replace").decode() != source), None):
+        if odd := next((source for source in sources if not is_unicode(source)), None):
             raise UserError(f"{odd} has a name that is no UTF-8, for which Ray's tables have no place; rename it")
         pairs = zip(file_names(images), sources, strict=True)
         items = [{"file_name": name, "source": source} for name, source in pairs if name not in done]

@@ -90,10 +90,8 @@ def read_shards(batch: Mapping[str, Sequence[str]]) -> Iterator[dict[str, list]]
     for shard in batch[SOURCE]:
         try:
             require_regular(Path(shard))
-            with (
-                _Bounded(shard) as file,
-                tarfile.open(fileobj=file, mode="r:") as tar,
-            ):  # compressed, it may be of any size
+            # Not a compressed one, which may be of any size.
+            with _Bounded(shard) as file, tarfile.open(fileobj=file, mode="r:") as tar:
                 for member in tar:
                     if member.isfile() and PurePosixPath(member.name).suffix.lower() in IMAGE_SUFFIXES:
                         fits = member.size <= MOST_IMAGE_BYTES  # a small file can announce any size; empty, it is named
@@ -103,10 +101,8 @@ def read_shards(batch: Mapping[str, Sequence[str]]) -> Iterator[dict[str, list]]
 
 
 def _row_of(shard: str, place: str, content: bytes) -> dict[str, list]:
-    name = f"{Path(shard).name}{place}".encode(
-        errors="backslashreplace"
-    ).decode()  # Parquet has no halves of characters
-    return {FILE_NAME: [name], SOURCE: np.array([content], dtype=object)}
+    name = f"{Path(shard).name}{place}".encode(errors="backslashreplace")  # Parquet has no halves of characters
+    return {FILE_NAME: [name.decode()], SOURCE: np.array([content], dtype=object)}
 
 
 class _Bounded(io.FileIO):

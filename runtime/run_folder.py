@@ -18,7 +18,7 @@ from pix2seq.runtime.checkpoint import CHECKPOINT, PREVIOUS
 from pix2seq.runtime.console import tell
 from pix2seq.runtime.files import PARTIAL, is_running, write_whole
 from pix2seq.runtime.paths import writable_folder
-from pix2seq.runtime.text import read_text
+from pix2seq.runtime.text import is_unicode, read_text
 
 SETTINGS, METRICS = "cfg.json", "metrics.csv"
 LAST, BEST, CURVES = "last.safetensors", "best.safetensors", "curves.png"
@@ -34,7 +34,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         """Raises UserError, which names the owner, if another process has the folder."""
-        if str(path).encode(errors="replace").decode() != str(path):
+        if not is_unicode(str(path)):
             raise UserError(f"{path} is not in UTF-8, as TensorBoard needs it; name another folder with --run-dir")
         self.path = writable_folder(path, "--run-dir")
         require_own_folders(path)

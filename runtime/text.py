@@ -45,6 +45,11 @@ def read_start(path: Path, most: int) -> str:
     return head.decode(encoding, "replace").lstrip()
 
 
+def is_unicode(text: str) -> bool:
+    """Whether UTF-8 can hold a text: Python has halves of characters in the names of files that are not in UTF-8."""
+    return text.encode(errors="replace").decode() == text
+
+
 def decode_text(content: bytes | bytearray, path: Path) -> str:
     """The text of the file `path` with this content in UTF-8, or in UTF-16 with its byte order mark; raise UserError
     for another encoding."""
