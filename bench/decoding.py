@@ -2,11 +2,13 @@
 
 python bench/decoding.py --quick
 python bench/decoding.py --models resnet50,vit-b
-python bench/decoding.py --device cuda --output results/bench
+python bench/decoding.py --device cuda --compile --sequences 1,64 --output results/bench_cuda
 
 Writes bench.json, in parts if you name models; plot.py draws it. Models are of real sizes with random weights. All
 figures of a model are from one run, medians with quartiles; those with a busy process share the processor with one that
-never waits. Limits are those of this run's bandwidth, and for encoding of its matrix products.
+never waits. Limits are those of this run's bandwidth, and for encoding of its matrix products in the same type; that of
+fp32 can be passed on a GPU, where convolutions, but not matrix products, round fp32 to TF32. What a way computes before
+its first figure, such as code for these shapes, is in the column before the limit.
 """
 
 from __future__ import annotations
@@ -16,12 +18,25 @@ import contextlib
 import math
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pix2seq.bench.timing import bandwidth, computed_by, machine, matmul_rate, operations, record, seconds, spread
+from pix2seq.bench.timing import (
+    bandwidth,
+    computed_by,
+    describe,
+    kind,
+    machine,
+    matmul_rate,
+    names,
+    operations,
+    record,
+    require,
+    seconds,
+    spread,
+)
 from pix2seq.command_line import run_script
 from pix2seq.config import PRESETS, replace
 
@@ -36,14 +51,19 @@ MODELS = {"demo": 192, "deit3-small": 384, "resnet50": 640, "vit-b": 640, "vit-b
 PRESET = {"vit-b-1024": "vit-b"}
 QUICK = ("deit3-small", "resnet50", "vit-b")
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}  # of a weight
+COMPILED = ("fp32", "bf16", "int8")
 SEQUENCES, LENGTH, COORDINATES = (1, 8, 64), 250, range(1000, 2000)
-MOST_BYTES = 3e9  # of caches and weights
+ENCODED = {"cpu": 1, "gpu": 8}  # images at a time, at most: a processor takes as long for each of them as for one
+MOST_BYTES = 3e9  # of caches and weights on a processor; a third of the memory of a GPU
+WARM_UP = {"cpu": 1, "gpu": 4}  # calls: CUDA graphs are recorded in the second one
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="three models, one sequence")
-    parser.add_argument("--models", type=lambda text: text.split(","), default=[], help="some of the models")
+    parser.add_argument("--models", type=names, default=[], help="some of the models")
+    parser.add_argument("--sequences", type=names, default=[], help="some of the numbers of sequences")
+    parser.add_argument("--precisions", type=names, default=[], help="some of those of weights, beside fp32")
     parser.add_argument("--compile", action="store_true", help="compiled steps, too (extra [fast])")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, default=Path("results/bench"), help="folder")
@@ -54,52 +74,88 @@ def main() -> None:
 
     device = pick_device(options.device)
     torch.manual_seed(0)
+    require(options.models, MODELS, "--models")
+    require(options.precisions, BYTES, "--precisions")
+    counts = [int(count) for count in options.sequences] or SEQUENCES[: 1 if options.quick else None]
+    ways = ways_on(device, {"fp32", *(options.precisions or BYTES)}, options.compile)
     for name in options.models or (QUICK if options.quick else MODELS):
-        speed = {"read_gb_s": bandwidth(device), "gflops": matmul_rate(device) / 1e9}
+        rates = {way: matmul_rate(device, dtype) for way, dtype in encoded_in(device).items()}
+        speed = {"read_gb_s": bandwidth(device), "gflops": {way: rate / 1e9 for way, rate in rates.items()}}
         report: dict[str, Any] = {**machine(device), **speed, "rows": []}
-        print(
-            f"{report['processor']}, {report['instructions']}, {report['threads']} threads; "
-            f"reads {speed['read_gb_s']:.1f} GB/s, multiplies at {speed['gflops']:.0f} GFLOP/s"
-        )
-        for row in measure(name, device, SEQUENCES[:1] if options.quick else SEQUENCES, options.compile):
-            row["limit_ms"] = row["bytes"] / speed["read_gb_s"] / 1e6 + row["operations"] / speed["gflops"] / 1e6
+        multiplies = ", ".join(f"{rate:.0f} in {way}" for way, rate in speed["gflops"].items())
+        print(f"{describe(report)}; reads {speed['read_gb_s']:.1f} GB/s, multiplies at {multiplies} GFLOP/s")
+        for row in measure(name, device, counts, ways):
+            computing = row["operations"] / rates.get(row["way"].removeprefix("encode, "), math.inf)
+            row["limit_ms"] = row["bytes"] / speed["read_gb_s"] / 1e6 + 1e3 * computing
             report["rows"].append(row)
-            times = f"{row['ms']:9.2f} ms ({row['low']:.2f} to {row['high']:.2f})"
+            times = f"{row['ms']:9.3f} ms ({row['low']:.3f} to {row['high']:.3f})"
             about = f"{row['model']:<16}{row['sequences']:>3}  {row['way']:<34}{times:<34}"
-            print(f"{about}limit {row['limit_ms']:.2f}", flush=True)
+            print(f"{about}first {row['first_s']:6.2f} s  limit {row['limit_ms']:.3f}", flush=True)
         record(options.output, "decoding", report, ("model",))
 
 
-def measure(name: str, device: torch.device, counts: tuple[int, ...], compiled: bool) -> Iterator[dict[str, Any]]:
+def encoded_in(device: torch.device) -> dict[str, torch.dtype]:
+    """The types that images are encoded in, which depend on the precision of weights."""
+    import torch
+
+    from pix2seq.runtime.device import computes_bf16
+
+    return {"fp32": torch.float32} | ({"bf16": torch.bfloat16} if computes_bf16(device) else {})
+
+
+def ways_on(device: torch.device, precisions: Container[str], compiled: bool) -> list[tuple[str, bool]]:
+    """The precisions of weights that a device has, and those in which steps can be compiled."""
+    from pix2seq.runtime.device import has_compiler, has_numba
+
+    known = [way for way in computed_by(device, BYTES) if way in precisions]
+    compiled = compiled and (has_numba(device) or has_compiler(device))
+    return [(way, False) for way in known] + [(way, True) for way in known if compiled and way in COMPILED]
+
+
+def most_bytes(device: torch.device) -> float:
+    """Of caches and weights of a step that is measured: other ways keep their weights, and some compute more."""
+    import torch
+
+    return torch.cuda.mem_get_info(device)[1] / 3 if device.type == "cuda" else MOST_BYTES
+
+
+def measure(
+    name: str, device: torch.device, counts: Sequence[int], ways: Sequence[tuple[str, bool]]
+) -> Iterator[dict[str, Any]]:
     """The figures of a model."""
     import torch
 
     from pix2seq.models.pix2seq import Pix2Seq
     from pix2seq.runtime import threads
-    from pix2seq.runtime.device import has_numba
+    from pix2seq.runtime.device import has_numba, image_format
 
+    if any(compiled for _, compiled in ways):
+        torch.compiler.reset()  # torch compiles a function a few times only, and those of other models count
     cfg = replace(PRESETS[PRESET.get(name, name)], image_size=MODELS[name]).model
-    model = Pix2Seq(cfg).eval().to(device)
-    decoders = {way: model.prepare(way) for way in computed_by(device, BYTES)}
-    decoders |= {f"{way}, compiled": model.prepare(way, True) for way in ("fp32", "bf16", "int8") if compiled}
+    model = Pix2Seq(cfg).eval().to(device, memory_format=image_format(device))
+    decoders = {f"{way}, compiled" if compiled else way: model.prepare(way, compiled) for way, compiled in ways}
     for count in counts:
-        images = torch.rand(1, 3, cfg.image_size, cfg.image_size, device=device)
+        images = torch.rand(min(count, ENCODED[kind(device)]), 3, cfg.image_size, cfg.image_size, device=device)
         with torch.inference_mode():
-            memory = model.encode(images).expand(count, -1, -1)
+            memory = model.encode(images[:1]).expand(count, -1, -1)
 
         def row(
             way: str, work: Callable[[], object], read: float, count: int = count, memory: Tensor = memory
         ) -> dict[str, Any]:
+            started = time.perf_counter()
+            times = seconds(work, device, WARM_UP[kind(device)])
             about = {"model": name, "image_size": cfg.image_size, "sequences": count, "memory": memory.shape[1]}
-            return {**about, "way": way, "bytes": read, "operations": 0, **spread(seconds(work, device))}
+            first = time.perf_counter() - started - sum(times)
+            return {**about, "way": way, "bytes": read, "operations": 0, **spread(times), "first_s": first}
 
         size = bytes_of(decoders["fp32"], memory)
-        if size > MOST_BYTES:
+        if size > most_bytes(device):
             continue
-        fp32 = step_of(decoders["fp32"], memory)
+        if count == len(images):
+            for way, dtype in encoded_in(device).items():
+                work = partial(encode, model, images, dtype)
+                yield row(f"encode, {way}", work, 0) | {"operations": operations(work)}
         if count == 1:
-            work = partial(encode, model, images)
-            yield row("encode", work, 0) | {"operations": operations(work)}
             yield row("seed: the image at each token", lambda images=images: seed_step(model, images), size)
         yield row("input cache", input_cache_step(model, memory), size)
         yield row("fp32, whole vocabulary", step_of(decoders["fp32"], memory, whole=True), size)
@@ -109,7 +165,7 @@ def measure(name: str, device: torch.device, counts: tuple[int, ...], compiled: 
             yield row(way, step_of(decoder, memory), bytes_of(decoder, memory))
         if device.type != "cpu":
             continue
-        usual = threads.ONE_THREAD
+        fp32, usual = step_of(decoders["fp32"], memory), threads.ONE_THREAD
         if count == 1:
             with busy_process():
                 yield row("fp32, busy process", fp32, size)
@@ -146,11 +202,12 @@ def bytes_of(decoder: StepDecoder, memory: Tensor) -> float:
     return weights + len(COORDINATES) * width * decoder.embedding.itemsize + kept * decoder.dtype.itemsize
 
 
-def encode(model: Pix2Seq, images: Tensor) -> Tensor:
-    """The memory of the images."""
+def encode(model: Pix2Seq, images: Tensor, dtype: torch.dtype) -> Tensor:
+    """The memory of the images, with products in a type."""
     import torch
 
-    with torch.inference_mode():
+    is_narrow = dtype == torch.bfloat16
+    with torch.inference_mode(), torch.autocast(images.device.type, torch.bfloat16, enabled=is_narrow):
         return model.encode(images)
 
 

@@ -24,6 +24,7 @@ def main(cfg: CFG) -> None:
     import numpy as np
     import torch
 
+    from pix2seq.bench.timing import finish
     from pix2seq.infer.load import inference_precision
     from pix2seq.infer.predictor import Predictor
     from pix2seq.models.pix2seq import Pix2Seq
@@ -46,12 +47,15 @@ def main(cfg: CFG) -> None:
     for run in ("first", "second"):
         started = time.perf_counter()
         encoded = predictor.encode_images([image], ["detection"])
+        finish(device)
         encoding_s = time.perf_counter() - started
         started = time.perf_counter()
         predictor.predict("detection", [image], encoded=encoded)
         decoding_s = time.perf_counter() - started
         tokens = 5 * cfg.model.max_objects
         print(f"{run:<7} encode {encoding_s:6.2f} s, decode {decoding_s:6.2f} s, {tokens / decoding_s:7.1f} tokens/s")
+    if device.type == "cuda":
+        print(f"peak memory of the GPU {torch.cuda.max_memory_allocated(device) / 1e6:.0f} MB")
     if resource:
         unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, others kilobytes
         print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6:.0f} MB")

@@ -12,7 +12,7 @@ import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pix2seq.bench.timing import figures
+from pix2seq.bench.timing import describe, figures
 from pix2seq.command_line import run_script
 from pix2seq.errors import UserError
 
@@ -45,9 +45,7 @@ def draw(known: dict[str, Any], path: Path) -> None:
     for (draw_part, report), place in zip(panels, axes[0], strict=True):
         draw_part(report, place)
     first = next(iter(known.values()))
-    figure.suptitle(
-        f"{first['processor']}, {first['instructions']}, {first['threads']} threads, torch {first['torch']}"
-    )
+    figure.suptitle(describe(first))
     figure.savefig(path, dpi=100, bbox_inches="tight")
     plt.close(figure)
 
@@ -56,35 +54,41 @@ def draw_steps(report: dict[str, Any], axes: Axes) -> None:
     """Milliseconds of each step over the bytes that it reads, and the line of the bandwidth."""
     rows = [row for row in report["rows"] if row["bytes"]]
     _scatter(rows, axes, "bytes", 1e6, "way")
-    _line(rows, axes, "bytes", 1e6, "{:.1f} GB/s")
+    _line(rows, axes, "bytes", 1e6, "{:,.1f} GB/s")
     axes.set(xlabel="MB that a step reads", ylabel="ms of a step", title="decoding")
     axes.legend(fontsize=7)
 
 
 def draw_encoding(report: dict[str, Any], axes: Axes) -> None:
-    """Milliseconds of encoding an image over its operations, and the line of matrix products."""
+    """Milliseconds of encoding images over its operations, and a line of matrix products for each of their types."""
     rows = [row for row in report["rows"] if row["operations"]]
-    _scatter(rows, axes, "operations", 1e9, "model")
-    _line(rows, axes, "operations", 1e9, "{:.0f} GFLOP/s")
-    axes.set(xlabel="GFLOP of an image", ylabel="ms of an image", title="encoding")
+    _scatter(rows, axes, "operations", 1e9, "model", "way")
+    for way in dict.fromkeys(row["way"] for row in rows):
+        some = [row for row in rows if row["way"] == way]
+        _line(some, axes, "operations", 1e9, way.removeprefix("encode, ") + ", {:,.0f} GFLOP/s")
+    axes.set(xlabel="GFLOP of the images", ylabel="ms of the images", title="encoding")
     axes.legend(fontsize=7)
 
 
 def draw_training(report: dict[str, Any], axes: Axes) -> None:
     """Images a second of each way of training, as a share of those as shipped."""
     rows: Rows = report["rows"]
-    shipped = {row["model"]: row["images_s"] for row in rows if row["way"] == "as shipped"}
-    rows = [row for row in rows if row["model"] in shipped]
-    names = [f"{row['model']}: {row['way']}" for row in rows]
-    axes.barh(names, [row["images_s"] / shipped[row["model"]] for row in rows])
+    shipped = {_batch(row): row["images_s"] for row in rows if row["way"] == "as shipped"}
+    rows = [row for row in rows if _batch(row) in shipped]
+    names = [f"{_batch(row)}: {row['way']}" for row in rows]
+    axes.barh(names, [row["images_s"] / shipped[_batch(row)] for row in rows])
     axes.invert_yaxis()
     axes.set(xlabel="images/s beside those as shipped", title="training")
+
+
+def _batch(row: dict[str, Any]) -> str:
+    return f"{row['model']}, {row['images']} images"
 
 
 def draw_tasks(report: dict[str, Any], axes: Axes) -> None:
     """Milliseconds of each task end to end."""
     rows = report["rows"]
-    axes.barh([f"{', '.join(row['tasks'])} ({row['precision']})" for row in rows], [row["ms"] for row in rows])
+    axes.barh([f"{row['tasks']} ({row['precision']})" for row in rows], [row["ms"] for row in rows])
     axes.invert_yaxis()
     axes.set(xlabel="ms of an image", title=f"end to end, weights {report['weights']}")
 
@@ -96,10 +100,12 @@ PANELS = {
 }
 
 
-def _scatter(rows: Rows, axes: Axes, measured: str, unit: float, series: str) -> None:
-    """A colour and a shape for each of the `series`; colours alone begin again after ten."""
-    for name, shape in zip(dict.fromkeys(row[series] for row in rows), itertools.cycle(SHAPES)):
-        some = [row for row in rows if row[series] == name]
+def _scatter(rows: Rows, axes: Axes, measured: str, unit: float, *series: str) -> None:
+    """A colour and a shape for rows that agree in `series`; colours alone begin again after ten."""
+    named: dict[str, Rows] = {}
+    for row in rows:
+        named.setdefault(", ".join(row[part] for part in series), []).append(row)
+    for (name, some), shape in zip(named.items(), itertools.cycle(SHAPES)):
         axes.scatter(
             [row[measured] / unit for row in some], [row["ms"] for row in some], label=name, s=30, marker=shape
         )
@@ -110,7 +116,7 @@ def _line(rows: Rows, axes: Axes, measured: str, unit: float, label: str) -> Non
     rate = max(row[measured] / row["limit_ms"] for row in rows)  # a millisecond
     label = label.format(rate / 1e6)
     ends = [min(row[measured] for row in rows), max(row[measured] for row in rows)]
-    axes.plot([end / unit for end in ends], [end / rate for end in ends], color="black", label=f"limit: {label}")
+    axes.plot([end / unit for end in ends], [end / rate for end in ends], label=f"limit: {label}")
     axes.set(xscale="log", yscale="log")
 
 

@@ -20,14 +20,14 @@ def test_every_way_is_measured(
     monkeypatch.setattr(decoding, "PRESETS", {"tiny": tiny_model_cfg})
     for name, value in (("MODELS", {"tiny": 64}), ("QUICK", ("tiny",)), ("LENGTH", 20)):
         monkeypatch.setattr(decoding, name, value)
-    for name, value in (("SECONDS", 0.0), ("FEWEST", 1)):
+    for name, value in (("SECONDS", {"cpu": 0.0}), ("FEWEST", 1)):
         monkeypatch.setattr(bench("timing"), name, value)
     compiled = ["--compile"] if has_numba(torch.device("cpu")) else []
     monkeypatch.setattr(sys, "argv", ["decoding.py", "--quick", "--output", str(tmp_path), *compiled])
     decoding.main()
     report = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))["decoding"]
     ways = {row["way"] for row in report["rows"]}
-    assert {"encode", "seed: the image at each token", "input cache", "fp32", "bf16", "int8"} <= ways
+    assert {"encode, fp32", "seed: the image at each token", "input cache", "fp32", "bf16", "int8"} <= ways
     assert {"fp32, whole vocabulary", "fp32, all threads", "fp32, busy process"} <= ways
     assert not compiled or {"fp32, compiled", "bf16, compiled", "int8, compiled"} <= ways
     assert all(row["low"] <= row["ms"] <= row["high"] for row in report["rows"]) and report["read_gb_s"] > 0

@@ -17,7 +17,7 @@ from pix2seq.train.loss import batch_losses
 
 @pytest.fixture
 def quick(bench: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("SECONDS", 0.0), ("FEWEST", 1)):
+    for name, value in (("SECONDS", {"cpu": 0.0}), ("FEWEST", 1)):
         monkeypatch.setattr(bench("timing"), name, value)
 
 
@@ -27,7 +27,13 @@ def test_every_way_of_training_is_measured(
 ):
     training = bench("training")
     monkeypatch.setattr(learner, "batch_losses", learner.batch_losses)  # is what it was at the end
-    changes = {"PRESETS": {"tiny": tiny_cfg}, "SPEED": {"tiny": 4}, "MEMORY": ("tiny",), "BATCHES": (1,), "PREPARED": 1}
+    changes = {
+        "PRESETS": {"tiny": tiny_cfg},
+        "SPEED": {"cpu": {"tiny": 4}},
+        "MEMORY": ("tiny",),
+        "BATCHES": (1,),
+        "PREPARED": 1,
+    }
     for name, value in (changes | {"apart": lambda work, *case: work(*case)}).items():
         monkeypatch.setattr(training, name, value)
     monkeypatch.setattr(sys, "argv", ["training.py", flag, "--output", str(tmp_path)])
