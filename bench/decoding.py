@@ -6,9 +6,8 @@ python bench/decoding.py --device cuda --compile --sequences 1,64 --output resul
 
 Writes bench.json, in parts if you name models; plot.py draws it. Models are of real sizes with random weights. All
 figures of a model are from one run, medians with quartiles; those with a busy process share the processor with one that
-never waits. Limits are those of this run's bandwidth, and for encoding of its matrix products in the same type; that of
-fp32 can be passed on a GPU, where convolutions, but not matrix products, round fp32 to TF32. What a way computes before
-its first figure, such as code for these shapes, is in the column before the limit.
+never waits. Limits are those of this run's bandwidth, and for encoding of its matrix products in the same type. "First"
+are the calls before those that are measured, in which code is compiled or a CUDA graph recorded.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from pix2seq.bench.timing import (
     bandwidth,
+    compiles,
     computed_by,
     describe,
     kind,
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--models", type=names, default=[], help="some of the models")
     parser.add_argument("--sequences", type=names, default=[], help="some of the numbers of sequences")
     parser.add_argument("--precisions", type=names, default=[], help="some of those of weights, beside fp32")
-    parser.add_argument("--compile", action="store_true", help="compiled steps, too (extra [fast])")
+    parser.add_argument("--compile", action="store_true", help="compiled steps, too (a processor's: extra [fast])")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, default=Path("results/bench"), help="folder")
     options = parser.parse_args()
@@ -105,11 +105,9 @@ def encoded_in(device: torch.device) -> dict[str, torch.dtype]:
 
 def ways_on(device: torch.device, precisions: Container[str], compiled: bool) -> list[tuple[str, bool]]:
     """The precisions of weights that a device has, and those in which steps can be compiled."""
-    from pix2seq.runtime.device import has_compiler, has_numba
-
     known = [way for way in computed_by(device, BYTES) if way in precisions]
-    compiled = compiled and (has_numba(device) or has_compiler(device))
-    return [(way, False) for way in known] + [(way, True) for way in known if compiled and way in COMPILED]
+    chosen = [way for way in known if way in COMPILED] if compiled and compiles(device) else []
+    return [(way, False) for way in known] + [(way, True) for way in chosen]
 
 
 def most_bytes(device: torch.device) -> float:
