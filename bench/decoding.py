@@ -127,7 +127,7 @@ def measure(
     from pix2seq.runtime import threads
     from pix2seq.runtime.device import has_numba, image_format
 
-    if any(compiled for _, compiled in ways):
+    if device.type != "cuda" and not has_numba(device):
         torch.compiler.reset()  # torch compiles a function a few times only, and those of other models count
     cfg = replace(PRESETS[PRESET.get(name, name)], image_size=MODELS[name]).model
     model = Pix2Seq(cfg).eval().to(device, memory_format=image_format(device))

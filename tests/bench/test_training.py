@@ -2,6 +2,8 @@
 
 import json
 import sys
+import time
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +12,9 @@ import pytest
 import torch
 
 from pix2seq.config import CFG, replace
+from pix2seq.errors import UserError
+from pix2seq.models.pix2seq import Pix2Seq
+from pix2seq.models.weights import Weights, save_weights
 from pix2seq.train import learner
 from pix2seq.train.engine import Trainer
 from pix2seq.train.loss import batch_losses
@@ -17,7 +22,7 @@ from pix2seq.train.loss import batch_losses
 
 @pytest.fixture
 def quick(bench: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("SECONDS", {"cpu": 0.0}), ("FEWEST", 1)):
+    for name, value in (("SECONDS", {"cpu": 0.0}), ("FEWEST", {"cpu": 1})):
         monkeypatch.setattr(bench("timing"), name, value)
 
 
@@ -26,7 +31,6 @@ def test_every_way_of_training_is_measured(
     bench: Callable[[str], ModuleType], quick, tiny_cfg: CFG, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str
 ):
     training = bench("training")
-    monkeypatch.setattr(learner, "batch_losses", learner.batch_losses)  # is what it was at the end
     changes = {
         "PRESETS": {"tiny": tiny_cfg},
         "SPEED": {"cpu": {"tiny": 4}},
@@ -45,6 +49,7 @@ def test_every_way_of_training_is_measured(
     if flag == "--quick":
         assert {row["way"] for row in rows} == training.WAYS.keys() - {"compile"}
         assert all(row["images_s"] > 0 for row in rows)
+    assert learner.batch_losses is batch_losses  # as before
 
 
 def test_padded_sequences_have_the_losses_of_packed_ones(bench: Callable[[str], ModuleType], tiny_cfg: CFG):
@@ -60,6 +65,59 @@ def test_padded_sequences_have_the_losses_of_packed_ones(bench: Callable[[str], 
     trainer.close()
     assert packed.keys() == padded.keys()
     torch.testing.assert_close(packed, padded, rtol=1e-4, atol=1e-4)
+
+
+def test_a_kind_of_device_has_its_own_batches(bench: Callable[[str], ModuleType]):
+    training = bench("training")
+    chosen = Namespace(presets=[], ways=["as shipped"], images=[], memory=False, quick=False, compile=False)
+    for where, sizes in training.SPEED.items():
+        assert {(preset, size) for preset, size, _ in training.cases(chosen, where)} == set(sizes.items())
+    chosen.presets, chosen.images = ["vit-l"], [1, 2]
+    assert list(training.cases(chosen, "gpu")) == [("vit-l", 1, "as shipped"), ("vit-l", 2, "as shipped")]
+
+
+@pytest.mark.parametrize("flags", [["training", "--ways", "nosuch"], ["decoding", "--models", "nosuch"]])
+def test_an_unknown_name_is_a_user_error(
+    bench: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, flags: list[str]
+):
+    monkeypatch.setattr(sys, "argv", flags)
+    with pytest.raises(UserError, match=f"{flags[1]} nosuch is not there; expected some of "):
+        bench(flags[0]).main()
+
+
+def test_calls_to_warm_up_do_not_count(bench: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch):
+    timing, calls = bench("timing"), []
+    for name, value in (("SECONDS", {"cpu": 0.0}), ("FEWEST", {"cpu": 3})):
+        monkeypatch.setattr(timing, name, value)
+
+    def slow_at_first() -> None:
+        calls.append(time.sleep(0.05 if len(calls) < 2 else 0))
+
+    times = timing.seconds(slow_at_first, torch.device("cpu"), warm_up=2)
+    assert len(times) == 3 and len(calls) == 5
+    assert max(times) < 0.05
+
+
+def test_tasks_are_measured_one_by_one_and_together(
+    bench: Callable[[str], ModuleType],
+    quick,
+    tiny_model: Pix2Seq,
+    tiny_model_cfg: CFG,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    weights = tmp_path / "w.safetensors"
+    save_weights(weights, Weights(tiny_model, tiny_model_cfg, {1: "cat"}, {"words": ["<unk>", "a"]}))
+    for precision in ("fp32", "int8"):
+        flags = ["--weights", str(weights), "--precisions", precision, "--output", str(tmp_path)]
+        monkeypatch.setattr(sys, "argv", ["tasks.py", *flags])
+        bench("tasks").main()
+    rows = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))["tasks"]["rows"]
+    assert [row["precision"] for row in rows] == 5 * ["fp32"] + 5 * ["int8"]
+    assert rows[4]["tasks"] == ", ".join(row["tasks"] for row in rows[:4])
+    monkeypatch.setattr(sys, "argv", ["plot.py", "--output", str(tmp_path)])
+    bench("plot").main()
+    assert (tmp_path / "bench.png").stat().st_size > 10_000
 
 
 def test_figures_of_several_benchmarks_stand_in_one_file(bench: Callable[[str], ModuleType], tmp_path: Path):
