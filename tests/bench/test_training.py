@@ -7,14 +7,14 @@ from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 
+from pix2seq.api import Model
 from pix2seq.config import CFG, replace
 from pix2seq.errors import UserError
-from pix2seq.models.pix2seq import Pix2Seq
-from pix2seq.models.weights import Weights, save_weights
 from pix2seq.train import learner
 from pix2seq.train.engine import Trainer
 from pix2seq.train.loss import batch_losses
@@ -98,23 +98,28 @@ def test_calls_to_warm_up_do_not_count(bench: Callable[[str], ModuleType], monke
     assert max(times) < 0.05
 
 
+class Asked:
+    """A model that knows what it may be asked for."""
+
+    tasks = "detection", "captioning"
+
+    def __init__(self, weights: str, device: str, **settings: Any) -> None:
+        assert settings.keys() == {"precision", "compile"}
+
+    def __call__(self, image: Path, names: list[str]) -> None:
+        assert image.exists() and set(names) <= set(self.tasks)
+
+
 def test_tasks_are_measured_one_by_one_and_together(
-    bench: Callable[[str], ModuleType],
-    quick,
-    tiny_model: Pix2Seq,
-    tiny_model_cfg: CFG,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    bench: Callable[[str], ModuleType], quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    weights = tmp_path / "w.safetensors"
-    save_weights(weights, Weights(tiny_model, tiny_model_cfg, {1: "cat"}, {"words": ["<unk>", "a"]}))
-    for precision in ("fp32", "int8"):
-        flags = ["--weights", str(weights), "--precisions", precision, "--output", str(tmp_path)]
-        monkeypatch.setattr(sys, "argv", ["tasks.py", *flags])
+    monkeypatch.setattr(Model, "load", Asked)
+    for flags in (["--precisions", "fp32,bf16"], ["--precisions", "bf16", "--compile"]):
+        monkeypatch.setattr(sys, "argv", ["tasks.py", *flags, "--output", str(tmp_path)])
         bench("tasks").main()
     rows = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))["tasks"]["rows"]
-    assert [row["precision"] for row in rows] == 5 * ["fp32"] + 5 * ["int8"]
-    assert rows[4]["tasks"] == ", ".join(row["tasks"] for row in rows[:4])
+    assert [row["precision"] for row in rows] == [*3 * ["fp32"], *3 * ["bf16"], *3 * ["bf16, compiled"]]
+    assert [row["tasks"] for row in rows[:3]] == ["detection", "captioning", "detection, captioning"]
     monkeypatch.setattr(sys, "argv", ["plot.py", "--output", str(tmp_path)])
     bench("plot").main()
     assert (tmp_path / "bench.png").stat().st_size > 10_000
