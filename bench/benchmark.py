@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from pix2seq.bench.timing import finish
 from pix2seq.command_line import Uses, command_line, names_of
 from pix2seq.config import CFG, replace
 
@@ -119,14 +120,11 @@ def train_once(trainer: Trainer, batch: Batch) -> None:
 
 def fastest(work: Callable[[], object], model: Pix2Seq, repeats: int = REPEATS) -> float:
     """Seconds that the fastest of `repeats` calls of `work` takes, after one call to warm up."""
-    import torch
-
     times = []
     for _ in range(repeats + 1):
         started = time.perf_counter()
         work()
-        if model.device.type == "cuda":
-            torch.cuda.synchronize()
+        finish(model.device)
         times.append(time.perf_counter() - started)
     return min(times[1:])
 

@@ -6,8 +6,9 @@ python bench/decoding.py --device cuda --compile --sequences 1,64 --output resul
 
 Writes bench.json, in parts if you name models; plot.py draws it. Models are of real sizes with random weights. All
 figures of a model are from one run, medians with quartiles; those with a busy process share the processor with one that
-never waits. Limits are those of this run's bandwidth, and for encoding of its matrix products in the same type. "First"
-are the calls before those that are measured, in which code is compiled or a CUDA graph recorded.
+never waits. Limits are those of this run's bandwidth, and for encoding of its matrix products in the same type; what a
+cache holds is read faster. "First" are the calls before those that are measured, in which code is compiled or a CUDA
+graph recorded.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ COMPILED = ("fp32", "bf16", "int8")
 SEQUENCES, LENGTH, COORDINATES = (1, 8, 64), 250, range(1000, 2000)
 ENCODED = {"cpu": 1, "gpu": 8}  # images at a time, at most: a processor takes as long for each of them as for one
 MOST_BYTES = 3e9  # of caches and weights on a processor; a third of the memory of a GPU
-WARM_UP = {"cpu": 1, "gpu": 4}  # calls: CUDA graphs are recorded in the second one
+WARM_UP = {"cpu": 1, "gpu": 4}  # calls: in the first ones libraries choose kernels, and CUDA graphs are recorded
 
 
 def main() -> None:
@@ -91,7 +92,7 @@ def main() -> None:
             times = f"{row['ms']:9.3f} ms ({row['low']:.3f} to {row['high']:.3f})"
             about = f"{row['model']:<16}{row['sequences']:>3}  {row['way']:<34}{times:<34}"
             print(f"{about}first {row['first_s']:6.2f} s  limit {row['limit_ms']:.3f}", flush=True)
-        record(options.output, "decoding", report, ("model",))
+            record(options.output, "decoding", report, ("model",))
 
 
 def encoded_in(device: torch.device) -> dict[str, torch.dtype]:
