@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any
 
 from pix2seq.bench.timing import (
     bandwidth,
-    compiles,
     computed_by,
     describe,
     kind,
@@ -106,8 +105,11 @@ def encoded_in(device: torch.device) -> dict[str, torch.dtype]:
 
 def ways_on(device: torch.device, precisions: Container[str], compiled: bool) -> list[tuple[str, bool]]:
     """The precisions of weights that a device has, and those in which steps can be compiled."""
+    from pix2seq.runtime.device import has_compiler, has_numba
+
     known = [way for way in computed_by(device, BYTES) if way in precisions]
-    chosen = [way for way in known if way in COMPILED] if compiled and compiles(device) else []
+    compiled = compiled and (device.type == "cuda" or has_numba(device) or has_compiler(device))
+    chosen = [way for way in known if compiled and way in COMPILED]
     return [(way, False) for way in known] + [(way, True) for way in chosen]
 
 

@@ -1,7 +1,7 @@
 """Measure the time and memory that an official architecture needs to detect 100 objects, with random weights.
 
-python bench/official_detection.py --preset vit-b
-python bench/official_detection.py --preset vit-l --image-size 1024 --device cuda --precision bf16 --compile
+python bench/official_detection.py --preset vit-b --image-size 1024 --precision bf16 --compile
+python bench/official_detection.py --preset vit-l --image-size 1024 --precision bf16 --compile --device cuda
 """
 
 from __future__ import annotations
@@ -24,13 +24,11 @@ def main(cfg: CFG) -> None:
     import numpy as np
     import torch
 
-    from pix2seq.bench.timing import compiles, finish
-    from pix2seq.infer.load import inference_precision
-    from pix2seq.infer.predictor import Predictor
+    from pix2seq.bench.timing import finish
+    from pix2seq.infer.load import predictor_of
     from pix2seq.models.pix2seq import Pix2Seq
     from pix2seq.models.weights import Weights
     from pix2seq.runtime.device import pick_device
-    from pix2seq.tasks import TASKS
     from pix2seq.tokenizers.captioning import UNKNOWN, WordVocabulary
 
     torch.manual_seed(cfg.seed)
@@ -38,12 +36,10 @@ def main(cfg: CFG) -> None:
     model = Pix2Seq(cfg.model).eval()
     names = {number: f"class {number}" for number in range(1, NUM_CLASSES + 1)}
     weights = Weights(model, cfg, names, WordVocabulary([UNKNOWN]).describe())
+    predictor = predictor_of(weights, cfg)
     device = pick_device(cfg.device)
-    precision = inference_precision(cfg, device)
-    compiled = cfg.compile and compiles(device)
-    predictor = Predictor.from_weights(weights, TASKS, cfg.infer, device, cfg.seed, precision, compiled)
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    print(f"{cfg.preset}: {millions:.1f} M parameters, {cfg.model.image_size} px, {precision}, {device}")
+    print(f"{cfg.preset}: {millions:.1f} M parameters, {cfg.model.image_size} px, {cfg.precision}, {device}")
     print(f"build     {time.perf_counter() - started:8.2f} s")
     image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
     for run in ("first", "second"):

@@ -114,13 +114,6 @@ def computed_by(device: torch.device, precisions: Iterable[str]) -> list[str]:
     return [way for way in precisions if way != "fp16" or computes_fp16(device)]
 
 
-def compiles(device: torch.device) -> bool:
-    """Whether decoding steps can be compiled for a device; a line says so if they cannot."""
-    from pix2seq.runtime.device import has_compiler, has_numba
-
-    return device.type == "cuda" or has_numba(device) or has_compiler(device)
-
-
 def seconds(work: Callable[[], object], device: torch.device, warm_up: int = 1) -> list[float]:
     """What each of several calls of `work` takes until the device has done it, after some to warm up.
 
