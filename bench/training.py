@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from pix2seq.bench.timing import describe, kind, machine, record, require, seconds, spread
 from pix2seq.command_line import run_script
 from pix2seq.config import PRESETS, replace
+from pix2seq.runtime.memory import lacks_memory
 
 if TYPE_CHECKING:
     import torch
@@ -76,7 +77,13 @@ def main() -> None:
     report: dict[str, Any] = {**machine(device), "rows": []}
     print(describe(report))
     for case in cases(options, kind(device)):
-        row = (alone if device.type == "cuda" else apart)(measure, *case, str(device), options.memory)
+        try:
+            row = (alone if device.type == "cuda" else apart)(measure, *case, str(device), options.memory)
+        except Exception as error:
+            if not lacks_memory(error):
+                raise
+            print("{:<12}{:>3}  {:<36}does not fit".format(*case), flush=True)
+            continue
         report["rows"].append(row)
         speed = (
             ""

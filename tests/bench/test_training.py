@@ -77,6 +77,23 @@ def test_a_kind_of_device_has_its_own_batches(bench: Callable[[str], ModuleType]
 
 
 @pytest.mark.parametrize("flags", [["training", "--ways", "nosuch"], ["decoding", "--models", "nosuch"]])
+def test_a_batch_that_does_not_fit_is_named(
+    bench: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    def fits(work: object, preset: str, size: int, way: str, device: str, once: bool) -> dict[str, Any]:
+        if size > 1:
+            raise torch.OutOfMemoryError
+        return {"model": preset, "images": size, "way": way, "peak_mb": 1.0}
+
+    training = bench("training")
+    monkeypatch.setattr(training, "apart", fits)
+    flags = ["--memory", "--presets", "demo", "--ways", "recompute", "--images", "2", "1", "--output", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["training.py", *flags])
+    training.main()
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert rows == [["demo", "2", "recompute", "does", "not", "fit"], ["demo", "1", "recompute", "1", "MB"]]
+
+
 def test_an_unknown_name_is_a_user_error(
     bench: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, flags: list[str]
 ):
