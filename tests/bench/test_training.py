@@ -76,7 +76,6 @@ def test_a_kind_of_device_has_its_own_batches(bench: Callable[[str], ModuleType]
     assert list(training.cases(chosen, "gpu")) == [("vit-l", 1, "as shipped"), ("vit-l", 2, "as shipped")]
 
 
-@pytest.mark.parametrize("flags", [["training", "--ways", "nosuch"], ["decoding", "--models", "nosuch"]])
 def test_a_batch_that_does_not_fit_is_named(
     bench: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
@@ -94,6 +93,7 @@ def test_a_batch_that_does_not_fit_is_named(
     assert rows == [["demo", "2", "recompute", "does", "not", "fit"], ["demo", "1", "recompute", "1", "MB"]]
 
 
+@pytest.mark.parametrize("flags", [["training", "--ways", "nosuch"], ["decoding", "--models", "nosuch"]])
 def test_an_unknown_name_is_a_user_error(
     bench: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, flags: list[str]
 ):
