@@ -14,14 +14,12 @@ from pix2seq.runtime.device import has_numba
 
 
 def test_every_way_is_measured(
-    bench: Callable[[str], ModuleType], tiny_model_cfg: CFG, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Callable[[str], ModuleType], quick, tiny_model_cfg: CFG, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     decoding = bench("decoding")
     monkeypatch.setattr(decoding, "PRESETS", {"tiny": tiny_model_cfg})
     for name, value in (("MODELS", {"tiny": 64}), ("QUICK", ("tiny",)), ("LENGTH", 20)):
         monkeypatch.setattr(decoding, name, value)
-    for name, value in (("SECONDS", {"cpu": 0.0}), ("FEWEST", {"cpu": 1})):
-        monkeypatch.setattr(bench("timing"), name, value)
     compiled = ["--compile"] if has_numba(torch.device("cpu")) else []
     monkeypatch.setattr(sys, "argv", ["decoding.py", "--quick", "--output", str(tmp_path), *compiled])
     decoding.main()

@@ -13,17 +13,12 @@ import pytest
 import torch
 
 from pix2seq.api import Model
+from pix2seq.bench import timing
 from pix2seq.config import CFG, replace
 from pix2seq.errors import UserError
 from pix2seq.train import learner
 from pix2seq.train.engine import Trainer
 from pix2seq.train.loss import batch_losses
-
-
-@pytest.fixture
-def quick(bench: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("SECONDS", {"cpu": 0.0}), ("FEWEST", {"cpu": 1})):
-        monkeypatch.setattr(bench("timing"), name, value)
 
 
 @pytest.mark.parametrize("flag", ["--quick", "--memory"])
@@ -102,10 +97,9 @@ def test_an_unknown_name_is_a_user_error(
         bench(flags[0]).main()
 
 
-def test_calls_to_warm_up_do_not_count(bench: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch):
-    timing, calls = bench("timing"), []
-    for name, value in (("SECONDS", {"cpu": 0.0}), ("FEWEST", {"cpu": 3})):
-        monkeypatch.setattr(timing, name, value)
+def test_calls_to_warm_up_do_not_count(quick, monkeypatch: pytest.MonkeyPatch):
+    calls: list[None] = []
+    monkeypatch.setattr(timing, "FEWEST", {"cpu": 3})
 
     def slow_at_first() -> None:
         calls.append(time.sleep(0.05 if len(calls) < 2 else 0))
@@ -142,8 +136,7 @@ def test_tasks_are_measured_one_by_one_and_together(
     assert (tmp_path / "bench.png").stat().st_size > 10_000
 
 
-def test_figures_of_several_benchmarks_stand_in_one_file(bench: Callable[[str], ModuleType], tmp_path: Path):
-    timing = bench("timing")
+def test_figures_of_several_benchmarks_stand_in_one_file(tmp_path: Path):
     one, other = {"model": "a", "ms": 1}, {"model": "b", "ms": 2}
     timing.record(tmp_path, "first", {"rows": [one]}, ["model"])
     timing.record(tmp_path, "second", {"rows": [one]})
