@@ -1,6 +1,6 @@
 """Measure the time and memory that an official architecture needs to detect 100 objects, with random weights.
 
-python bench/official_detection.py --preset vit-b
+python bench/official_detection.py --preset vit-b --image-size 1024 --precision bf16 --compile
 python bench/official_detection.py --preset vit-l --image-size 1024 --device cuda
 """
 
@@ -24,12 +24,10 @@ def main(cfg: CFG) -> None:
     import numpy as np
     import torch
 
-    from pix2seq.infer.load import inference_precision
-    from pix2seq.infer.predictor import Predictor
+    from pix2seq.infer.load import predictor_of
     from pix2seq.models.pix2seq import Pix2Seq
     from pix2seq.models.weights import Weights
     from pix2seq.runtime.device import pick_device
-    from pix2seq.tasks import TASKS
     from pix2seq.tokenizers.captioning import UNKNOWN, WordVocabulary
 
     torch.manual_seed(cfg.seed)
@@ -37,10 +35,9 @@ def main(cfg: CFG) -> None:
     model = Pix2Seq(cfg.model).eval()
     names = {number: f"class {number}" for number in range(1, NUM_CLASSES + 1)}
     weights = Weights(model, cfg, names, WordVocabulary([UNKNOWN]).describe())
-    device = pick_device(cfg.device)
-    predictor = Predictor.from_weights(weights, TASKS, cfg.infer, device, cfg.seed, inference_precision(cfg, device))
+    predictor = predictor_of(weights, cfg)
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    print(f"{cfg.preset}: {millions:.1f} M parameters, {cfg.model.image_size} px, {device}")
+    print(f"{cfg.preset}: {millions:.1f} M parameters, {cfg.model.image_size} px, {pick_device(cfg.device)}")
     print(f"build     {time.perf_counter() - started:8.2f} s")
     image = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
     for run in ("first", "second"):
@@ -59,7 +56,7 @@ def main(cfg: CFG) -> None:
 
 if __name__ == "__main__":
     uses = Uses(
-        essential=("preset", "image_size", "max_objects", "device", "precision", "seed"),
+        essential=("preset", "image_size", "max_objects", "device", "precision", "compile", "seed"),
         others=(*names_of("model"), "end_threshold", "detection_top_p", "temperature"),
     )
     command_line(main, __doc__, uses, only="detection")

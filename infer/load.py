@@ -16,6 +16,8 @@ from pix2seq.weights.find import find_weights
 if TYPE_CHECKING:
     import torch
 
+    from pix2seq.models.weights import Weights
+
 
 def load_predictor(cfg: CFG) -> Predictor:
     """The predictor of `--weights` on `--device`, with the decoding settings of the file unless others are given.
@@ -30,20 +32,26 @@ def load_predictor(cfg: CFG) -> Predictor:
         exported = read_exported(path)
         return make_predictor(path, exported, TASKS, chosen_settings(cfg, exported.metadata.decoding, path))
     from pix2seq.models.weights import load_weights
-    from pix2seq.runtime.device import check_precision, has_compiler, has_numba, pick_device
 
     weights = load_weights(path)
     chosen = chosen_settings(cfg, weights.decoding, path)
     if chosen.infer.views > 2 and weights.model.encoder.backbone.is_vit:
         backbone = weights.cfg.model.backbone
         raise UserError(f"--views {chosen.infer.views} needs a convnet: {backbone} has one canvas size; give 1 or 2")
+    return predictor_of(weights, chosen)
+
+
+def predictor_of(weights: Weights, cfg: CFG) -> Predictor:
+    """The predictor of `weights` as `--device`, `--precision` and `--compile` ask for it."""
+    from pix2seq.runtime.device import check_precision, has_compiler, has_numba, pick_device
+
     device = pick_device(cfg.device)
     precision = inference_precision(cfg, device)
     check_precision(precision, device)
     if cfg.compile and precision == "fp16":
         raise UserError("--compile does not know the products of --precision fp16; leave one of them out")
     compiled = cfg.compile and (device.type == "cuda" or has_numba(device) or has_compiler(device))
-    return Predictor.from_weights(weights, TASKS, chosen.infer, device, cfg.seed, precision, compiled)
+    return Predictor.from_weights(weights, TASKS, cfg.infer, device, cfg.seed, precision, compiled)
 
 
 def chosen_settings(cfg: CFG, decoding: Mapping[str, Any], path: Path) -> CFG:
