@@ -517,7 +517,7 @@ class CFG:
         choices=("auto", "fp32", "bf16", "fp16", "int8"),
     )
     compile: bool = setting(
-        False, "compiled steps: of decoding on a processor by numba if it is there, else by torch.compile"
+        False, "compiled steps: of decoding as CUDA graphs on a GPU, by numba on a processor; else by torch.compile"
     )
     model: ModelCFG = field(default_factory=ModelCFG)
     data: DataCFG = field(default_factory=DataCFG)

@@ -173,9 +173,11 @@ class BatchLoader(DataLoader):
             yield batch
 
 
-def build_loader(dataset: SampleDataset, sampler: EpochSampler, workers: int, parts: int = 1) -> BatchLoader:
+def build_loader(
+    dataset: SampleDataset, sampler: EpochSampler, workers: int, parts: int = 1, pinned: bool = False
+) -> BatchLoader:
     """Batches, each in `parts`, made by `workers` processes that live as long as the loader; none draws from torch's
-    own generator, whose state is part of what a run goes on with."""
+    own generator, whose state is part of what a run goes on with. `pinned` ones are for a GPU."""
     if workers:
         atexit.register(_end_loading)
     return BatchLoader(
@@ -184,7 +186,7 @@ def build_loader(dataset: SampleDataset, sampler: EpochSampler, workers: int, pa
         num_workers=workers,
         collate_fn=partial(_collate_sound, parts),
         persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pinned,
         worker_init_fn=_begin_loading,
         generator=torch.Generator(),
     )

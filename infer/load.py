@@ -50,7 +50,7 @@ def predictor_of(weights: Weights, cfg: CFG) -> Predictor:
     check_precision(precision, device)
     if cfg.compile and precision == "fp16":
         raise UserError("--compile does not know the products of --precision fp16; leave one of them out")
-    compiled = cfg.compile and (has_numba(device) or has_compiler(device))
+    compiled = cfg.compile and (device.type == "cuda" or has_numba(device) or has_compiler(device))
     return Predictor.from_weights(weights, TASKS, cfg.infer, device, cfg.seed, precision, compiled)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pix2seq.models.choices import Choice, GrammarTables, Part
-from pix2seq.models.sampling import GREEDY, LEAVING, Sampling
+from pix2seq.models.sampling import GREEDY, Sampling
 from pix2seq.models.step import Cache
 from pix2seq.token_ids import COORD_SHIFT, COORDS, END, INVISIBLE, is_coord
 
@@ -113,7 +113,7 @@ def coords_of(tokens: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
 
     As in the official evaluation, which however draws the missing ones from a nucleus, and lets more than that through.
     """
-    probs = logits.float().index_fill(-1, torch.tensor(INVISIBLE, device=logits.device), -torch.inf).softmax(-1)
+    probs = logits.float().index_fill(-1, tokens.new_full((), INVISIBLE), -torch.inf).softmax(-1)
     coords = torch.where(is_coord(tokens), tokens, probs[..., COORDS].argmax(-1) + COORD_SHIFT)
     return coords, probs.gather(-1, coords[..., None])[..., 0]
 
@@ -146,7 +146,8 @@ def generate(
     `image_index` (S,) is the image that a prompt is about. Each prompt gets `num_samples` responses: the rows of the
     result are prompt-major (S · num_samples). `draws` (S · num_samples, max_tokens), uniform in [0, 1), are the random
     numbers of sampling: a row depends on its own ones alone. Decoding stops when every sequence has ended;
-    rows that have ended are dropped once they are a quarter. `listen` is told of what has been generated so far.
+    rows that have ended are dropped once they are the share `leaving` of the cache. `listen` is told of what has been
+    generated so far.
     """
     prompts = prompts.repeat_interleave(num_samples, 0)
     image_index = image_index.repeat_interleave(num_samples, 0)
@@ -184,7 +185,7 @@ def generate(
             going = (state != grammar.end).nonzero()[:, 0]
             if len(going) == 0:
                 break
-            if len(going) <= (1 - LEAVING) * len(state):
+            if len(going) <= (1 - cache.leaving) * len(state):
                 cache.keep(going)
                 rows, state, following = rows[going], state[going], following[going]
     return found.first(position + 1)

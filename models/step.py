@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from pix2seq.models.choices import Part
 from pix2seq.models.decoder import Decoder, DecoderLayer, Rows
 from pix2seq.models.dense import Dense, as_array, joined
+from pix2seq.models.graph import Recorded, StepGraph
 from pix2seq.models.layers import MLP, rotary_1d, rotate
+from pix2seq.models.sampling import LEAVING
 from pix2seq.models.single import SingleDecoder, SingleLayer
 from pix2seq.runtime.device import computes_bf16, has_numba
 from pix2seq.runtime.threads import threads_for
@@ -90,16 +92,22 @@ def product(x: Tensor, y: Tensor) -> Tensor:
 @dataclass
 class Cache:
     """What a decoding step needs of the past, by layer: keys and values of the tokens so far, `own`, of which `length`
-    places are filled, and those of the memory, which are computed once."""
+    places are filled, and those of the memory, which are computed once.
+
+    Sequences that have ended are best dropped once they are the share `leaving`. `graph` are steps with it as it is.
+    """
 
     own: list[Pair]
     memory: list[Pair]
     rows: Rows
+    leaving: float = LEAVING
     length: int = 0
+    graph: StepGraph | None = None
 
     @torch.inference_mode()
     def keep(self, rows: Tensor) -> None:
         """Forget all sequences but `rows`, and the images that none of them is about."""
+        self.graph = None
         self.own = [pair.keep(rows, self.length) for pair in self.own]
         images_before = self.rows.images
         self.rows, images = self.rows.keep(rows)
@@ -188,8 +196,8 @@ class StepDecoder(nn.Module):
     `precision` is that of the layers' weights, and of what passes between them (on a processor fp32 where weights are
     fp16 or int8).
     The output projection and the norm before it are always fp32: logits of neighboring bins differ by little.
-    `compiled` has torch.compile make the steps of one token, on a GPU as CUDA graphs; on a processor with numba, this
-    makes those of one sequence instead, whose caches are bf16 where weights are narrower than fp32.
+    `compiled` steps of one token are CUDA graphs on a GPU; on a processor with numba, this makes those of one sequence,
+    whose caches are bf16 where weights are narrower than fp32; elsewhere torch.compile makes all of them.
     """
 
     def __init__(self, decoder: Decoder, precision: str = "fp32", compiled: bool = False) -> None:
@@ -213,7 +221,8 @@ class StepDecoder(nn.Module):
 
             self.single = SingleDecoder(self, CompiledLayer)
         elif compiled:
-            self.static = torch.compile(self._static_run, mode=None if on_processor else "reduce-overhead")
+            on_gpu = self.bias.device.type == "cuda"
+            self.static = Recorded(self._static_run) if on_gpu else torch.compile(self._static_run)
         elif on_processor and not narrow:
             self.single = SingleDecoder(self, SingleLayer)
         self.parts: WeakKeyDictionary[Part, Dense] = WeakKeyDictionary()
@@ -226,7 +235,8 @@ class StepDecoder(nn.Module):
         shape = len(image_index), self.heads, max_length, self.embedding.shape[1] // self.heads
         own = [Pair(memory.new_zeros(shape), memory.new_zeros(shape)) for _ in self.layers]
         pairs = [layer.project_memory(memory) for layer in self.layers]
-        return Cache(own, pairs, Rows(image_index, len(memory)))
+        leaving = Recorded.LEAVING if isinstance(self.static, Recorded) else LEAVING
+        return Cache(own, pairs, Rows(image_index, len(memory)), leaving)
 
     @torch.inference_mode()
     def step(self, tokens: Tensor, cache: Cache, part: Part | None = None) -> Tensor:

@@ -25,6 +25,8 @@ def available_devices() -> list[str]:
 def pick_device(name: str) -> torch.device:
     """The device that `--device` names: `auto` is CUDA if available, else MPS, else the CPU; `cuda` is `cuda:0`.
 
+    On a GPU convolutions in fp32 are from here on what they are called: torch rounds their inputs to 10 bits (TF32)
+    unless it is told not to, and tokens would be other ones than a processor's.
     Raises UserError for a device that this machine does not have.
     """
     here = available_devices()
@@ -32,6 +34,8 @@ def pick_device(name: str) -> torch.device:
     if device not in here:
         example = f"; a GPU is named with its kind, as in cuda:{name}" if name.isdecimal() else ""
         raise UserError(f"--device {name} is not there; expected one of {', '.join(['auto', *here])}{example}")
+    if device.startswith("cuda"):
+        torch.backends.cudnn.allow_tf32 = False
     return torch.device(device)
 
 
@@ -62,7 +66,10 @@ def image_format(device: torch.device) -> torch.memory_format:
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 saves time on `device`: emulated by a processor it takes five times as long as fp32."""
+    """Whether bfloat16 saves time on `device`: emulated by a processor it takes five times as long as fp32, and GPUs
+    before NVIDIA's Ampere emulate it, too."""
+    if device.type == "cuda" and torch.cuda.is_available():
+        return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type != "cpu":
         return True
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -100,8 +107,11 @@ def has_compiler(device: torch.device) -> bool:
 
 
 def attention_kernel(device: torch.device) -> contextlib.AbstractContextManager:
-    """On the CPU plain attention, which is quicker there to train through."""
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
+    """On the CPU plain attention, which is quicker there to train through. On a GPU any but cuDNN's, which plans each
+    shape anew: sequences have other lengths in every step."""
+    if device.type == "cpu":
+        return sdpa_kernel(SDPBackend.MATH)
+    return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 
 
 @contextlib.contextmanager

@@ -32,13 +32,17 @@ def is_launched() -> bool:
 
 
 def start(device: torch.device) -> torch.device:
-    """Join the processes that torchrun started, if any; return the device of this process.
+    """Join the processes that torchrun started, if any; return the device of this process: a GPU is torch's current one
+    from here on.
 
     Raises UserError if there are more processes than devices.
     """
-    if not is_launched():
-        return device
     import torch
+
+    if not is_launched():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        return device
     import torch.distributed as dist
     from torch.distributed.rendezvous import rendezvous
 

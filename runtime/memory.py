@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-# Words of torch, OpenCV and onnxruntime, whose errors have no class of their own for it.
-WORDS = ("DefaultCPUAllocator", "Insufficient memory", "Failed to allocate memory", "bad_alloc")
+# Words of torch, CUDA and its libraries, MPS, OpenCV and onnxruntime, whose errors have no class of their own for it.
+WORDS = (
+    *("DefaultCPUAllocator", "out of memory", "STATUS_ALLOC_FAILED"),
+    *("Insufficient memory", "Failed to allocate memory", "bad_alloc"),
+)
 
 
 def lacks_memory(error: BaseException) -> bool:

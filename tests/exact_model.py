@@ -17,6 +17,7 @@ from torch import Tensor
 from pix2seq.config import ModelCFG
 from pix2seq.infer.predictor import Predictor
 from pix2seq.models.choices import Part
+from pix2seq.models.sampling import LEAVING
 from pix2seq.packing import Packing
 
 STATES = 1009  # prime
@@ -27,6 +28,7 @@ class ExactCache:
     """A hash of the tokens so far, `state` (S,)."""
 
     state: Tensor
+    leaving: float = LEAVING
 
     def keep(self, rows: Tensor) -> None:
         """Keep only some of the sequences."""

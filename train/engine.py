@@ -209,11 +209,12 @@ class Trainer:
         passes = [(count, weight * cfg.train.passes_per_epoch) for count, weight in train_set.parts]
         mixed = cfg.data.shards_mixed
         self.sampler = EpochSampler(passes, cfg.train.batch_size, cfg.seed, *ranks, train_set.shards, mixed)
-        self.loader = build_loader(train_set, self.sampler, cfg.data.workers, cfg.train.accumulate)
+        pinned = self.device.type == "cuda"
+        self.loader = build_loader(train_set, self.sampler, cfg.data.workers, cfg.train.accumulate, pinned)
         val_set = SampleDataset(validation, self.tasks, self.tokenizers, cfg, augment=False, replace_unreadable=True)
         val_sampler = EpochSampler(len(val_set), cfg.train.batch_size, cfg.seed, shards=val_set.shards, mixed=mixed)
         val_sampler.set_epoch(0, cfg.model.image_size, max(cfg.train.eval_images // cfg.train.batch_size, 1))
-        self.val_loader = build_loader(val_set, val_sampler, 0)
+        self.val_loader = build_loader(val_set, val_sampler, 0, pinned=pinned)
         self.examples = Examples(validation, self.tasks, cfg.train.example_images)
         self.forecast = Forecast(SCENES_ARE_DRAWN if training.to_draw else "")
 

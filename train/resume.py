@@ -118,16 +118,20 @@ class SaveClock:
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:
     """The states of the generators that this process draws dropout and sampling from."""
     states = {"cpu": torch.get_rng_state()}
-    if device.type in ("cuda", "mps"):
-        states[device.type] = getattr(torch, device.type).get_rng_state()
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        states["mps"] = torch.mps.get_rng_state()
     return states
 
 
 def set_random_state(states: Mapping[str, torch.Tensor], device: torch.device) -> None:
     """Let this process draw on from `states`."""
     torch.set_rng_state(states["cpu"].cpu())
-    if device.type != "cpu" and device.type in states:
-        getattr(torch, device.type).set_rng_state(states[device.type].cpu())
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"].cpu(), device)
+    elif device.type == "mps" and "mps" in states:
+        torch.mps.set_rng_state(states["mps"].cpu())
 
 
 @contextlib.contextmanager

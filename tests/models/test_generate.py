@@ -212,10 +212,10 @@ class Recorder:
     def __init__(self, logits: torch.Tensor) -> None:
         self.logits, self.read = logits, []
 
-    def start(self, memory: torch.Tensor, image_index: torch.Tensor, length: int) -> None:
-        return None
+    def start(self, memory: torch.Tensor, image_index: torch.Tensor, length: int) -> ExactCache:
+        return ExactCache(image_index)
 
-    def step(self, tokens: torch.Tensor, cache: None, part: Part | None = None) -> torch.Tensor:
+    def step(self, tokens: torch.Tensor, cache: ExactCache, part: Part | None = None) -> torch.Tensor:
         self.read.append(tokens)
         logits = self.logits.expand(len(tokens), -1)
         return logits if part is None else logits[:, part.ids]
