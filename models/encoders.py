@@ -15,7 +15,7 @@ from pix2seq.errors import UserError, plain, shown
 from pix2seq.models.layers import EncoderLayer, LayerCFG, glorot_uniform, init_weights, rotary_2d, sincos_2d
 from pix2seq.models.pretrained import packaged_weights
 from pix2seq.models.resnet import ResNet
-from pix2seq.runtime.device import image_format
+from pix2seq.runtime.device import image_format, in_few_sizes
 
 
 class Patches(nn.Module):
@@ -234,9 +234,13 @@ class Encoder(nn.Module):
 
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int], int, Tensor | None]:
         """What the first layer reads: tokens, grid and P as in `forward`, and rotary angles where there are any."""
+        count = len(images)
+        if not (self.backbone.is_vit or self.backbone.is_patches):
+            images = in_few_sizes(images)
         if self.normalize:
             images = (images - self.mean) / self.std
         x, grid, num_prefix = self.backbone(images.contiguous(memory_format=image_format(images.device)))
+        x = x[:count]
         if not self.layers:
             return x, grid, num_prefix, None
         x = self.stem(self.features_dropout(x))

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pix2seq.errors import UserError
@@ -104,6 +105,23 @@ def has_compiler(device: torch.device) -> bool:
         "to decode on a processor, numba is enough (the extra [fast])"
     )
     return False
+
+
+def in_few_sizes(images: Tensor) -> Tensor:
+    """On a GPU, `images` (B, ...) as a batch of 1, 2, 3, 4, 6, 8, 12, 16, ...: the first are repeated at the end.
+
+    cuDNN plans all convolutions anew for each size of a batch (5 s for an EfficientNet-lite0 that learns, on an H200),
+    and batches have other numbers of crops in every step. Compiled steps are left as they are.
+    """
+    if images.device.type != "cuda" or torch.compiler.is_compiling():
+        return images
+    return images[torch.arange(few_sizes(len(images)), device=images.device) % len(images)]
+
+
+def few_sizes(count: int) -> int:
+    """The first of 1, 2, 3, 4, 6, 8, 12, 16, 24, ... that is at least `count`."""
+    power = 1 << (count - 1).bit_length()
+    return power * 3 // 4 if count <= power * 3 // 4 else power
 
 
 def attention_kernel(device: torch.device) -> contextlib.AbstractContextManager:

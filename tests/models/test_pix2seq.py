@@ -244,3 +244,10 @@ def test_grid_codes_equal_the_official_code(reference, height: int, width: int, 
     expected = reference("position_codes_and_masks.npz")[f"pos2d_{height}_{width}_{channels}"][0]
     expected = torch.from_numpy(expected).flatten(0, 1)
     torch.testing.assert_close(sincos_2d(height, width, channels), expected, atol=2e-6, rtol=0)
+
+
+@torch.no_grad()
+def test_images_that_fill_up_a_batch_have_no_memory(tiny_model: Pix2Seq, images, monkeypatch: pytest.MonkeyPatch):
+    memory = tiny_model.encode(images)
+    monkeypatch.setattr("pix2seq.models.encoders.in_few_sizes", lambda batch: torch.cat([batch, batch[:1]]))
+    torch.testing.assert_close(tiny_model.encode(images), memory, **ROUNDING)

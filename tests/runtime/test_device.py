@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pix2seq.errors import UserError
-from pix2seq.runtime.device import check_precision, image_format, pick_device
+from pix2seq.runtime.device import check_precision, few_sizes, image_format, in_few_sizes, pick_device
 from pix2seq.runtime.distributed import start
 
 
@@ -95,3 +95,14 @@ def test_several_processes_on_mps_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="add --device cpu"):
         start(torch.device("mps"))
+
+
+def test_batches_of_a_gpu_have_few_sizes():
+    sizes = {few_sizes(count) for count in range(1, 257)}
+    assert len(sizes) == 16
+    assert all(count <= few_sizes(count) <= max(count * 1.5, 1) for count in range(1, 257))
+
+
+def test_a_processor_has_batches_of_any_size():
+    images = torch.rand(5, 3, 2, 2)
+    assert in_few_sizes(images) is images
