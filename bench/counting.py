@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import weakref
+from collections.abc import Iterator
 from typing import Any
+from unittest.mock import patch
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -15,6 +19,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from pix2seq.bench.training import prepare
+from pix2seq.models import resnet
+from pix2seq.runtime import device
 from pix2seq.train.optimizer import Optimizers
 from pix2seq.train.preflight import longest_batch
 
@@ -55,19 +61,36 @@ def needed_mb(preset: str, images: int, way: str, precision: str) -> float:
         learner, tasks = trainer.learner, tuple(batch.tasks)
         without_numbers(learner)
         optimizers = Optimizers(learner.parts[0], learner.head, trainer.cfg)
-        batch = batch.map(mode.from_tensor)
+        batch = batch.map(mode.from_tensor).to(torch.device("cpu"))  # images as floats
         with PeakMemory() as memory:
             memory.count([*learner.parameters(), *learner.buffers(), *trainer.average.parameters(), batch.images])
             totals = {name: torch.ones(()) for name in (*tasks, "canvases", "places")}
             for _ in range(2):
-                # A kernel that keeps no matrix of scores, as a GPU's does.
-                with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+                with as_on_gpu():
                     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
                         loss = learner(batch, totals)[0]
                     loss.backward()
                 optimizers.step(1e-3)
                 optimizers.zero_grad()
     return memory.peak / 1e6
+
+
+@contextlib.contextmanager
+def as_on_gpu() -> Iterator[None]:
+    """Within this context steps on a processor, which is the only device whose gradients can be computed without being
+    there, make the tensors that they would make on a GPU."""
+    with (
+        sdpa_kernel(SDPBackend.FLASH_ATTENTION),  # keeps no matrix of scores
+        patch.object(F, "layer_norm", _wide_layer_norm),
+        patch.object(resnet, "channel_sums", lambda x: x.sum((0, 2, 3))),
+        patch.object(device, "plans_each_size", lambda _: True),
+    ):
+        yield
+
+
+def _wide_layer_norm(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """As autocast has it on a GPU alone: the input of a norm is widened, and so is all that is added to its output."""
+    return torch.layer_norm(x.float(), *args, **kwargs)
 
 
 def without_numbers(module: nn.Module) -> None:

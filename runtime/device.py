@@ -113,9 +113,14 @@ def in_few_sizes(images: Tensor) -> Tensor:
     cuDNN plans all convolutions anew for each size of a batch (5 s for an EfficientNet-lite0 that learns, on an H200),
     and batches have other numbers of crops in every step. Compiled steps are left as they are.
     """
-    if images.device.type != "cuda" or torch.compiler.is_compiling():
+    if not plans_each_size(images.device):
         return images
     return images[torch.arange(few_sizes(len(images)), device=images.device) % len(images)]
+
+
+def plans_each_size(device: torch.device) -> bool:
+    """Whether convolutions on `device` are planned anew for each size of a batch."""
+    return device.type == "cuda" and not torch.compiler.is_compiling()
 
 
 def few_sizes(count: int) -> int:

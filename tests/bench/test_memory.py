@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from pix2seq.config import CFG
+from pix2seq.models.resnet import BatchNorm
+from pix2seq.runtime.device import in_few_sizes
 
 
 def test_tensors_count_once_and_while_they_live(bench: Callable[[str], ModuleType]):
@@ -19,6 +21,32 @@ def test_tensors_count_once_and_while_they_live(bench: Callable[[str], ModuleTyp
         assert memory.now == memory.peak == 4000
         numbers = numbers * 2  # beside the first ones for a moment
         assert (memory.now, memory.peak) == (4000, 8000)
+
+
+def test_norms_are_as_wide_as_on_a_gpu(bench: Callable[[str], ModuleType]):
+    with bench("counting").as_on_gpu(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.nn.LayerNorm(4)(torch.ones(2, 4, dtype=torch.bfloat16)).dtype == torch.float32
+
+
+def test_batches_have_the_sizes_of_a_gpu(bench: Callable[[str], ModuleType]):
+    images = torch.zeros(5, 3, 2, 2)
+    with bench("counting").as_on_gpu():
+        assert len(in_few_sizes(images)) == 6
+    assert len(in_few_sizes(images)) == 5
+
+
+def test_batch_norm_needs_no_copies_of_a_processors_order(bench: Callable[[str], ModuleType]):
+    counting = bench("counting")
+    norm, x = BatchNorm(8).train(), torch.ones(2, 8, 16, 16, requires_grad=True)
+
+    def needed() -> int:
+        with counting.PeakMemory() as memory:
+            norm(x).sum().backward()
+        return memory.peak
+
+    with counting.as_on_gpu():
+        on_gpu = needed()
+    assert on_gpu < 0.9 * needed()
 
 
 def test_layers_that_are_computed_again_need_less(
