@@ -28,6 +28,13 @@ def test_norms_are_as_wide_as_on_a_gpu(bench: Callable[[str], ModuleType]):
         assert torch.nn.LayerNorm(4)(torch.ones(2, 4, dtype=torch.bfloat16)).dtype == torch.float32
 
 
+def test_dropout_keeps_a_byte_for_each_number(bench: Callable[[str], ModuleType]):
+    counting, x = bench("counting"), torch.ones(1000, requires_grad=True)
+    with counting.as_on_gpu(), counting.PeakMemory() as memory:
+        result = torch.nn.Dropout(0.5)(x)
+        assert (len(result), memory.now) == (1000, 5000)
+
+
 def test_batches_have_the_sizes_of_a_gpu(bench: Callable[[str], ModuleType]):
     images = torch.zeros(5, 3, 2, 2)
     with bench("counting").as_on_gpu():
