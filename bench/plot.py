@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,9 +42,13 @@ def draw(known: dict[str, Any], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     panels = [(draw_part, known[name]) for name, parts in PANELS.items() if name in known for draw_part in parts]
-    figure, axes = plt.subplots(1, len(panels), figsize=(8 * len(panels), 7), squeeze=False, layout="constrained")
-    for (draw_part, report), place in zip(panels, axes[0], strict=True):
+    columns = min(len(panels), 2)
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(8 * columns, 6 * rows), squeeze=False, layout="constrained")
+    for (draw_part, report), place in zip(panels, axes.flat, strict=False):
         draw_part(report, place)
+    for place in axes.flat[len(panels) :]:
+        place.set_axis_off()
     first = next(iter(known.values()))
     figure.suptitle(describe(first))
     figure.savefig(path, dpi=100, bbox_inches="tight")
@@ -76,8 +81,7 @@ def draw_training(report: dict[str, Any], axes: Axes) -> None:
     shipped = {_batch(row): row["images_s"] for row in rows if row["way"] == "as shipped"}
     rows = [row for row in rows if _batch(row) in shipped]
     names = [f"{_batch(row)}: {row['way']}" for row in rows]
-    axes.barh(names, [row["images_s"] / shipped[_batch(row)] for row in rows])
-    axes.invert_yaxis()
+    _bars(axes, names, [row["images_s"] / shipped[_batch(row)] for row in rows], "{:.2f}")
     axes.set(xlabel="images/s beside those as shipped", title="training")
 
 
@@ -88,9 +92,16 @@ def _batch(row: dict[str, Any]) -> str:
 def draw_tasks(report: dict[str, Any], axes: Axes) -> None:
     """Milliseconds of each task end to end."""
     rows = report["rows"]
-    axes.barh([f"{row['tasks']} ({row['precision']})" for row in rows], [row["ms"] for row in rows])
-    axes.invert_yaxis()
+    _bars(axes, [f"{row['tasks']} ({row['precision']})" for row in rows], [row["ms"] for row in rows], "{:.0f}")
     axes.set(xlabel="ms of an image", title=f"end to end, weights {report['weights']}")
+
+
+def _bars(axes: Axes, names: list[str], values: list[float], form: str) -> None:
+    """A bar for each of some values, which stand at its end, from top to bottom."""
+    bars = axes.barh([textwrap.fill(name, 34) for name in names], values)
+    axes.bar_label(bars, fmt=form, padding=3)
+    axes.margins(x=0.1)
+    axes.invert_yaxis()
 
 
 PANELS = {
