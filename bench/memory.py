@@ -20,7 +20,7 @@ from pix2seq.bench.training import apart, listed
 from pix2seq.command_line import run_script
 from pix2seq.config import PRESETS
 
-IMAGES = (1, 4, 16)  # what they need grows by the same for each image
+IMAGES = (1, 4, 16)
 WAYS = ("as shipped", "recompute")
 
 
