@@ -124,9 +124,10 @@ def plans_each_size(device: torch.device) -> bool:
 
 
 def few_sizes(count: int) -> int:
-    """The first of 1, 2, 3, 4, 6, 8, 12, 16, 24, ... that is at least `count`."""
+    """The first of 1, 2, 3, 4, 6, 8, 12, 16, and from there 20, 24, 28, 32, 40, ..., that is at least `count`."""
     power = 1 << (count - 1).bit_length()
-    return power * 3 // 4 if count <= power * 3 // 4 else power
+    part = power // 8 if power > 16 else max(power // 4, 1)
+    return -(-count // part) * part
 
 
 def attention_kernel(device: torch.device) -> contextlib.AbstractContextManager:

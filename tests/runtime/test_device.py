@@ -98,9 +98,10 @@ def test_several_processes_on_mps_are_refused(monkeypatch):
 
 
 def test_batches_of_a_gpu_have_few_sizes():
-    sizes = {few_sizes(count) for count in range(1, 257)}
-    assert len(sizes) == 16
-    assert all(count <= few_sizes(count) <= max(count * 1.5, 1) for count in range(1, 257))
+    sizes = [few_sizes(count) for count in range(1, 257)]
+    assert sorted(set(sizes))[:12] == [1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 28, 32]
+    assert len(set(sizes)) == 24
+    assert all(count <= size < count * 1.4 for count, size in enumerate(sizes, start=1))
 
 
 def test_a_processor_has_batches_of_any_size():
