@@ -61,7 +61,7 @@ def draw_steps(report: dict[str, Any], axes: Axes) -> None:
     _scatter(rows, axes, "bytes", 1e6, "way")
     _line(rows, axes, "bytes", 1e6, "{:,.1f} GB/s")
     axes.set(xlabel="MB that a step reads", ylabel="ms of a step", title="decoding")
-    axes.legend(fontsize=7)
+    _legend_beside(axes)
 
 
 def draw_encoding(report: dict[str, Any], axes: Axes) -> None:
@@ -72,7 +72,7 @@ def draw_encoding(report: dict[str, Any], axes: Axes) -> None:
         some = [row for row in rows if row["way"] == way]
         _line(some, axes, "operations", 1e9, way.removeprefix("encode, ") + ", {:,.0f} GFLOP/s")
     axes.set(xlabel="GFLOP of the images", ylabel="ms of the images", title="encoding")
-    axes.legend(fontsize=7)
+    _legend_beside(axes)
 
 
 def draw_training(report: dict[str, Any], axes: Axes) -> None:
@@ -100,8 +100,13 @@ def _bars(axes: Axes, names: list[str], values: list[float], form: str) -> None:
     """A bar for each of some values, which stand at its end, from top to bottom."""
     bars = axes.barh([textwrap.fill(name, 34) for name in names], values)
     axes.bar_label(bars, fmt=form, padding=3)
-    axes.margins(x=0.1)
+    axes.margins(x=0.15)
     axes.invert_yaxis()
+
+
+def _legend_beside(axes: Axes) -> None:
+    """Names to the right, where they cover no figure."""
+    axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))
 
 
 PANELS = {
