@@ -1,5 +1,7 @@
 """Tokens, weights, decoded responses and scores equal those of the official code for the same inputs."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -193,10 +195,10 @@ class Script:
     def __init__(self, logits: torch.Tensor) -> None:
         self.logits, self.read = logits, []
 
-    def start(self, memory: torch.Tensor, image_index: torch.Tensor, length: int) -> None:
-        return None
+    def start(self, memory: torch.Tensor, image_index: torch.Tensor, length: int) -> SimpleNamespace:
+        return SimpleNamespace(leaving=1.0)  # until all have ended
 
-    def step(self, tokens: torch.Tensor, cache: None, part: Part | None = None) -> torch.Tensor:
+    def step(self, tokens: torch.Tensor, cache: SimpleNamespace, part: Part | None = None) -> torch.Tensor:
         self.read.append(tokens[:, 0])
         logits = self.logits[:, len(self.read) - 1]
         return logits if part is None else logits[:, part.ids]

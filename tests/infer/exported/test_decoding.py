@@ -9,7 +9,7 @@ import torch
 from pix2seq.infer.exported.decoding import Chooser, decode
 from pix2seq.models.choices import GrammarTables, Part
 from pix2seq.models.generate import generate
-from pix2seq.models.sampling import GREEDY, Sampling
+from pix2seq.models.sampling import GREEDY, LEAVING, Sampling
 from pix2seq.token_ids import COORDS, END, INVISIBLE
 from pix2seq.tokenizers.captioning import CaptioningTokenizer, WordVocabulary
 from pix2seq.tokenizers.detection import DetectionTokenizer
@@ -58,6 +58,8 @@ class Told:
 
 class ToldInTorch(Told):
     """What `generate` decodes with."""
+
+    leaving = LEAVING
 
     def start(self, memory: torch.Tensor, image_index: torch.Tensor, max_length: int) -> "ToldInTorch":
         return self
