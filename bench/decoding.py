@@ -105,10 +105,10 @@ def encoded_in(device: torch.device) -> dict[str, torch.dtype]:
 
 def ways_on(device: torch.device, precisions: Container[str], compiled: bool) -> list[tuple[str, bool]]:
     """The precisions of weights that a device has, and those in which steps can be compiled."""
-    from pix2seq.runtime.device import has_compiler, has_numba
+    from pix2seq.runtime.device import compiles_steps
 
     known = [way for way in computed_by(device, BYTES) if way in precisions]
-    compiled = compiled and (device.type == "cuda" or has_numba(device) or has_compiler(device))
+    compiled = compiled and compiles_steps(device)
     chosen = [way for way in known if compiled and way in COMPILED]
     return [(way, False) for way in known] + [(way, True) for way in chosen]
 

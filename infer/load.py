@@ -43,14 +43,14 @@ def load_predictor(cfg: CFG) -> Predictor:
 
 def predictor_of(weights: Weights, cfg: CFG) -> Predictor:
     """The predictor of `weights` as `--device`, `--precision` and `--compile` ask for it."""
-    from pix2seq.runtime.device import check_precision, has_compiler, has_numba, pick_device
+    from pix2seq.runtime.device import check_precision, compiles_steps, pick_device
 
     device = pick_device(cfg.device)
     precision = inference_precision(cfg, device)
     check_precision(precision, device)
     if cfg.compile and precision == "fp16":
         raise UserError("--compile does not know the products of --precision fp16; leave one of them out")
-    compiled = cfg.compile and (device.type == "cuda" or has_numba(device) or has_compiler(device))
+    compiled = cfg.compile and compiles_steps(device)
     return Predictor.from_weights(weights, TASKS, cfg.infer, device, cfg.seed, precision, compiled)
 
 

@@ -107,8 +107,14 @@ def has_compiler(device: torch.device) -> bool:
     return False
 
 
+def compiles_steps(device: torch.device) -> bool:
+    """Whether steps of decoding can be compiled for `device`: as CUDA graphs, by numba or by torch; a line says so if
+    they cannot."""
+    return device.type == "cuda" or has_numba(device) or has_compiler(device)
+
+
 def in_few_sizes(images: Tensor) -> Tensor:
-    """On a GPU, `images` (B, ...) as a batch of 1, 2, 3, 4, 6, 8, 12, 16, ...: the first are repeated at the end.
+    """On a GPU, `images` (B, ...) as a batch of one of `few_sizes`: the first are repeated at the end.
 
     cuDNN plans all convolutions anew for each size of a batch (5 s for an EfficientNet-lite0 that learns, on an H200),
     and batches have other numbers of crops in every step. Compiled steps are left as they are.
